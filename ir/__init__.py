@@ -1,0 +1,1 @@
+"""The two small languages (kernels and specs) and what they mean. Imports nothing of ours."""
