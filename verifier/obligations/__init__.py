@@ -1,0 +1,1 @@
+"""One module per row of the obligation table in docs/proof.md."""
