@@ -1,0 +1,132 @@
+"""What to say when the grammar does not accept a text: the place, what was expected, a suggestion.
+
+Most rejected kernels are Triton or Python out of habit, so the hints name the spelling of this language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lark import Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
+from ir.ast import Span
+from ir.builder import span_of_token
+from ir.diagnostics import Source, SyntaxProblem, join
+
+_WORDS = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "TEXT": "a string",
+    "_NL": "the end of the line",
+    "_INDENT": "an indented block",
+    "_DEDENT": "the end of the block",
+    "$END": "the end of the file",
+    "WHOLE": "`:`",
+    "NONE": "`None`",
+}
+_SYMBOLS = {
+    "LPAR": "(",
+    "RPAR": ")",
+    "LSQB": "[",
+    "RSQB": "]",
+    "COMMA": ",",
+    "COLON": ":",
+    "EQUAL": "=",
+    "DOT": ".",
+    "LESSTHAN": "<",
+    "MINUS": "-",
+    "PLUS": "+",
+}
+_OPERATORS = {"PLUS", "MULTIPLY", "COMPARE", "LESSTHAN", "AND", "OR"}
+_STARTERS = {"NAME", "NUMBER", "MINUS", "LPAR", "NOT"}
+_HINTS = {
+    "while": "there is no `while`: write `for n in range(stop) carry ...:`",
+    "if": "there is no branch: use `where(condition, x, y)` and masks",
+    "def": "a kernel is written `kernel name(axis < extent, ...):`",
+    "import": "nothing is imported: the language is complete as it is",
+    "from": "nothing is imported: the language is complete as it is",
+    "return": "a kernel returns nothing: use `store(T[...], value, mask=...)`",
+    "else": "there is no branch: use `where(condition, x, y)`",
+    "lambda": "there are no functions inside a kernel",
+    "&": "write `and`",
+    "|": "write `or`",
+    "~": "write `not`",
+    "!": "write `not`",
+    "@": "there are no decorators; a matrix product is `dot(a, b)`",
+    "**": "there is no power: write `x * x`, or `exp2(x)`",
+}
+_PREFIXES = {"tl", "triton", "torch", "math", "np", "libdevice", "language"}
+
+
+def explain(error: UnexpectedInput, source: Source) -> SyntaxProblem:
+    """Turn Lark's error into ours."""
+    if isinstance(error, UnexpectedCharacters):
+        span = Span(error.line, error.column, error.line, error.column + 1)
+        character = source.text[error.pos_in_stream] if error.pos_in_stream is not None else "?"
+        shown = character if character.isprintable() else f"U+{ord(character):04X}"
+        return SyntaxProblem("K002", f"unexpected character `{shown}`", span, source, _HINTS.get(character, ""))
+    if not isinstance(error, UnexpectedToken):
+        return SyntaxProblem("K003", "the text ends too early", Span(1, 1, 1, 2), source)
+    token = error.token
+    span = span_of_token(token)
+    expected = _expected(error.accepts or error.expected)
+    found = _WORDS.get(token.type, f"`{token}`")
+    message = f"unexpected {found}; expected {expected}"
+    return SyntaxProblem("K003", message, span, source, _hint(token, source, expected))
+
+
+def _expected(names: Iterable[str]) -> str:
+    found = set(names) - {"_DEDENT"} or {"_DEDENT"}
+    words = []
+    if _STARTERS - {"NOT"} <= found:
+        found -= _STARTERS | {"LSQB", "TEXT", "SUM", "MAX"}
+        words.append("an expression")
+    if {"PLUS", "MULTIPLY"} <= found:
+        found -= _OPERATORS | {"MINUS"}
+        words.append("an operator")
+    for name in sorted(found, key=lambda n: (n not in _SYMBOLS, n)):
+        words.append(_WORDS.get(name) or f"`{_SYMBOLS.get(name, name.lower())}`")
+    return join(words)
+
+
+def _hint(token: Token, source: Source, expected: str) -> str:
+    position = token.start_pos if token.start_pos is not None else len(source.text)
+    before = source.text[:position].rsplit("\n", 1)[-1]
+    statement = before.split()[:1]
+    if token == "*" and before.endswith("*"):
+        return _HINTS["**"]
+    if str(token) in _HINTS:
+        return _HINTS[str(token)]
+    if statement and statement[0] in _HINTS:
+        return _HINTS[statement[0]]
+    if match := re.search(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)\s*$", before):
+        owner, name = match.groups()
+        if token == "(" and name == "to":
+            return f"write `cast({owner}, dtype)`"
+        if owner in _PREFIXES:
+            return f"operations have no prefix: write `{name}`"
+        return "a tile has no methods; see the table of operations in docs/language.md"
+    if token == "=" and re.search(r"[-+*/%]\s*$", before):
+        return "there is no update in place: write `x = x + 1`"
+    if token == "[" and re.fullmatch(r"\s*\w+", before):
+        return "tiles are not written in place: build a new one with `where`, or use `store`"
+    if token.type in ("COMPARE", "LESSTHAN"):
+        return "comparisons do not chain: write `a < b and b < c`"
+    if (opened := _open_bracket(source.text[:position])) is not None:
+        return f"the bracket opened at line {opened[0]}, column {opened[1]} is not closed"
+    return "a block is indented below its `:`" if "an indented block" in expected else ""
+
+
+def _open_bracket(text: str) -> tuple[int, int] | None:
+    """Place of the innermost bracket left open on an earlier line than the last."""
+    opened: list[tuple[int, int]] = []
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        for column, character in enumerate(line.split("#", 1)[0], 1):
+            if character in "([":
+                opened.append((number, column))
+            elif character in ")]" and opened:
+                opened.pop()
+    return opened[-1] if opened and opened[-1][0] < len(lines) else None
