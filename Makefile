@@ -1,0 +1,35 @@
+# `make run` and `make test` set up .venv on first use; nothing else is needed but Python 3.11 to 3.13.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PACKAGES := ir verifier lowering synth
+
+.PHONY: run test lint bench-proof bench-cpu clean
+
+run: $(READY)
+	$(BIN)/synth prove-and-run specs/attention.toml
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-proof: $(READY)
+	$(BIN)/python -m benchmarks.proof
+
+bench-cpu: $(READY)
+	$(BIN)/python -m benchmarks.cpu
+
+# torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
+# version is on offer pip prefers it, and the rest then takes torch as it is.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""How fast certified kernels run on the device there is, and next to what."""
