@@ -1,0 +1,237 @@
+"""Ahead-of-time compilation: what a kernel costs on a target, without a GPU of that kind.
+
+Decides registers, spills, shared memory, tensor-core instructions and occupancy from the machine code
+itself (`cuobjdump`, which ships inside Triton's wheel; the assembly's metadata for AMD). Every call
+compiles in a process of its own: a compiler that crashes or does not end is one failed candidate, not
+the end of a run, and the caller's interpreter mode (TRITON_INTERPRET) does not matter. Triton's own
+cache directory is used as the user set it.
+
+Compiled for contiguous tensors, rows of a multiple of 16 elements, 16-byte aligned; strides and sizes
+below 2^31. Triton compiles again at launch where a caller's tensors differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lowering.occupancy import occupancy
+
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+POINTERS = {
+    "f32": "*fp32", "f16": "*fp16", "bf16": "*bf16", "i32": "*i32", "i64": "*i64", "bool": "*i1",
+}  # fmt: skip
+TENSOR_CORE = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMMA|DMMA|v_s?mfma\w*)")
+EXPONENTIAL = re.compile(r"\bMUFU\.EX2|\bv_exp_f32")
+TIMEOUT = 240.0
+
+
+class CompileError(Exception):
+    """Triton or the assembler refused a kernel; the message is the compiler's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one kernel takes on `target`. `registers` per lane, `spills` and `shared` in bytes,
+    `warps` after compilation (warp specialisation adds some), `tensor_core` and `exponentials` count
+    instructions in the machine code, `occupancy` is resident warps over the most possible."""
+
+    kernel: str
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    warps: int
+    tensor_core: int
+    exponentials: int
+    occupancy: float
+    warp_specialized: bool
+    seconds: float
+    binary_sha256: str
+    assembly_sha256: str
+    triton: str
+
+
+def compile_kernels(
+    source: str, launches: Sequence[Mapping[str, Any]], target: str, timeout: float = TIMEOUT
+) -> tuple[Resources, ...]:
+    """Compile every launch's kernel of an emitted module for one of TARGETS, in order.
+
+    `launches` as `lowering.plan.plan(...)["launches"]`; `timeout` in seconds for all of them. Raises
+    CompileError with the compiler's message, also when the compiler crashes or takes too long.
+    """
+    if target not in TARGETS:
+        raise CompileError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    request = json.dumps({"source": source, "launches": list(launches), "target": target})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lowering.compile"],
+            input=request, capture_output=True, text=True, timeout=timeout, env=child_environment(interpret=False),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"compiling for {target} took longer than {timeout:.0f} s") from error
+    if done.returncode != 0:
+        raise CompileError(f"compiling for {target} failed:\n{_last_lines(done.stderr or done.stdout)}")
+    return tuple(Resources(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+
+
+def child_environment(interpret: bool) -> dict[str, str]:
+    """The environment of a process that runs our modules, with Triton's interpreter on or off."""
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    return {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1" if interpret else "0"}
+
+
+def _last_lines(text: str, count: int = 12) -> str:
+    return "\n".join(text.strip().splitlines()[-count:])
+
+
+def load_module(source: str, folder: Path) -> ModuleType:
+    """Import an emitted module. It needs a file: Triton reads a kernel's source back through `inspect`."""
+    name = f"kernels_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CompileError(f"{path} cannot be imported")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---- in the compiling process ----------------------------------------------------------------
+
+
+def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str, int], list[int]]:
+    """Types, constant arguments and the positions known to be multiples of 16, for contiguous tensors."""
+    last = {a[1]: a[2] for a in args if a[0] == "stride"}  # the largest axis comes last
+    types: dict[str, str] = {}
+    constants: dict[str, int] = {}
+    aligned = []
+    for position, argument in enumerate(args):
+        match argument:
+            case ["tensor", name, dtype]:
+                types[name] = POINTERS[dtype]
+                aligned.append(position)
+            case ["stride", name, axis] if last[name] == axis:
+                types[f"{name}_s{axis}"] = "constexpr"
+                constants[f"{name}_s{axis}"] = 1
+            case ["stride", name, axis]:
+                types[f"{name}_s{axis}"] = "i32"
+                aligned.append(position)
+            case ["size", name]:
+                types[name] = "i32"
+            case ["parameter", name]:
+                types[name] = "fp32"
+            case _:
+                raise CompileError(f"not a kernel argument: {argument}")
+    return types, constants, aligned
+
+
+def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> Any:
+    """Triton's compiled kernel for one launch (its `asm` holds every stage)."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = getattr(module, launch["kernel"])
+    types, constants, aligned = _signature(launch["args"])
+    # The emitted names may carry a suffix; positions are what both sides agree on.
+    named = dict(zip(types, function.arg_names, strict=True))
+    signature = {named[k]: v for k, v in types.items()}
+    attrs = {(position,): [["tt.divisibility", 16]] for position in aligned}
+    source = ASTSource(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
+    schedule = launch["schedule"]
+    options = {"num_warps": schedule["num_warps"], "num_stages": schedule["num_stages"]}
+    if schedule["maxnreg"] is not None:
+        options["maxnreg"] = schedule["maxnreg"]
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+
+
+def _nvidia(compiled: Any) -> tuple[int, int, str, str]:
+    """Registers, spilled bytes, machine code text and assembly text of a cubin."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        tool = knobs.nvidia.cuobjdump.path
+        usage = subprocess.run([tool, "-res-usage", cubin.name], check=True, capture_output=True, text=True).stdout
+        sass = subprocess.run([tool, "-sass", cubin.name], check=True, capture_output=True, text=True).stdout
+    found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    return found["REG"], found["STACK"] + found["LOCAL"], sass, compiled.asm["ptx"]
+
+
+def _amd(compiled: Any) -> tuple[int, int, str, str]:
+    """The same of a code object; gfx942 unifies vector and accumulation registers."""
+    text = compiled.asm["amdgcn"]
+
+    def metadata(key: str) -> int:
+        match = re.search(rf"\.{key}:\s+(\d+)", text)
+        return int(match.group(1)) if match else 0
+
+    registers = metadata("vgpr_count")
+    return registers, metadata("private_segment_fixed_size"), text, text
+
+
+def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: float) -> Resources:
+    """Read what a compiled kernel takes from its machine code."""
+    import triton
+
+    cuda = TARGETS[target][0] == "cuda"
+    registers, spills, code, assembly = _nvidia(compiled) if cuda else _amd(compiled)
+    binary = compiled.asm["cubin" if cuda else "hsaco"]
+    # Warp specialisation adds warps: the launch bound of the assembly is what will really run.
+    bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", assembly)
+    warps = int(bound.group(1)) // 32 if cuda and bound else int(compiled.metadata.num_warps)
+    shared = int(compiled.metadata.shared)
+    return Resources(
+        kernel=launch["kernel"],
+        target=target,
+        registers=registers,
+        spills=spills,
+        shared=shared,
+        warps=warps,
+        tensor_core=len(TENSOR_CORE.findall(code)),
+        exponentials=len(EXPONENTIAL.findall(code)),
+        occupancy=occupancy(target, registers, shared, warps),
+        warp_specialized="ttg.warp_specialize" in compiled.asm["ttgir"],
+        seconds=round(seconds, 3),
+        binary_sha256=hashlib.sha256(binary).hexdigest(),
+        assembly_sha256=hashlib.sha256(assembly.encode()).hexdigest(),
+        triton=triton.__version__,
+    )
+
+
+def main() -> None:
+    """Compile the request on standard input; the answer is the last line of standard output."""
+    request = json.loads(sys.stdin.read())
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        module = load_module(request["source"], Path(folder))
+        for launch in request["launches"]:
+            start = time.perf_counter()
+            compiled = compile_one(module, launch, request["target"])
+            rows.append(asdict(resources(compiled, launch, request["target"], time.perf_counter() - start)))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What a launch needs to know, as plain JSON: kernels in order, their arguments, grids and tensors.
+
+This is the contract between the emitted Triton, ahead-of-time compilation, the interpreter cross-check
+and `lowering.launch`, which reads it back from a certificate without any of our other code. Integer
+expressions are nested lists, `["floordiv", ["add", "M", 127], 128]`: a number, a size's name, or an
+operator with its operands; `lowering.launch.evaluate` is their only reader.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from fractions import Fraction
+from typing import Any
+
+from ir import ast
+from ir.program import Binary, Expr, Kernel, Literal, Load, Param, Program, Size, Store, Tensor, Unary
+from ir.spec import Bound
+
+# Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
+RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh"})
+SYMBOLS = {
+    "+": "add", "-": "sub", "*": "mul", "/": "div", "//": "floordiv", "%": "mod", "<": "lt", "<=": "le",
+    ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
+}  # fmt: skip
+FUNCTIONS = ("cdiv", "min", "max", "sqrt", "exp", "log", "abs")
+Json = Any
+
+
+class CannotPlan(Exception):
+    """A spec or program holds an expression that launch metadata cannot express."""
+
+
+def walk(node: object) -> Iterator[object]:
+    """Every node of a typed statement or expression, parents first."""
+    yield node
+    if isinstance(node, tuple):
+        for item in node:
+            yield from walk(item)
+    elif is_dataclass(node):
+        for f in fields(node):
+            value = getattr(node, f.name)
+            if isinstance(value, tuple) or is_dataclass(value):
+                yield from walk(value)
+
+
+def argument_name(name: str) -> str:
+    """The Python name of a kernel, tensor, size or parameter in the emitted module."""
+    return f"{name}_arg" if keyword.iskeyword(name) or name in RESERVED else name
+
+
+def stride_name(tensor: str, axis: int) -> str:
+    return f"{tensor}_s{axis}"
+
+
+def used_nodes(kernel: Kernel) -> list[object]:
+    """Every node a kernel's code needs; the first grid extent is the launcher's business alone."""
+    return [*walk(kernel.body), *walk(tuple(axis.extent for axis in kernel.grid[1:]))]
+
+
+def arguments(kernel: Kernel, program: Program) -> list[list[str | int]]:
+    """A kernel's arguments in order: ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"], ["parameter", "scale"].
+
+    Only what the kernel uses, in the order the spec lists it.
+    """
+    nodes = used_nodes(kernel)
+    tensors = {n.tensor for n in nodes if isinstance(n, Load | Store)}
+    used = [t for t in program.tensors if t.name in tensors]
+    sizes = sorted({n.name for n in nodes if isinstance(n, Size)})
+    parameters = sorted({n.name for n in nodes if isinstance(n, Param)})
+    result: list[list[str | int]] = [["tensor", t.name, t.dtype.value] for t in used]
+    result += [["stride", t.name, axis] for t in used for axis in range(len(t.shape))]
+    result += [["size", name] for name in sizes]
+    return result + [["parameter", name] for name in parameters]
+
+
+def expression(e: Expr) -> Json:
+    """An integer expression over sizes (a grid extent, a tensor's extent) as JSON."""
+    match e:
+        case Literal(value=value) if value.denominator == 1:
+            return int(value)
+        case Size(name=name):
+            return name
+        case Binary(op=op, left=left, right=right):
+            return [op, expression(left), expression(right)]
+        case Unary(op=op, operand=x):
+            return [op, expression(x)]
+        case _:
+            raise CannotPlan(f"{type(e).__name__} in an extent; extents are integer expressions over sizes")
+
+
+def formula(e: ast.Expr, bound: Bound) -> Json:
+    """A spec expression (a requirement, a parameter's default) as JSON, options and static sizes filled in."""
+    match e:
+        case ast.Number(value=value):
+            return float(value) if e.is_float or value.denominator != 1 else int(value)
+        case ast.Name(id=name):
+            return _named(name, bound)
+        case ast.Unary(op=op, operand=x):
+            return ["neg" if op == "-" else "not", formula(x, bound)]
+        case ast.Binary(op=op, left=ast.Name(id=option), right=ast.Text(value=text)) if op in ("==", "!="):
+            return (bound.setting(option) == text) is (op == "==")
+        case ast.Binary(op=op, left=left, right=right):
+            return [SYMBOLS[op], formula(left, bound), formula(right, bound)]
+        case ast.Call(function=f, args=args, keywords=()) if f in FUNCTIONS:
+            return [f, *(formula(a, bound) for a in args)]
+        case ast.If(condition=c, then=x, otherwise=y):
+            return ["if", formula(c, bound), formula(x, bound), formula(y, bound)]
+        case _:
+            raise CannotPlan(f"{type(e).__name__} in a requirement or default of spec {bound.spec.name}")
+
+
+def _named(name: str, bound: Bound) -> Json:
+    if name in ("true", "false"):
+        return name == "true"
+    setting = bound.setting(name)
+    if isinstance(setting, int):
+        return setting
+    if any(d.name == name for d in bound.dims):
+        return name
+    raise CannotPlan(f"{name} is neither a size nor a static dimension of spec {bound.spec.name}")
+
+
+def _tensor(t: Tensor, bound: Bound) -> Json:
+    ranges = {spec.name: spec.abs_max for spec, _ in bound.inputs}
+    return {
+        "name": t.name,
+        "shape": [expression(e) for e in t.shape],
+        "dtype": t.dtype.value,
+        "role": t.role,
+        "abs_max": ranges.get(t.name),
+    }
+
+
+def launch_of(kernel: Kernel, program: Program) -> Json:
+    """One kernel's entry: name, grid extents, arguments, schedule."""
+    s = kernel.schedule
+    return {
+        "kernel": argument_name(kernel.name),
+        "grid": [expression(axis.extent) for axis in kernel.grid],
+        "args": arguments(kernel, program),
+        "schedule": {
+            "num_warps": s.num_warps,
+            "num_stages": s.num_stages,
+            "maxnreg": s.maxnreg,
+            "warp_specialize": s.warp_specialize,
+        },
+    }
+
+
+def plan(program: Program, bound: Bound) -> Json:
+    """Everything a launcher checks and does, in the order it does it."""
+    return {
+        "launches": [launch_of(k, program) for k in program.kernels],
+        "tensors": [_tensor(t, bound) for t in program.tensors],
+        "sizes": {d.name: [d.minimum, d.maximum] for d in bound.dims},
+        "parameters": {
+            p.name: {"min": p.lower, "max": p.upper, "default": formula(p.default, bound)}
+            for p in bound.spec.parameters
+        },
+        "requires": [formula(r, bound) for r in bound.spec.requires],
+        "max_stride": bound.spec.max_stride,
+    }
+
+

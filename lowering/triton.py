@@ -1,0 +1,206 @@
+"""Emits a certified program as one readable Triton module: names and comments are the candidate's.
+
+Decides the shape of the emitted text: one `@triton.jit` function per kernel, its arguments (tensor
+pointers, one stride per dimension, sizes, parameters; meta-parameters are literals), how program ids
+come from a linear grid, loops and their carried values, loads and stores. Expressions are spelled by
+`lowering.spelling`. The grid is linear because only its first axis may exceed 65535; the last axis of
+the kernel's header varies fastest.
+
+Lowering is not trusted: the emitted text is cross-checked against the reference interpreter
+(`lowering.crosscheck`) before it may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ir.program import For, Kernel, Let, Param, Program, Size, Statement, Store, Var
+from ir.spec import Bound
+from lowering.intervals import UNKNOWN, Interval, interval
+from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
+from lowering.spelling import HELPERS, Piece, Writer, address, expr, shaped, tensor
+from verifier.certificate import Certificate, digest
+
+
+def emit(certificate: Certificate, program: Program, bound: Bound) -> str:
+    """The Triton module of a certified program; address widths are the ones the certificate proves.
+
+    Raises KeyError when the certificate proves no width for a kernel, UnsupportedByTriton when the
+    program uses something Triton cannot say.
+    """
+    subject = f"candidate sha256 {digest(certificate.candidate)}\nspec      sha256 {digest(certificate.spec_source)}"
+    return emit_program(program, bound, certificate.widths, subject)
+
+
+def emit_program(program: Program, bound: Bound, widths: Mapping[str, int], subject: str = "") -> str:
+    """The module text for a typed program, given the width in bits (32 or 64) of each kernel's integers."""
+    sizes: dict[str, Interval] = {d.name: (d.minimum, d.maximum) for d in bound.dims}
+    helpers: set[str] = set()
+    kernels: list[str] = []
+    for kernel in program.kernels:
+        lines, used = _kernel(kernel, program, sizes, widths[kernel.name])
+        helpers |= used
+        kernels.append("\n".join(lines) + "\n")
+    parts = [_header(program, bound, subject), "import triton\nimport triton.language as tl\n"]
+    return "\n".join(parts) + "\n\n" + "\n\n".join([HELPERS[name].lstrip() for name in sorted(helpers)] + kernels)
+
+
+def _header(program: Program, bound: Bound, subject: str) -> str:
+    settings = ", ".join(f"{k} = {v}" for k, v in bound.settings)
+    metas = ", ".join(f"{k} = {v}" for k, v in program.metas)
+    text = f'"""{bound.spec.name} ({settings}); {metas or "no meta-parameters"}.\n'
+    if subject:
+        text += f"\n{subject}\n"
+    return text + '\nEmitted from a proved candidate; the certificate says what is proved. Launch it through the\n' \
+        'certificate (lowering.launch), which checks what the proof assumes of the caller.\n"""\n'  # fmt: skip
+
+
+# ---- a kernel --------------------------------------------------------------------------------
+
+
+def _argument_text(argument: list[str | int]) -> str:
+    match argument:
+        case ["stride", str(name), int(axis)]:
+            return stride_name(name, axis)
+        case [_, str(name), *_]:
+            return argument_name(name)
+        case _:
+            raise ValueError(f"not a kernel argument: {argument}")
+
+
+def _taken(kernel: Kernel, program: Program) -> set[str]:
+    names = {_argument_text(a) for a in arguments(kernel, program)}
+    return names | set(RESERVED) | {argument_name(k.name) for k in program.kernels}
+
+
+def _signature(kernel: Kernel, program: Program) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for argument in arguments(kernel, program):
+        group = f"stride {argument[1]}" if argument[0] == "stride" else str(argument[0])
+        groups.setdefault(group, []).append(_argument_text(argument))
+    # A size is not specialised on: a new sequence length must not mean a new compilation.
+    fixed = ", ".join(f'"{name}"' for name in groups.get("size", ()))
+    decorator = f"@triton.jit(do_not_specialize=[{fixed}])" if fixed else "@triton.jit"
+    rows = [f"    {', '.join(names)}," for names in groups.values()]
+    return [decorator, f"def {argument_name(kernel.name)}(", *rows, "):"]
+
+
+def _kernel(
+    kernel: Kernel, program: Program, sizes: Mapping[str, Interval], width: int
+) -> tuple[list[str], set[str]]:
+    if width not in (32, 64):
+        raise ValueError(f"kernel {kernel.name}: the address width must be 32 or 64, not {width}")
+    w = Writer(width, sizes, _taken(kernel, program))
+    _enter(w, kernel)
+    _program_ids(w, kernel)
+    warp_specialize = kernel.schedule.warp_specialize
+    for statement in kernel.body:
+        _statement(w, statement, 1, warp_specialize)
+    return [*_signature(kernel, program), *w.lines], w.helpers
+
+
+def _enter(w: Writer, kernel: Kernel) -> None:
+    """Sizes and parameters as tensors of one stated dtype, whatever the launcher was given."""
+    nodes = used_nodes(kernel)
+    for name in sorted({n.name for n in nodes if isinstance(n, Size)}):
+        text = argument_name(name)
+        w.line(1, f"{text} = tl.cast({text}, tl.int{w.width})")
+    for name in sorted({n.name for n in nodes if isinstance(n, Param)}):
+        text = argument_name(name)
+        w.line(1, f"{text} = tl.cast({text}, tl.float32)")
+
+
+def _program_ids(w: Writer, kernel: Kernel) -> None:
+    w.line(1, f"pid = tl.program_id(0){'.to(tl.int64)' if w.width == 64 else ''}")
+    for axis in reversed(kernel.grid[1:]):
+        extent = expr(w, axis.extent)
+        if extent.value is None and not extent.text.isidentifier():
+            count = w.fresh(f"{axis.name}_count")
+            w.line(1, f"{count} = {extent.text}")
+            extent = Piece(count)
+        w.line(1, f"{w.name(axis.name)} = pid % {extent.text}")
+        w.line(1, f"pid = pid // {extent.text}")
+    if kernel.grid:
+        w.line(1, f"{w.name(kernel.grid[0].name)} = pid")
+    for axis in kernel.grid:
+        _, high = interval(axis.extent, w.sizes, {})
+        w.ranges[axis.name] = (0, None if high is None else high - 1)
+
+
+# ---- statements ------------------------------------------------------------------------------
+
+
+def _statement(w: Writer, statement: Statement, depth: int, warp_specialize: bool) -> None:
+    match statement:
+        case Let():
+            _let(w, statement, depth)
+        case Store():
+            _store(w, statement, depth)
+        case For():
+            _for(w, statement, depth, warp_specialize)
+
+
+def _let(w: Writer, let: Let, depth: int) -> None:
+    piece = expr(w, let.value)
+    w.ranges[let.name] = interval(let.value, w.sizes, w.ranges)
+    if piece.value is not None and not let.value.type.shape:
+        w.constants[let.name] = piece.value  # later uses fold; the line stays for the reader
+        w.line(depth, f"{w.name(let.name)} = {piece.text}", let.comment)
+        return
+    text = shaped(w, piece, let.value.type).text
+    w.call(depth, f"{w.name(let.name)} = ", text, let.comment)
+
+
+def _store(w: Writer, store: Store, depth: int) -> None:
+    value = tensor(w, expr(w, store.value), store.value.type)
+    shape = store.value.type.shape
+    if store.value.type.dtype.is_int:
+        value = value.method(f".to(tl.int{store.value.type.dtype.bits})")
+    parts = [address(w, store.tensor, store.index, shape), value.text]
+    if store.mask is not None:
+        parts.append(f"mask={tensor(w, expr(w, store.mask), store.mask.type).text}")
+    if store.atomic:
+        parts.append('sem="relaxed"')
+    w.call(depth, "", f"tl.{'atomic_add' if store.atomic else 'store'}({', '.join(parts)})", store.comment)
+
+
+def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
+    for carry in loop.carries:
+        init = shaped(w, tensor(w, expr(w, carry.init), carry.type), carry.type)
+        w.line(depth, f"{w.name(carry.name)} = {init.text}")
+        w.ranges[carry.name] = UNKNOWN
+    start, stop = expr(w, loop.start), expr(w, loop.stop)
+    if start.literal and stop.literal and w.width == 64:
+        stop = tensor(w, stop, loop.stop.type)  # the counter takes the wider bound's type
+    low, _ = interval(loop.start, w.sizes, w.ranges)
+    _, high = interval(loop.stop, w.sizes, w.ranges)
+    w.ranges[loop.counter] = (low, None if high is None else high - 1)
+    specialise = warp_specialize and not any(isinstance(s, For) for s in loop.body)
+    head = f"tl.range({start.text}, {stop.text}, warp_specialize=True)" if specialise else \
+        f"range({start.text}, {stop.text})"  # fmt: skip
+    w.line(depth, f"for {w.name(loop.counter)} in {head}:", loop.comment)
+    before = len(w.lines)
+    for statement in loop.body:
+        _statement(w, statement, depth + 1, warp_specialize)
+    _advance(w, loop, depth + 1)
+    if len(w.lines) == before:
+        w.line(depth + 1, "pass")
+
+
+def _advance(w: Writer, loop: For, depth: int) -> None:
+    """Give every carried name its next value, all at once where one needs another's old value."""
+    updates = []
+    assigned: set[str] = set()
+    clash = False
+    for carry in loop.carries:
+        if isinstance(carry.next, Var) and carry.next.name == carry.name:
+            continue
+        clash = clash or any(isinstance(n, Var) and n.name in assigned for n in walk(carry.next))
+        assigned.add(carry.name)
+        value = shaped(w, tensor(w, expr(w, carry.next), carry.type), carry.type)
+        updates.append((w.name(carry.name), value.text))
+    if clash:
+        w.line(depth, f"{', '.join(n for n, _ in updates)} = {', '.join(v for _, v in updates)}")
+        return
+    for name, value_text in updates:
+        w.line(depth, f"{name} = {value_text}")
