@@ -208,6 +208,7 @@ class _Evaluator:
             if op not in ("==", "!=") or not (isinstance(left, str) and isinstance(right, str)):
                 raise EvaluationError("a string is only compared with an option, by == or !=")
             return (left == right) == (op == "==")
+        _room(np.broadcast_shapes(_shape(left), _shape(right)))
         integers = _is_integer(left) and _is_integer(right)
         if op in _COMPARE:
             return _COMPARE[op](left, right) if integers else scaled.compare(_COMPARE[op], _real(left), _real(right))

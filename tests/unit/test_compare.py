@@ -1,0 +1,58 @@
+"""Agreement of tensors: by scale, never by a fixed number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ir.compare import ShapeMismatch, mismatch
+
+INF, NAN = np.inf, np.nan
+
+
+def worst(actual: list[float], expected: list[float], tolerance: float = 1e-6) -> tuple[int, ...] | None:
+    found = mismatch({"O": np.array(actual)}, {"O": np.array(expected)}, tolerance)
+    return found.cell if found else None
+
+
+def test_equal_tensors_agree() -> None:
+    assert worst([1.0, -INF, 3.0], [1.0 + 1e-9, -INF, 3.0]) is None
+
+
+def test_tiny_outputs_are_not_compared_with_a_fixed_number() -> None:
+    assert worst([0.0, 0.0], [1e-20, 3e-20]) == (1,)
+
+
+def test_a_small_cell_is_measured_by_the_scale_of_its_tensor() -> None:
+    assert worst([1e-9, 1e3], [0.0, 1e3]) is None
+    assert worst([1e-2, 1e3], [0.0, 1e3]) == (0,)
+
+
+@pytest.mark.parametrize(("actual", "expected"), [(NAN, 1.0), (NAN, NAN), (1.0, -INF), (-INF, 1.0), (INF, -INF)])
+def test_nan_agrees_with_nothing_and_infinities_with_themselves(actual: float, expected: float) -> None:
+    assert worst([2.0, actual], [2.0, expected]) == (1,)
+
+
+def test_a_zero_tensor_must_be_zero_up_to_noise() -> None:
+    assert worst([1e-20], [0.0]) is None
+    assert worst([1e-6], [0.0]) == (0,)
+
+
+def test_the_worst_cell_of_all_tensors_is_reported() -> None:
+    actual = {"O": np.array([[1.0, 2.1]]), "LSE": np.array([5.0])}
+    found = mismatch(actual, {"O": np.array([[1.0, 2.0]]), "LSE": np.array([1.0])}, 1e-6)
+    assert found is not None
+    assert (found.tensor, found.cell, found.actual, found.expected) == ("LSE", (0,), 5.0, 1.0)
+
+
+def test_cells_the_spec_leaves_open_can_be_skipped() -> None:
+    expected = {"O": np.array([NAN, 1.0])}
+    assert mismatch({"O": np.array([7.0, 1.0])}, expected, 1e-6, skip_undefined=True) is None
+    assert mismatch({"O": np.array([7.0, 2.0])}, expected, 1e-6, skip_undefined=True) is not None
+
+
+def test_a_missing_tensor_or_a_wrong_shape_is_an_error() -> None:
+    with pytest.raises(ShapeMismatch, match="O"):
+        mismatch({}, {"O": np.zeros(2)}, 1e-6)
+    with pytest.raises(ShapeMismatch, match=r"\(3,\)"):
+        mismatch({"O": np.zeros(3)}, {"O": np.zeros(2)}, 1e-6)
