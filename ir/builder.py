@@ -97,11 +97,12 @@ def _bounded(e: ast.Expr) -> ast.Expr:
         if depth > MAX_NESTING:
             hint = "name parts of it: `a = ...` on a line of its own"
             raise Malformed("K005", f"more than {MAX_NESTING} nested expressions", e.span, hint)
-        level = [child for node in level for child in _children(node)]
+        level = [child for node in level for child in children(node)]
     return e
 
 
-def _children(node: Any) -> list[Any]:
+def children(node: Any) -> list[Any]:
+    """The expressions directly inside a node, in no particular order."""
     found: list[Any] = []
     stack = [getattr(node, f.name) for f in fields(node) if f.name != "span"]
     while stack:

@@ -1,0 +1,311 @@
+"""Spec files: TOML to `Spec`, and a spec with its options and static dimensions fixed, a `Bound`.
+
+A spec is what a certificate is about, so nothing in it is guessed: an unknown key, an undefined name, a
+wrong rank or a missing section is a SpecProblem at its line. docs/proof.md says what a spec means.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from ir import ast, formulas
+from ir.ast import NOWHERE, Span
+from ir.diagnostics import Source, SpecProblem, SyntaxProblem, closest, join
+from ir.formulas import Names, Sort
+from ir.parser import MAX_SOURCE, parse_definitions, parse_formula
+from ir.program import DType
+from ir.spec import Bound, Dim, Option, Parameter, Shapes, Spec, TensorSpec
+from ir.toml_reader import Table
+
+DTYPES = {"bf16": DType.BF16, "fp16": DType.F16, "f16": DType.F16, "fp32": DType.F32, "f32": DType.F32}
+MAX_SIZE = 2**62
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def packaged_specs() -> Path:
+    """The folder of the specs that ship with the package; it stands next to this one."""
+    return Path(__file__).resolve().parent.parent / "specs"
+
+
+def load_spec(path_or_name: str | Path) -> Spec:
+    """Read a spec file, or a packaged spec by name ("attention"). Raises SpecProblem."""
+    path = Path(path_or_name)
+    if not path.suffix and not path.exists():
+        packaged = packaged_specs() / f"{path}.toml"
+        path = packaged if packaged.is_file() else path
+    source = Source("", str(path_or_name))
+    try:
+        if path.stat().st_size > MAX_SOURCE:
+            raise SpecProblem("S001", f"the file is larger than {MAX_SOURCE // 1024} KiB", NOWHERE, source)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = sorted(p.stem for p in packaged_specs().glob("*.toml"))
+        hint = closest(path.stem, known) or f"give a file, or a packaged spec: {', '.join(known)}"
+        raise SpecProblem("S012", f"no spec `{path_or_name}` can be read", NOWHERE, source, hint) from error
+    except UnicodeDecodeError as error:
+        raise SpecProblem("S001", f"not UTF-8 text: {error.reason}", NOWHERE, source) from error
+    return parse_spec(text, str(path))
+
+
+def parse_spec(text: str, path: str = "<spec>") -> Spec:
+    """A spec from its TOML text. Raises SpecProblem with the line and what to do."""
+    text = text.replace("\r\n", "\n")
+    source = Source(text, path)
+    if len(text.encode(errors="replace")) > MAX_SOURCE:
+        raise SpecProblem("S001", f"the spec is larger than {MAX_SOURCE // 1024} KiB", NOWHERE, source)
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        line, column = (int(place[1]), int(place[2])) if place else (0, 0)
+        message = "not a TOML file: " + str(error).split(" (at ")[0]
+        raise SpecProblem("S001", message, Span(line, column, line, column + 1), source) from error
+    return _spec(Table.root(document, source), text, path)
+
+
+# ---- sections --------------------------------------------------------------------------------
+
+_SECTIONS = ("name", "dims", "inputs", "outputs", "formula", "layout")
+
+
+def _spec(root: Table, text: str, path: str) -> Spec:
+    root.keys(required=_SECTIONS, optional=("doc", "options", "parameters", "bench"))
+    name = root.text("name")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise root.problem("S004", "a spec's name is made of a-z, 0-9, - and _", "name")
+    taken: dict[str, str] = {}
+    dims = tuple(_dim(t, n) for n, t in _named(root, "dims", "a size", taken))
+    options = tuple(_option(t, n) for n, t in _named(root, "options", "an option", taken))
+    names = Names(root.source, frozenset(d.name for d in dims))
+    parameters = tuple(_parameter(t, n, names) for n, t in _named(root, "parameters", "a parameter", taken))
+    inputs = tuple(_tensor(t, n, names, options, True) for n, t in _named(root, "inputs", "a tensor", taken))
+    outputs = tuple(_tensor(t, n, names, options, False) for n, t in _named(root, "outputs", "an output", taken))
+    formula = root.table("formula")
+    formula.keys(required=("define", "empty_row"), optional=("require",))
+    empty_row = formula.choice("empty_row", ("zero", "undefined"))
+    requires = tuple(_lone(formula, key, names, Sort.TRUTH) for key in formula.elements("require"))
+    names.parameters = frozenset(p.name for p in parameters)
+    names.options = {o.name: o.choices for o in options}
+    names.ranks = {t.name: len(t.shape) for t in inputs}
+    definitions = _definitions(formula, names, taken, outputs)
+    layout = root.table("layout")
+    layout.keys(required=("max_stride",))
+    target, search, heldout = _bench(root, dims)
+    return Spec(
+        name=name,
+        doc=root.text("doc") if "doc" in root else "",
+        source=text,
+        path=path,
+        dims=dims,
+        options=options,
+        parameters=parameters,
+        inputs=inputs,
+        outputs=outputs,
+        requires=requires,
+        definitions=definitions,
+        empty_row=empty_row,
+        max_stride=layout.integer("max_stride", 1, MAX_SIZE),
+        search_shapes=search,
+        heldout_shapes=heldout,
+        target=target,
+    )
+
+
+def _named(root: Table, section: str, meaning: str, taken: dict[str, str]) -> list[tuple[str, Table]]:
+    """The entries of a section, with their names checked and claimed."""
+    if section not in root:
+        return []
+    table = root.table(section)
+    if section in ("inputs", "outputs") and not table.names():
+        raise root.problem("S003", f"[{section}] names no tensor", section)
+    for name in table.names():
+        _claim(table, name, taken)
+        taken[name] = meaning
+    return [(name, table.table(name)) for name in table.names()]
+
+
+def _claim(table: Table, name: str, taken: Mapping[str, str]) -> None:
+    reserved = (*formulas.CONSTANTS, *formulas.FUNCTIONS, "sum", "true", "false", "if", "then", *DTYPES)
+    if not _NAME.fullmatch(name):
+        raise table.problem("S005", f"`{name}` is not a name", name, "letters, digits and _, no digit first")
+    if name in taken:
+        raise table.problem("S005", f"`{name}` is already {taken[name]}", name, "choose another name")
+    if name in reserved or keyword.iskeyword(name):
+        raise table.problem("S005", f"`{name}` is a word of the language", name, "choose another name")
+
+
+def _dim(table: Table, name: str) -> Dim:
+    if "choices" in table:
+        table.keys(required=("choices",), optional=("default",))
+        choices = table.integers("choices", 1, MAX_SIZE)
+        default = table.integer("default", 1, MAX_SIZE) if "default" in table else choices[0]
+        if default not in choices:
+            raise table.problem("S013", f"the default of {name} is not one of its choices", "default")
+        return Dim(name, min(choices), max(choices), choices, default)
+    table.keys(required=("min", "max"))
+    low, high = table.integer("min", 0, MAX_SIZE), table.integer("max", 0, MAX_SIZE)
+    if low > high:
+        raise table.problem("S013", f"the limits of {name} leave no value: {low} > {high}", "max")
+    return Dim(name, low, high)
+
+
+def _option(table: Table, name: str) -> Option:
+    table.keys(required=("choices", "default"))
+    choices = table.texts("choices")
+    return Option(name, choices, table.choice("default", choices))
+
+
+def _parameter(table: Table, name: str, names: Names) -> Parameter:
+    table.keys(required=("min", "max", "default"))
+    low, high = table.real("min"), table.real("max")
+    if low > high:
+        raise table.problem("S013", f"the limits of {name} leave no value: {low} > {high}", "max")
+    return Parameter(name, low, high, _lone(table, "default", names, Sort.REAL))
+
+
+def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:
+    table.keys(required=("shape", "dtype"), optional=("abs_max",) if given else ())
+    shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
+    if not shape:
+        raise table.problem("S004", f"`{name}` has no dimension", "shape")
+    dtype = table.text("dtype")
+    choices = next((o.choices for o in options if o.name == dtype), (dtype,))
+    if wrong := [c for c in choices if c not in DTYPES]:
+        known = [*DTYPES, *(o.name for o in options)]
+        hint = closest(dtype, known) or f"one of {', '.join(DTYPES)}, or an option of such choices"
+        raise table.problem("S006", f"`{wrong[0]}` is not a dtype", "dtype", hint)
+    bound = table.real("abs_max") if "abs_max" in table else None
+    if bound is not None and bound <= 0:
+        raise table.problem("S013", "abs_max must be positive", "abs_max")
+    return TensorSpec(name, shape, dtype, bound)
+
+
+def _bench(root: Table, dims: tuple[Dim, ...]) -> tuple[str, tuple[Shapes, ...], tuple[Shapes, ...]]:
+    if "bench" not in root:
+        return "sm_90", (), ()
+    bench = root.table("bench")
+    bench.keys(required=("target",), optional=("search", "heldout"))
+    symbolic = [d for d in dims if not d.choices]
+    groups = []
+    for group in ("search", "heldout"):
+        entries = []
+        for table in bench.tables(group):
+            table.keys(required=("name", "sizes"))
+            sizes = table.table("sizes")
+            sizes.keys(required=tuple(d.name for d in symbolic))
+            values = tuple((d.name, sizes.integer(d.name, d.minimum, d.maximum)) for d in symbolic)
+            entries.append(Shapes(table.text("name"), values))
+        groups.append(tuple(entries))
+    return bench.text("target"), groups[0], groups[1]
+
+
+# ---- formulas --------------------------------------------------------------------------------
+
+
+def _lone(table: Table, key: str | tuple[str, int], names: Names, wanted: Sort) -> ast.Expr:
+    """A formula in a string of its own; a bare integer will do."""
+    value = table.padded(key)
+    try:
+        e = parse_formula(value, table.source.name)
+    except SyntaxProblem as error:
+        raise SpecProblem(error.code, error.message, error.span, table.source, error.hint) from error
+    formulas.check_formula(names, e, wanted)
+    return e
+
+
+def _definitions(
+    table: Table, names: Names, taken: dict[str, str], outputs: tuple[TensorSpec, ...]
+) -> tuple[ast.Definition, ...]:
+    """The definitions of [formula], all checked, with one for every output."""
+    source = table.source
+    try:
+        definitions = parse_definitions(table.padded("define"), source.name)
+    except SyntaxProblem as error:
+        raise SpecProblem(error.code, error.message, error.span, source, error.hint) from error
+    ranks = {o.name: len(o.shape) for o in outputs}
+    found: dict[str, ast.Definition] = {}
+    names.definitions = found
+    for definition in definitions:
+        name = definition.name
+        if name in found:
+            hint = f"the first is at line {found[name].span.line}"
+            raise SpecProblem("S005", f"`{name}` is defined twice", definition.span, source, hint)
+        if name not in ranks and (meaning := taken.get(name) or formulas.meaning_of(names, name)):
+            raise SpecProblem("S005", f"`{name}` is {meaning}", definition.span, source, "choose another name")
+        if name in ranks and len(definition.parameters) != ranks[name]:
+            message = f"`{name}` has {ranks[name]} dimension(s), its definition {len(definition.parameters)} index(es)"
+            raise SpecProblem("S007", message, definition.span, source, "one index for each dimension, in order")
+        found[name] = definition
+    for definition in definitions:
+        _check_parameters(definition, names, taken, source)
+    for output in outputs:
+        if output.name not in found:
+            hint = closest(output.name, found) or f"add `{output.name}[...] = ...` to `define`"
+            raise table.problem("S010", f"the output `{output.name}` has no definition", "define", hint)
+    formulas.check_definitions(names)
+    for output in outputs:
+        if names.sorts[output.name] is Sort.TRUTH:
+            span = found[output.name].value.span
+            raise SpecProblem("S008", f"the output `{output.name}` is a truth value", span, source, "outputs are reals")
+    return definitions
+
+
+def _check_parameters(definition: ast.Definition, names: Names, taken: Mapping[str, str], source: Source) -> None:
+    for i, parameter in enumerate(definition.parameters):
+        meaning = taken.get(parameter) or formulas.meaning_of(names, parameter)
+        if parameter in definition.parameters[:i]:
+            meaning = "an index already"
+        if meaning:
+            message = f"`{parameter}` is {meaning}"
+            raise SpecProblem("S005", message, definition.span, source, "choose another index name")
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+def bind(spec: Spec, settings: Mapping[str, str | int] | None = None) -> Bound:
+    """Fix options and static dimensions; what is not set takes its default. `true` means an option's first
+    choice other than "none", `false` means "none". Raises SpecProblem for a wrong name or value."""
+    given = dict(settings or {})
+    static = [d for d in spec.dims if d.choices]
+    known = [o.name for o in spec.options] + [d.name for d in static]
+    source = Source(spec.source, spec.path)
+    for name in given:
+        if name not in known:
+            hint = closest(name, known) or f"settings: {', '.join(known) or 'none'}"
+            if any(d.name == name for d in spec.dims):
+                hint = f"`{name}` stays symbolic: a proof holds for every value in its limits; {hint}"
+            raise SpecProblem("S011", f"`{name}` is not a setting of {spec.name}", NOWHERE, source, hint)
+    values: dict[str, str | int] = {}
+    for option in spec.options:
+        values[option.name] = _chosen(option, str(given.get(option.name, option.default)), source)
+    for dim in static:
+        text = str(given.get(dim.name, dim.default))
+        if text not in map(str, dim.choices):
+            hint = f"choices: {join(str(c) for c in dim.choices)}"
+            raise SpecProblem("S011", f"{dim.name} = {text} is not a choice", NOWHERE, source, hint)
+        values[dim.name] = int(text)
+    return Bound(
+        spec=spec,
+        settings=tuple(values.items()),
+        dims=tuple(d for d in spec.dims if not d.choices),
+        inputs=tuple((t, DTYPES[str(values.get(t.dtype, t.dtype))]) for t in spec.inputs),
+        outputs=tuple((t, DTYPES[str(values.get(t.dtype, t.dtype))]) for t in spec.outputs),
+    )
+
+
+def _chosen(option: Option, text: str, source: Source) -> str:
+    if text in option.choices:
+        return text
+    if "none" in option.choices and text.lower() in ("true", "false"):
+        others = [c for c in option.choices if c != "none"]
+        return others[0] if text.lower() == "true" and others else "none"
+    hint = closest(text, option.choices) or f"choices: {join(option.choices)}"
+    raise SpecProblem("S011", f"{option.name} = {text} is not a choice", NOWHERE, source, hint)
