@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from ir.ast import Binary, Expr, Name
 from ir.program import DType
 from ir.spec import Bound
-
 from synth.propose.choices import Choices
 from synth.propose.emit import KEY, ROW, Axis, Block, Emitter, Names, Variable
 from synth.propose.formula import Linear, rebuild
@@ -53,7 +52,7 @@ class _Kernel:
             self.emitter.names.taken.discard(name)
             self.emitter.variables[name] = self.emitter.lane(extent, name)
         for group in self.nest.groups:
-            blocks = segments(self.emitter, group, self.rows, self.choices.split)
+            blocks = segments(self.emitter, group, self.rows, self.choices)
             loop = Loop(self.emitter, self.choices, group, blocks)
             self.lines += loop.lines()
             self.results |= loop.results
@@ -91,7 +90,8 @@ class _Kernel:
         last = first.plus(Linear(((Name("BM"), 1),), -1))
         match self.nest:
             case Packed(head=head, heads=heads, group=group):
-                count = emitter.name(f"{head}_per_{group}", emitter.emit(heads, ()), (), f"{head} that share one {group}").text
+                per_group, shared = emitter.emit(heads, ()), f"{head} that share one {group}"
+                count = emitter.name(f"{head}_per_{group}", per_group, (), shared).text
                 lane = emitter.names.fresh("r")
                 lines.append(f"{lane} = {self.tile} * BM + arange(BM)  # rows of all of them, side by side")
                 lines.append(f"{row} = {lane} // {count}")

@@ -15,7 +15,6 @@ from fractions import Fraction
 from ir.ast import Big, Binary, Call, Element, Expr, If, Name, Number, Unary
 from ir.program import DType
 from ir.spec import Bound
-
 from synth.propose import NothingToPropose
 from synth.propose.formula import COMPARISONS, conjuncts, factors, free, product, substitute, walk
 
@@ -153,8 +152,8 @@ class Emitter:
                 axes = self.axes_of(expr)
                 return self.expanded(self.load(expr), axes, target)
             case Unary(op, operand):
-                value = self.emit(operand, target)
-                return Value(f"{'not ' if op == 'not' else '-'}{value.bracketed}", value.kind)
+                inner = self.emit(operand, target)
+                return Value(f"{'not ' if op == 'not' else '-'}{inner.bracketed}", inner.kind)
             case Binary():
                 return self._binary(expr, target)
             case If(condition, then, otherwise):
@@ -267,8 +266,8 @@ class Emitter:
         match extent:
             case Number(value):
                 return int(value)
-            case Name(id) if isinstance(value := self.bound.setting(id), int):
-                return value
+            case Name(id) if isinstance(number := self.bound.setting(id), int):
+                return number
             case Binary("+" | "-" | "*" | "//" as op, left, right):
                 a, b = self.static(left), self.static(right)
                 return {"+": a + b, "-": a - b, "*": a * b, "//": a // b if b else 0}[op]

@@ -102,7 +102,7 @@ class _Inliner:
             case Big():
                 self.count += 1
                 fresh = f"{expr.variable}#{self.count}"
-                renamed = {expr.variable: Name(fresh)}
+                renamed: dict[str, Expr] = {expr.variable: Name(fresh)}
                 return Big(
                     expr.op,
                     fresh,

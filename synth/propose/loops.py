@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from ir.ast import Binary, Element, Expr, Name
 from ir.program import DType
-
 from synth.propose import NothingToPropose
 from synth.propose.choices import Choices
 from synth.propose.emit import KEY, ROW, Axis, Block, Emitter, Value, Variable

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from ir.ast import Binary, Element, Expr, Name
 from ir.spec import Bound
-
 from synth.propose.choices import DoesNotApply
 from synth.propose.formula import ONE, free, rebuild, walk
 from synth.propose.structure import Group, Nest
@@ -23,7 +22,7 @@ class Packed(Nest):
 
 def packed(nest: Nest, bound: Bound) -> Packed:
     """Applies when key-side tensors see a program id h only as h // c: rows of c heads then share every key tile."""
-    for head, extent in nest.programs:
+    for head, _ in nest.programs:
         uses = [e for g in nest.groups for e in _everything(g) if isinstance(e, Element)]
         keyed = [(e, i) for e in uses if _keyed(e, nest) for i in range(len(e.index)) if head in free(e.index[i])]
         divided = {e.index[i] for e, i in keyed}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from synth.propose.choices import DoesNotApply
+from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.emit import Emitter
 from synth.propose.formula import Linear, nonnegative
 from synth.propose.structure import Group
@@ -68,7 +68,7 @@ def _bounds(emitter: Emitter, group: Group, rows: Rows) -> _Bounds:
     return found
 
 
-def segments(emitter: Emitter, group: Group, rows: Rows, split: bool) -> list[Segment]:
+def segments(emitter: Emitter, group: Group, rows: Rows, choices: Choices) -> list[Segment]:
     """The loops over blocks of keys, in order. With `split`, blocks seen whole by every row get a loop without mask;
     raises DoesNotApply when a condition gives no bound to split at."""
     bounds = _bounds(emitter, group, rows)
@@ -80,7 +80,11 @@ def segments(emitter: Emitter, group: Group, rows: Rows, split: bool) -> list[Se
     stop = f"cdiv({_nested('min', [extent, *(text(h, 1) for h in bounds.some_high)])}, BN)"
     lows = [text(low) for low in bounds.some_low]
     start = f"{_nested('max', ['0', *lows])} // BN" if lows else "0"
-    if not split:
+    if not choices.split:
+        if choices.reverse or choices.pivot == "two-pass":  # mentioned more than once, so it gets a name
+            blocks = emitter.names.fresh("blocks")
+            emitter.outer.lines.append(f"{blocks} = {stop}")
+            stop = blocks
         return [Segment(start, stop, True)]
     if not bounds.complete:
         raise DoesNotApply("a condition that does not bound the key")

@@ -14,7 +14,6 @@ from ir import ast
 from ir.ast import Big, Binary, Call, Expr, Name
 from ir.program import DType
 from ir.spec import Bound, TensorSpec
-
 from synth.propose import NothingToPropose
 from synth.propose.formula import (
     ONE,
@@ -141,6 +140,7 @@ class _Folds:
     def groups(self) -> tuple[Group, ...]:
         found = []
         for number, ((extent, sees, score), folds) in enumerate(self.domains.items()):
+            folds = sorted(folds, key=lambda f: f.rest != ONE)  # the plain sum of weights first, as papers write it
             found.append(Group(self.keys[extent], extent, sees, score, _pivot(number), tuple(folds)))
         return tuple(found)
 
@@ -176,7 +176,8 @@ class _Folds:
     def _fold(self, big: Big) -> tuple[Exponents, Expr]:
         key = self.keys.setdefault(big.bound, self._name(big.variable.partition("#")[0]))
         at_key: dict[str, Expr] = {big.variable: Name(key)}
-        sees = tuple(c for cond in big.conditions for c in conjuncts(_contractions(substitute(cond, at_key), self.bound)))
+        conditions = [_contractions(substitute(c, at_key), self.bound) for c in big.conditions]
+        sees = tuple(part for condition in conditions for part in conjuncts(condition))
         body = _contractions(substitute(big.body, at_key), self.bound)
         if big.op != "sum":
             self._no_long_sums(body)

@@ -1,0 +1,69 @@
+"""The embedded proposer: candidates composed from the spec's structure, without a network.
+
+The first ones differ in algorithm, one choice at a time; after them come all combinations in an order that only the
+seed decides. Choices that make no difference for a spec are left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import product
+
+from ir.printer import print_module
+
+from ir.parser import parse
+from ir.spec import Bound
+from synth.propose import Candidate, NothingToPropose
+from synth.propose.choices import Choices, DoesNotApply
+from synth.propose.compose import compose
+
+LEADING = (
+    Choices(),
+    Choices(rows=128, base2=True, warps=8, stages=3),
+    Choices(rows=128, split=True, base2=True, warps=8, stages=3),
+    Choices(rows=128, split=True, base2=True, pivot="lazy", warps=8, stages=3),
+    Choices(packed=True, base2=True),
+    Choices(pivot="two-pass"),
+    Choices(reverse=True, base2=True),
+    Choices(rows=128, keys=128, split=True, base2=True, warps=8),
+)
+
+
+def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
+    """Candidates for a spec, all different. Raises NothingToPropose if its formula has no structure known here."""
+    seen: set[str] = set()
+    reason: NothingToPropose | None = None
+    for choices in (*LEADING, *_others(seed)):
+        try:
+            text = print_module(parse(compose(bound, choices)))
+        except DoesNotApply:
+            continue
+        except NothingToPropose as error:
+            reason = error
+            continue
+        if text not in seen:
+            seen.add(text)
+            yield Candidate(_name(choices), text, choices.named())
+    if not seen:
+        raise reason or NothingToPropose("no choice applies to this spec")
+
+
+def _others(seed: int) -> list[Choices]:
+    tiles = [(64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128)]
+    flags = (False, True)
+    found = [
+        Choices(rows, keys, split, base2, pivot, reverse, packed, warps=8 if rows == 128 else 4, stages=stages)
+        for (rows, keys), split, base2, pivot, reverse, packed, stages in product(
+            tiles, flags, (True, False), ("running", "lazy", "two-pass"), flags, flags, (2, 3)
+        )
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def _name(choices: Choices) -> str:
+    parts = [f"{choices.rows}x{choices.keys}"]
+    parts += [word for word in ("split", "packed", "reverse") if getattr(choices, word)]
+    parts += ["exp2" if choices.base2 else "exp", choices.pivot, f"w{choices.warps}s{choices.stages}"]
+    return "-".join(parts)
