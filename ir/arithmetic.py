@@ -117,10 +117,3 @@ def misfit(value: Value, dtype: DType) -> int | None:
     low, high = integer_range(value)
     limit = 2 ** (dtype.bits - 1)
     return low if low < -limit else (high if high >= limit else None)
-
-
-def truncated(x: Array) -> Array:
-    """Finite floats to integers, towards zero."""
-    if np.abs(x).max(initial=0.0) < 2.0**63:
-        return x.astype(np.int64)
-    return np.array([int(v) for v in x.flat], dtype=object).reshape(x.shape)

@@ -20,7 +20,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ from ir.arithmetic import (
     integer_binary,
     integer_reduce,
     misfit,
-    truncated,
 )
 from ir.ast import Span
 from ir.memory import Access, ArrayMemory, Fault, FaultLog, Layout, Memory, Site, VirtualMemory
@@ -134,12 +132,17 @@ class _Machine:
     def launch(self, kernel: Kernel) -> None:
         extents = [self.integer(axis.extent) for axis in kernel.grid]
         self.memory.begin_launch()
-        for number, ids in enumerate(product(*map(range, extents))):
-            self.instance(kernel, tuple(zip([a.name for a in kernel.grid], ids, strict=True)), number)
+        for number in range(math.prod(max(extent, 0) for extent in extents)):
+            ids, rest = [], number
+            for axis, extent in reversed(list(zip(kernel.grid, extents, strict=True))):
+                rest, k = divmod(rest, extent)
+                ids.append((axis.name, k))
+            self.instance(kernel, tuple(reversed(ids)), number)
 
     def instance(self, kernel: Kernel, ids: tuple[tuple[str, int], ...], number: int) -> None:
         self.site = Site(kernel.name, ids, number, kernel.schedule.offset_bits)
         self.env = dict(ids)
+        self.spend(0)
         self.run(kernel.body)
 
     def run(self, statements: tuple[Statement, ...]) -> None:
@@ -290,15 +293,8 @@ class _Machine:
         if source is DType.BOOL:
             return np.asarray(value, dtype=np.int64)
         if source.is_float:
-            value = self.whole(np.asarray(value), span)
+            raise InterpretError("no float turns into an integer in this language")
         return self.fitting(value, target, span)
-
-    def whole(self, value: Array, span: Span) -> Array:
-        """Floats to integers, towards zero; a NaN or infinity is a fault, and 0."""
-        finite = np.isfinite(value)
-        if not finite.all():
-            self.log.add("undefined", "NaN or infinity is cast to an integer", self.site, "", (), span)
-        return truncated(np.where(finite, value, 0.0))
 
     def reduce(self, expr: Reduce) -> Value:
         operand = self.value(expr.operand)
