@@ -19,6 +19,7 @@ from ir.ast import NOWHERE, Span
 MAX_NESTING = 64
 _LAYOUT = ("_NL", "_INDENT", "_DEDENT")
 _MAX_NUMBER = 60  # characters of a literal
+_MAX_DIGITS = 40
 _MAX_EXPONENT = 300
 
 Children = list[Any]
@@ -101,6 +102,22 @@ def _bounded(e: ast.Expr) -> ast.Expr:
     return e
 
 
+def decimal(value: Fraction) -> tuple[int, int]:
+    """value = digits * 10**power, digits not divisible by ten. ValueError when it has no finite expansion."""
+    twos, fives, rest = 0, 0, value.denominator
+    while rest % 2 == 0:
+        twos, rest = twos + 1, rest // 2
+    while rest % 5 == 0:
+        fives, rest = fives + 1, rest // 5
+    if rest != 1:
+        raise ValueError(f"{value} has no finite decimal expansion")
+    power = -max(twos, fives)
+    digits = int(value * 10**-power)
+    while digits and digits % 10 == 0:
+        digits, power = digits // 10, power + 1
+    return digits, power if digits else 0
+
+
 def children(node: Any) -> list[Any]:
     """The expressions directly inside a node, in no particular order."""
     found: list[Any] = []
@@ -125,9 +142,14 @@ class Builder:
         token = c[0]
         span = span_of_token(token)
         exponent = str(token).lower().partition("e")[2]
+        too_long = Malformed("K008", "the number is too long or its exponent too large", span, "at most 40 digits, 1e300")
         if len(token) > _MAX_NUMBER or abs(int(exponent or 0)) > _MAX_EXPONENT:
-            raise Malformed("K008", "the number is too long or its exponent too large", span, "at most 1e300")
-        return ast.Number(Fraction(str(token)), any(mark in token for mark in ".eE"), span)
+            raise too_long
+        value = Fraction(str(token))
+        digits, power = decimal(value)
+        if digits >= 10**_MAX_DIGITS or abs(power) > _MAX_EXPONENT:
+            raise too_long
+        return ast.Number(value, any(mark in token for mark in ".eE"), span)
 
     def name(self, c: Children) -> ast.Name:
         return ast.Name(str(c[0]), span_of_token(c[0]))
@@ -215,14 +237,15 @@ class Builder:
         header = c[: next(i for i, t in enumerate(c) if isinstance(t, Token) and t.type == "COLON") + 1]
         span = _span(header)
         arguments = c[5]
-        zero, one = ast.Number(Fraction(0)), ast.Number(Fraction(1))
+        start: ast.Expr = ast.Number(Fraction(0))
+        step: ast.Expr = ast.Number(Fraction(1))
         if c[3] != "range":
             raise Malformed("K007", f"a loop runs over `range`, not `{c[3]}`", span_of_token(c[3]))
         match arguments:
             case _Arguments((stop,), ()):
-                start, step = zero, one
+                pass
             case _Arguments((start, stop), ()):
-                step = one
+                pass
             case _Arguments((start, stop, step), ()):
                 pass
             case _:

@@ -125,7 +125,7 @@ def _undefined(scope: Scope, name: str, span: Span) -> TypeProblem:
         return scope.problem("K204", f"`{name}` is a dtype, not a value", span, f"write `cast(x, {name})`")
     if name in scope.gone:
         line = scope.gone[name].line
-        hint = f"it is assigned inside the loop at line {line} and gone after it: give it a value before and `carry` it"
+        hint = f"it belongs to the loop at line {line} and is gone after it: give it a value before and `carry` it"
         return scope.problem("K101", f"`{name}` is not defined here", span, hint)
     hint = closest(name, [*scope.names, *scope.tensors, *CONSTANTS, *TRUTH])
     return scope.problem("K101", f"`{name}` is not defined", span, hint)

@@ -17,8 +17,8 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SCALAR = re.compile(r"[^,\]}\n#]*")
 _STRINGS = (
-    re.compile(r'"""((?:[^\\]|\\.)*?)"""("{0,2})', re.S),
-    re.compile(r"'''(.*?)'''('{0,2})", re.S),
+    re.compile(r'"""((?:[^\\]|\\.)*?)"""("{0,2})', re.DOTALL),
+    re.compile(r"'''(.*?)'''('{0,2})", re.DOTALL),
     re.compile(r'"((?:[^"\\\n]|\\.)*)"'),
     re.compile(r"'([^'\n]*)'"),
 )

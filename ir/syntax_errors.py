@@ -55,8 +55,11 @@ _HINTS = {
     "~": "write `not`",
     "!": "write `not`",
     "@": "there are no decorators; a matrix product is `dot(a, b)`",
+    "'": "kernels have no strings",
+    '"': "kernels have no strings",
     "**": "there is no power: write `x * x`, or `exp2(x)`",
 }
+_STATEMENTS = {"while", "if", "def", "import", "from", "return", "else"}
 _PREFIXES = {"tl", "triton", "torch", "math", "np", "libdevice", "language"}
 
 
@@ -70,11 +73,16 @@ def explain(error: UnexpectedInput, source: Source) -> SyntaxProblem:
     if not isinstance(error, UnexpectedToken):
         return SyntaxProblem("K003", "the text ends too early", Span(1, 1, 1, 2), source)
     token = error.token
-    span = span_of_token(token)
+    line = source.line(token.line or 1)
+    word = line.split()[0] if line.split() else ""
+    if word in _STATEMENTS and token.column and token.column > line.index(word) + 1:
+        start = line.index(word) + 1
+        span = Span(token.line or 1, start, token.line or 1, start + len(word))
+        return SyntaxProblem("K003", f"there is no `{word}` statement", span, source, _HINTS[word])
     expected = _expected(error.accepts or error.expected)
-    found = _WORDS.get(token.type, f"`{token}`")
+    found = _WORDS.get(token.type, "") if token.type.startswith(("_", "$")) else f"`{token}`"
     message = f"unexpected {found}; expected {expected}"
-    return SyntaxProblem("K003", message, span, source, _hint(token, source, expected))
+    return SyntaxProblem("K003", message, span_of_token(token), source, _hint(token, source, expected))
 
 
 def _expected(names: Iterable[str]) -> str:
@@ -83,7 +91,7 @@ def _expected(names: Iterable[str]) -> str:
     if _STARTERS - {"NOT"} <= found:
         found -= _STARTERS | {"LSQB", "TEXT", "SUM", "MAX"}
         words.append("an expression")
-    if {"PLUS", "MULTIPLY"} <= found:
+    if "PLUS" in found:
         found -= _OPERATORS | {"MINUS"}
         words.append("an operator")
     for name in sorted(found, key=lambda n: (n not in _SYMBOLS, n)):
@@ -94,13 +102,10 @@ def _expected(names: Iterable[str]) -> str:
 def _hint(token: Token, source: Source, expected: str) -> str:
     position = token.start_pos if token.start_pos is not None else len(source.text)
     before = source.text[:position].rsplit("\n", 1)[-1]
-    statement = before.split()[:1]
     if token == "*" and before.endswith("*"):
         return _HINTS["**"]
     if str(token) in _HINTS:
         return _HINTS[str(token)]
-    if statement and statement[0] in _HINTS:
-        return _HINTS[statement[0]]
     if match := re.search(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)\s*$", before):
         owner, name = match.groups()
         if token == "(" and name == "to":
@@ -108,10 +113,12 @@ def _hint(token: Token, source: Source, expected: str) -> str:
         if owner in _PREFIXES:
             return f"operations have no prefix: write `{name}`"
         return "a tile has no methods; see the table of operations in docs/language.md"
-    if token == "=" and re.search(r"[-+*/%]\s*$", before):
+    if source.text[position : position + 2] in ("+=", "-=", "*=", "/="):
         return "there is no update in place: write `x = x + 1`"
     if token == "[" and re.fullmatch(r"\s*\w+", before):
         return "tiles are not written in place: build a new one with `where`, or use `store`"
+    if expected == "the end of the line" and before.rstrip().endswith(":"):
+        return "the block goes on the next line, indented"
     if token.type in ("COMPARE", "LESSTHAN"):
         return "comparisons do not chain: write `a < b and b < c`"
     if (opened := _open_bracket(source.text[:position])) is not None:

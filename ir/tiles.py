@@ -111,9 +111,9 @@ def binary(op: str, left: p.Expr, right: p.Expr, span: Span, source: Source) -> 
     left, right = convert(left, dtype), convert(right, dtype)
     if op in ("floordiv", "mod") and constant(right) == 0:
         raise TypeProblem("K203", "division by zero", span, source)
-    if (a := constant(left)) is not None and (b := constant(right)) is not None:
-        if (value := _fold(op, a, b)) is not None:
-            return integer(value, span)
+    a, b = constant(left), constant(right)
+    if a is not None and b is not None and (value := _fold(op, a, b)) is not None:
+        return integer(value, span)
     result = DType.BOOL if op in COMPARISONS else dtype
     return p.Binary(op, broadcast(left, shape), broadcast(right, shape), Type(result, shape), span)
 
