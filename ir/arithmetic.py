@@ -77,7 +77,8 @@ def integer_range(x: Value) -> tuple[int, int]:
     return (x, x) if isinstance(x, int) else (int(x.min()), int(x.max()))
 
 
-def _magnitude(x: Value) -> int:
+def magnitude(x: Value) -> int:
+    """The greatest absolute value of an integer scalar or tile."""
     low, high = integer_range(x)
     return max(abs(low), abs(high))
 
@@ -92,7 +93,7 @@ def integer_binary(op: str, left: Value, right: Value) -> Value:
     if isinstance(left, int) and isinstance(right, int):
         return {"min": min, "max": max}.get(op, ARITHMETIC[op])(left, right)
     if op in ("add", "sub", "mul"):
-        a, b = _magnitude(left), _magnitude(right)
+        a, b = magnitude(left), magnitude(right)
         if (a * b if op == "mul" else a + b) > INT64_MAX:
             left, right = np.asarray(left, dtype=object), np.asarray(right, dtype=object)
     return ARITHMETIC[op](left, right)
@@ -105,7 +106,7 @@ def divides_by_zero(op: str, right: Value) -> bool:
 
 def integer_reduce(op: str, x: Array, axis: int) -> Value:
     """Reduce one axis of an integer tile, without wrap-around."""
-    if op == "sum" and _magnitude(x) * x.shape[axis] > INT64_MAX:
+    if op == "sum" and magnitude(x) * x.shape[axis] > INT64_MAX:
         x = x.astype(object)
     return REDUCE[op](x, axis=axis)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,13 @@ def _truth(value: Value) -> Array:
     if isinstance(value, bool) or (isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "b"):
         return np.asarray(value)
     raise EvaluationError("a condition is needed here")
+
+
+def _literal(value: Fraction) -> Scaled:
+    try:
+        return real(float(value))
+    except OverflowError as error:
+        raise EvaluationError("a literal is beyond float64") from error
 
 
 def _map(value: Value, function: Callable[[Array], Array]) -> Value:
@@ -155,7 +163,7 @@ class _Evaluator:
     def evaluate(self, expr: ast.Expr, scope: Scope, depth: int) -> Value:
         match expr:
             case ast.Number(value=value, is_float=is_float):
-                return real(float(value)) if is_float or value.denominator != 1 else int(value)
+                return _literal(value) if is_float or value.denominator != 1 else int(value)
             case ast.Text(value=text):
                 return text
             case ast.Name(id=name):
@@ -233,26 +241,20 @@ class _Evaluator:
         match function, args:
             case "exp", [x]:
                 return scaled.exp(_real(x))
-            case "exp2", [x]:
-                return scaled.exp(scaled.multiply(_real(x), real(_CONSTANTS["ln2"])))
             case "log", [x]:
                 return scaled.log(_real(x), -math.inf if self.empty_is_zero else math.nan)
-            case "log2", [x]:
-                return scaled.multiply(self.call("log", [x]), real(_CONSTANTS["log2e"]))
             case "sqrt", [x]:
                 return scaled.square_root(_real(x))
             case "abs", [x]:
                 return abs(x) if _is_integer(x) else scaled.absolute(_real(x))
             case (("tanh" | "sigmoid"), [x]):
                 return real(_PLAIN_FUNCTIONS[function](_real(x).plain()))
-            case (("max" | "maximum"), [x, y]):
+            case "max", [x, y]:
                 return _where(np.asarray(self.binary(">=", x, y)), x, y)
-            case (("min" | "minimum"), [x, y]):
+            case "min", [x, y]:
                 return _where(np.asarray(self.binary("<=", x, y)), x, y)
             case "cdiv", [x, y]:
                 return -self.binary("//", -_integer(x), y)
-            case "where", [condition, x, y]:
-                return _where(_truth(condition), x, y)
             case _:
                 raise EvaluationError(f"there is no function {function} of {len(args)} arguments")
 
@@ -298,8 +300,11 @@ class _Evaluator:
         body = self.evaluate(expr.body, inner, depth + 1)
         shape = np.broadcast_shapes(_shape(body), variable.shape, () if keep.all() else keep.shape)
         _room(shape)
-        if expr.op == "sum" and _is_integer(body):
-            return np.sum(np.broadcast_to(np.where(keep, body, 0), np.broadcast_shapes(shape, keep.shape)), axis=0)
+        if _is_integer(body) and (expr.op == "sum" or (count and keep.any(axis=0).all())):
+            least = np.iinfo(np.int64).min  # the maximum of nothing is -inf, a real
+            kept = np.where(keep, body, 0 if expr.op == "sum" else least)
+            kept = np.broadcast_to(kept, np.broadcast_shapes(shape, keep.shape))
+            return np.sum(kept, axis=0) if expr.op == "sum" else np.max(kept, axis=0)
         terms = _real(body)
         if not keep.all():
             terms = scaled.select(keep, terms, real(0.0 if expr.op == "sum" else -math.inf))
@@ -354,7 +359,10 @@ def evaluate(
             if tensor.name not in evaluator.definitions:
                 raise EvaluationError(f"output {tensor.name} is not defined")
             shape = tensor_shape(bound, tensor, sizes)
-            table = evaluator.table(tensor.name, tuple((0, extent - 1) for extent in shape))
+            try:
+                table = evaluator.table(tensor.name, tuple((0, extent - 1) for extent in shape))
+            except RecursionError as error:
+                raise EvaluationError(f"{tensor.name} is defined through too many others") from error
             value = np.asarray(_real(table).plain(), dtype=np.float64)
             outputs[tensor.name] = np.ascontiguousarray(np.transpose(value)).reshape(shape)
     return outputs

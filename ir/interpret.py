@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from ir.arithmetic import (
     integer_array,
     integer_binary,
     integer_reduce,
+    magnitude,
     misfit,
 )
 from ir.ast import Span
@@ -72,6 +74,8 @@ from ir.rounding import round_to
 from ir.spec import Bound
 
 FUEL = 2**31  # tile elements computed; a replay at small sizes takes about 2^25
+CELLS = 2**27  # of all tensors together
+INTEGER_LIMIT = 2**512  # far beyond any size, index or offset
 _STEP = 2048  # what a statement costs whatever its size
 
 
@@ -102,6 +106,13 @@ class Outcome:
 
 class _Unknown(Exception):
     """Iterations were skipped that an integer carried value depends on."""
+
+
+def _float(value: Fraction) -> Any:
+    try:
+        return np.float64(float(value))
+    except OverflowError:
+        return np.float64(math.copysign(math.inf, value.numerator))
 
 
 class _Machine:
@@ -208,7 +219,7 @@ class _Machine:
                 return self.env[name]
             case Literal(value=value, type=type_):
                 if type_.dtype.is_float:
-                    return self.rounded(np.float64(value), type_.dtype)
+                    return self.rounded(_float(value), type_.dtype)
                 return int(value) if type_.dtype.is_int else np.bool_(value)
             case Size(name=name):
                 return self.sizes[name]
@@ -274,7 +285,10 @@ class _Machine:
     def integer_op(self, expr: Binary, left: Value, right: Value) -> Value:
         if divides_by_zero(expr.op, right):
             self.log.add("undefined", f"integer {expr.op} by zero", self.site, "", (), expr.span)
-        return integer_binary(expr.op, left, right)
+        result = integer_binary(expr.op, left, right)
+        if (isinstance(result, int) or result.dtype == object) and magnitude(result) >= INTEGER_LIMIT:
+            raise BudgetExceeded("an integer grows without end")
+        return result
 
     def fitting(self, value: Value, type_: Type, span: Span) -> Value:
         """A value of dtype i32 or i64 must fit; one that does not is a fault, and kept as it is."""
@@ -334,7 +348,7 @@ def _layouts(
     layouts = {}
     machine = _Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
     for tensor in program.tensors:
-        layout = Layout.contiguous(tensor, tuple(machine.integer(extent) for extent in tensor.shape))
+        layout = Layout.contiguous(tensor, tuple(max(0, machine.integer(e)) for e in tensor.shape))
         given = strides.get(tensor.name, layout.strides)
         if len(given) != len(layout.extents):
             raise InterpretError(f"{tensor.name} has {len(layout.extents)} dimensions; {len(given)} strides given")
@@ -367,6 +381,8 @@ def interpret(
             got = inputs[name].shape if name in inputs else None
             if got != layout.extents:
                 raise InterpretError(f"input {name}: expected shape {layout.extents}, got {got}")
+    if sum(math.prod(layout.extents) for layout in layouts.values()) > CELLS:
+        raise BudgetExceeded(f"the tensors have more than {CELLS} cells; use smaller sizes")
     given = {name: inputs[name] for name, layout in layouts.items() if layout.tensor.role == "input"}
     with np.errstate(all="ignore"):
         rounded = round_to if mode is Mode.MACHINE else lambda x, _: x

@@ -18,6 +18,7 @@ from ir.compare import mismatch
 from ir.evaluate import evaluate, parameters_default
 from ir.inputs import GENERATORS, generate
 from ir.interpret import (
+    FUEL,
     BudgetExceeded,
     InterpretError,
     Mode,
@@ -40,8 +41,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
 EXAMPLE = PAGE.split("```python\n")[1].split("```")[0]
 
 
-def lse_only(dtype: str = "fp32") -> Bound:
-    bound = bind(ATTENTION, {"dtype": dtype})
+def lse_only() -> Bound:
+    bound = bind(ATTENTION, {"dtype": "fp32"})
     return replace(bound, outputs=tuple(o for o in bound.outputs if o[0].name == "LSE"))
 
 
@@ -49,13 +50,13 @@ def program_of(text: str, bound: Bound) -> Program:
     return check(parse(text), bound, text)
 
 
-def run(text: str, mode: Mode = EXACT, x: np.ndarray | None = None, dtype: str = "fp32", **options: int) -> Outcome:
+def run(text: str, mode: Mode = EXACT, x: np.ndarray | None = None, fuel: int = FUEL) -> Outcome:
     """Run a file; `x`, if given, are the values of Q[0, 0, :, 0]."""
-    bound = lse_only(dtype)
+    bound = lse_only()
     inputs = generate("normal", 1, bound, SIZES, {})
     if x is not None:
         inputs["Q"][0, 0, :, 0] = x
-    return interpret(program_of(text, bound), bound, SIZES, {"scale": 0.1}, inputs, mode, **options)
+    return interpret(program_of(text, bound), bound, SIZES, {"scale": 0.1}, inputs, mode, fuel=fuel)
 
 
 def kernel(body: str, name: str = "rows", grid: str = "t < cdiv(M, 4)") -> str:
@@ -142,6 +143,7 @@ def test_a_defect_shows_against_the_spec(right: str, wrong: str) -> None:
         ("x + full([4], 0.5, f32) + zeros([4], f32)", [0.5, 1.5, 2.5, 3.5, 4.5]),
         ("exp2(x * log2e) - exp(x) + exp(ln2)", [2] * 5),
         ("x * scale", [0, 0.1, 0.2, 0.3, 0.4]),
+        ("where(i < M, 1.0, " + "9" * 40 + "e300)", [1] * 5),
         ("sum(broadcast(x[:, None], [4, 8]), axis=1)", [0, 8, 16, 24, 32]),
         ("max(x[:, None] - cast(arange(2), f32)[None, :], axis=1)", [0, 1, 2, 3, 4]),
         ("min(x[:, None] - cast(arange(2), f32)[None, :], axis=1)", [-1, 0, 1, 2, 3]),
@@ -358,6 +360,11 @@ def test_32_bit_offsets_of_a_wide_view() -> None:
     assert (found.kind, found.tensor, found.cell) == ("width", "Q", (0, 0, 2, 0))
 
 
+def test_a_scratch_tensor_may_turn_out_empty() -> None:
+    text = "scratch P[M - 7]: f32\n" + kernel("y = load(P[i], mask=i < 1, other=0)\n" + STORE.format("x"))
+    assert fault(text, "bounds").cell == (0,)
+
+
 def test_faults_are_collected_but_not_without_end() -> None:
     text = kernel("for n in range(100):\n    store(LSE[0, 0, i + M], x)")
     kinds = [f.kind for f in run(text).faults]
@@ -382,6 +389,10 @@ def test_a_run_never_hangs() -> None:
         run(kernel("for n in range(1000000000000000):\n    y = x\n" + STORE.format("x")), fuel=10**7)
     with pytest.raises(BudgetExceeded):
         run(kernel(STORE.format("x"), grid="t < 1000000000000000"), fuel=10**7)
+    with pytest.raises(BudgetExceeded, match="cells"):
+        run("scratch P[1000000, 1000000]: f32\n" + kernel(STORE.format("x")))
+    with pytest.raises(BudgetExceeded, match="grows without end"):
+        run(kernel("k = M\nfor n in range(100) carry k:\n    k = k * k\n" + STORE.format("x")))
 
 
 # ---- one program at sizes no memory holds -----------------------------------------------------------
@@ -389,9 +400,9 @@ def test_a_run_never_hangs() -> None:
 HUGE = {"B": 65536, "H": 1024, "G": 1024, "M": 1048576, "N": 1048576}
 
 
-def instance(text: str, ids: dict[str, int], **options: int) -> tuple[Fault, ...]:
+def instance(text: str, ids: dict[str, int]) -> tuple[Fault, ...]:
     bound = lse_only()
-    return interpret_program_instance(program_of(text, bound), bound, HUGE, {"scale": 1.0}, "rows", ids, **options)
+    return interpret_program_instance(program_of(text, bound), bound, HUGE, {"scale": 1.0}, "rows", ids)
 
 
 def test_offsets_beyond_32_bits_at_a_huge_shape() -> None:
