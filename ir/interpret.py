@@ -112,7 +112,7 @@ def _float(value: Fraction) -> Any:
     try:
         return np.float64(float(value))
     except OverflowError:
-        return np.float64(math.copysign(math.inf, value.numerator))
+        return np.float64(math.inf if value > 0 else -math.inf)
 
 
 class _Machine:

@@ -30,8 +30,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def bf16_by_bits(x: np.ndarray) -> np.ndarray:
     """Round f32 values to bf16: keep the upper 16 bits, nearest, ties to even."""
     bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [(F16, np.float16), (F32, np.float32)])
