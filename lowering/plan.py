@@ -11,7 +11,6 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from fractions import Fraction
 from typing import Any
 
 from ir import ast

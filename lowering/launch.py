@@ -1,0 +1,363 @@
+"""Runs a certified kernel, after checking everything its proof assumes of the caller.
+
+`load("kernel.cert.json")` gives a `Launcher`; calling it with tensors by the spec's names returns the
+outputs. A proof says "for every size within the limits, for inputs of this dtype, ...": each of those
+is an assumption with an id, and a call that breaks one raises `AssumptionViolated` before anything
+runs. The file's content hash is checked first, so that what runs is what was proved and lowered.
+
+Self-contained on purpose: imports nothing but the standard library, torch and (through the emitted
+module) Triton, so that a certificate can be used where none of the proving code is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import operator
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+FORMAT = 1
+GRID_LIMIT = 2**31 - 1
+DTYPES = {
+    "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16,
+    "i32": torch.int32, "i64": torch.int64, "bool": torch.bool,
+}  # fmt: skip
+Number = int | float | bool
+
+
+class LaunchError(Exception):
+    """The certificate file cannot be used: damaged, changed, of another format, or never lowered."""
+
+
+class AssumptionViolated(Exception):
+    """The call breaks something the proof assumes of the caller; nothing was run.
+
+    `assumption` is its id (dtype, device, rank, shape, limits, requires, stride, parameter, alias,
+    range, grid, arguments), `next_step` what to change.
+    """
+
+    def __init__(self, assumption: str, message: str, next_step: str) -> None:
+        super().__init__(f"[{assumption}] {message}; {next_step}")
+        self.assumption = assumption
+        self.message = message
+        self.next_step = next_step
+
+
+# ---- expressions of the plan -----------------------------------------------------------------
+
+OPERATORS: dict[str, Callable[..., Number]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+    "floordiv": operator.floordiv, "mod": operator.mod, "cdiv": lambda a, b: -(-a // b),
+    "min": min, "max": max, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+    "eq": operator.eq, "ne": operator.ne, "and": lambda a, b: bool(a and b), "or": lambda a, b: bool(a or b),
+    "neg": operator.neg, "not": operator.not_, "abs": abs, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
+    "if": lambda c, a, b: a if c else b,
+}  # fmt: skip
+
+
+def evaluate(expression: Any, values: Mapping[str, int]) -> Number:
+    """The value of a plan expression: a number, a size's name, or [operator, operand, ...]."""
+    match expression:
+        case bool() | int() | float():
+            return expression
+        case str() if expression in values:
+            return values[expression]
+        case [str(name), *operands] if name in OPERATORS:
+            return OPERATORS[name](*(evaluate(o, values) for o in operands))
+        case _:
+            raise LaunchError(f"the certificate holds an expression this version cannot read: {expression!r}")
+
+
+def show(expression: Any) -> str:
+    """A plan expression for a person: H % G == 0."""
+    symbols = {
+        "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<", "le": "<=",
+        "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "and", "or": "or",
+    }  # fmt: skip
+    match expression:
+        case [op, a, b] if op in symbols:
+            inner = [f"({show(x)})" if isinstance(x, list) and op not in ("eq", "ne") else show(x) for x in (a, b)]
+            return f"{inner[0]} {symbols[op]} {inner[1]}"
+        case [op, *operands]:
+            return f"{op}({', '.join(map(show, operands))})"
+        case _:
+            return str(expression)
+
+
+# ---- running a plan --------------------------------------------------------------------------
+
+
+def run_plan(
+    module: ModuleType,
+    plan: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+) -> None:
+    """Launch every kernel in order on tensors that already exist. Raises AssumptionViolated (grid)."""
+    for launch in plan["launches"]:
+        programs = math.prod(int(evaluate(extent, sizes)) for extent in launch["grid"])
+        if programs > GRID_LIMIT:
+            raise AssumptionViolated(
+                "grid", f"{launch['kernel']} needs {programs} programs, more than 2^31 - 1", "split the batch"
+            )
+        if programs <= 0:
+            continue
+        arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
+        schedule = launch["schedule"]
+        options = {"num_warps": schedule["num_warps"], "num_stages": schedule["num_stages"]}
+        if schedule["maxnreg"] is not None and torch.version.hip is None:
+            options["maxnreg"] = schedule["maxnreg"]
+        getattr(module, launch["kernel"])[(programs,)](*arguments, **options)
+
+
+def _argument(
+    argument: list[Any],
+    tensors: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+) -> Any:
+    match argument:
+        case ["tensor", name, *_]:
+            return tensors[name]
+        case ["stride", name, axis]:
+            return tensors[name].stride(axis)
+        case ["size", name]:
+            return sizes[name]
+        case ["parameter", name]:
+            return float(parameters[name])
+        case _:
+            raise LaunchError(f"the certificate holds a kernel argument this version cannot read: {argument!r}")
+
+
+def allocate(
+    plan: Mapping[str, Any], sizes: Mapping[str, int], roles: tuple[str, ...], device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """New contiguous tensors, uninitialised, for every tensor of the given roles."""
+    return {
+        t["name"]: torch.empty([int(evaluate(e, sizes)) for e in t["shape"]], dtype=DTYPES[t["dtype"]], device=device)
+        for t in plan["tensors"]
+        if t["role"] in roles
+    }
+
+
+# ---- checking a call -------------------------------------------------------------------------
+
+
+def _check_tensors(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
+    for t in plan["tensors"]:
+        x = given.get(t["name"])
+        if x is None:
+            continue
+        name = t["name"]
+        if not isinstance(x, torch.Tensor):
+            raise AssumptionViolated("arguments", f"{name} is a {type(x).__name__}", "pass a torch.Tensor")
+        if x.dtype is not DTYPES[t["dtype"]]:
+            wanted = str(DTYPES[t["dtype"]]).removeprefix("torch.")
+            raise AssumptionViolated(
+                "dtype", f"{name} is {str(x.dtype).removeprefix('torch.')}, the proof is for {wanted}",
+                f"cast it ({name}.to(torch.{wanted})) or prove the kernel for this dtype",
+            )  # fmt: skip
+        if x.dim() != len(t["shape"]):
+            raise AssumptionViolated(
+                "rank", f"{name} has {x.dim()} dimensions, the spec gives it {len(t['shape'])}",
+                f"reshape it to [{', '.join(map(show, t['shape']))}]",
+            )  # fmt: skip
+        for axis, (extent, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
+            if extent > 1 and stride > plan["max_stride"]:
+                raise AssumptionViolated(
+                    "stride", f"stride {stride} of {name} in dimension {axis} exceeds {plan['max_stride']} elements",
+                    f"pass {name}.contiguous()",
+                )  # fmt: skip
+
+
+def _sizes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], named: Mapping[str, int]) -> dict[str, int]:
+    """Every size, read off the tensors' shapes; they must agree with each other and with the limits."""
+    sizes = dict(named)
+    source = {name: f"the argument {name}" for name in named}
+    for t in plan["tensors"]:
+        x = given.get(t["name"])
+        for axis, extent in enumerate(t["shape"] if x is not None else ()):
+            if isinstance(extent, str) and x is not None:
+                place = f"dimension {axis} of {t['name']}"
+                if sizes.setdefault(extent, x.shape[axis]) != x.shape[axis]:
+                    message = f"{extent} is {sizes[extent]} in {source[extent]} and {x.shape[axis]} in {place}"
+                    raise AssumptionViolated("shape", message, "pass tensors of one size")
+                source.setdefault(extent, place)
+    for name, (low, high) in plan["sizes"].items():
+        if name not in sizes:
+            raise AssumptionViolated("arguments", f"no tensor gives the size {name}", f"pass {name}=...")
+        if not low <= sizes[name] <= high:
+            message = f"{name} = {sizes[name]} is outside {low}..{high}"
+            raise AssumptionViolated("limits", message, "use sizes the proof covers, or widen the spec and prove again")
+    return sizes
+
+
+def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
+    for t in plan["tensors"]:
+        if t["name"] in given:
+            wanted = [int(evaluate(e, sizes)) for e in t["shape"]]
+            if list(given[t["name"]].shape) != wanted:
+                message = f"{t['name']} has shape {list(given[t['name']].shape)}, expected {wanted}"
+                raise AssumptionViolated("shape", message, f"the spec says [{', '.join(map(show, t['shape']))}]")
+    for requirement in plan["requires"]:
+        if not evaluate(requirement, sizes):
+            values = ", ".join(f"{k} = {v}" for k, v in sorted(sizes.items()))
+            raise AssumptionViolated("requires", f"{show(requirement)} does not hold", f"sizes are {values}")
+
+
+def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    result = {}
+    for name, limits in plan["parameters"].items():
+        value = float(named[name]) if name in named else float(evaluate(limits["default"], sizes))
+        if not limits["min"] <= value <= limits["max"]:  # also refuses NaN
+            message = f"{name} = {value} is outside {limits['min']}..{limits['max']}"
+            raise AssumptionViolated("parameter", message, "use a value the proof covers")
+        result[name] = value
+    return result
+
+
+def _extent(x: torch.Tensor) -> tuple[int, int]:
+    """First and one-past-last byte a tensor may touch."""
+    if x.numel() == 0:
+        return 0, 0
+    reach = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
+
+
+def _check_aliases(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
+    written = [t["name"] for t in plan["tensors"] if t["role"] == "output" and t["name"] in given]
+    for name in written:
+        reach = 1
+        for stride, extent in sorted((s, n) for n, s in zip(given[name].shape, given[name].stride(), strict=True)):
+            if extent > 1 and stride < reach:
+                raise AssumptionViolated("alias", f"cells of {name} overlap each other", "pass a tensor of its own")
+            reach = max(reach, stride * (extent - 1) + reach)
+        low, high = _extent(given[name])
+        for other in given:
+            first, last = _extent(given[other])
+            if other != name and first < high and low < last:
+                raise AssumptionViolated("alias", f"output {name} overlaps {other} in memory", "pass separate tensors")
+
+
+def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
+    for t in plan["tensors"]:
+        x = given.get(t["name"])
+        if x is None or t["abs_max"] is None or x.numel() == 0:
+            continue
+        largest = float(x.abs().amax())
+        if not largest <= t["abs_max"]:
+            message = f"|{t['name']}| reaches {largest:g}, the proof assumes at most {t['abs_max']:g}"
+            raise AssumptionViolated("range", message, "scale the input or prove with a larger abs_max")
+
+
+def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch.device:
+    inputs = [t["name"] for t in plan["tensors"] if t["role"] == "input"]
+    missing = [name for name in inputs if name not in given]
+    if missing:
+        raise AssumptionViolated("arguments", f"no value for {', '.join(missing)}", f"inputs are {', '.join(inputs)}")
+    devices = {x.device for x in given.values()}
+    if len(devices) != 1:
+        found = ", ".join(sorted(map(str, devices)))
+        raise AssumptionViolated("device", f"tensors are on {found}", "move them to one device")
+    return devices.pop()
+
+
+# ---- the launcher ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """A certified kernel ready to run. Call it with the spec's inputs by name."""
+
+    certificate: str
+    plan: dict[str, Any]
+    module: ModuleType
+    folder: tempfile.TemporaryDirectory[str]  # kept while the module lives: Triton reads its source
+
+    def __call__(self, *, check_range: bool = False, **arguments: Any) -> dict[str, torch.Tensor]:
+        """Run; returns the outputs by name.
+
+        `arguments`: every input; optionally outputs to write into, parameters (else the spec's default),
+        and sizes no tensor shape gives. `check_range` also checks |x| <= abs_max, which reads the
+        inputs once. Raises AssumptionViolated, with nothing run.
+        """
+        tensors, sizes, parameters = self.check(arguments, check_range)
+        device = next(iter(tensors.values())).device
+        if device.type != "cuda":
+            raise AssumptionViolated("device", f"tensors are on {device}", "move them to a GPU")
+        outputs = [t["name"] for t in self.plan["tensors"] if t["role"] == "output"]
+        tensors = allocate(self.plan, sizes, ("output", "scratch"), device) | tensors
+        guard: AbstractContextManager[Any] = torch.cuda.device(device) if device.index is not None else nullcontext()
+        with guard:
+            run_plan(self.module, self.plan, tensors, sizes, parameters)
+        return {name: tensors[name] for name in outputs}
+
+    def check(
+        self, arguments: Mapping[str, Any], check_range: bool = False
+    ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
+        """The tensors, sizes and parameters of a call, once every assumption on them holds."""
+        plan = self.plan
+        callers = [t["name"] for t in plan["tensors"] if t["role"] in ("input", "output")]
+        unknown = [k for k in arguments if k not in {*callers, *plan["sizes"], *plan["parameters"]}]
+        if unknown:
+            known = ", ".join([*callers, *plan["parameters"]])
+            raise AssumptionViolated("arguments", f"unknown argument {', '.join(unknown)}", f"known are {known}")
+        given = {k: v for k, v in arguments.items() if k in callers}
+        _check_tensors(plan, given)
+        _device(given, plan)
+        sizes = _sizes(plan, given, {k: int(v) for k, v in arguments.items() if k in plan["sizes"]})
+        _check_shapes(plan, given, sizes)
+        parameters = _parameters(plan, {k: v for k, v in arguments.items() if k in plan["parameters"]}, sizes)
+        _check_aliases(plan, given)
+        if check_range:
+            _check_range(plan, given)
+        return given, sizes, parameters
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"{path}: cannot be read as a certificate: {error}") from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise LaunchError(f"{path}: not a certificate of format {FORMAT}")
+    claimed = body.pop("id", None)
+    actual = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if claimed != actual:
+        raise LaunchError(f"{path}: content does not match its id; it was changed after it was issued")
+    if "lowered" not in body:
+        raise LaunchError(f"{path}: holds no emitted kernel; lower it first (synth prove-and-run does)")
+    lowered = body["lowered"]
+    if hashlib.sha256(lowered["source"].encode()).hexdigest() != lowered["source_sha256"]:
+        raise LaunchError(f"{path}: the emitted Triton does not match its hash")
+    return {"id": claimed, **body}
+
+
+def load(path: str | Path) -> Launcher:
+    """Read a certificate and make its kernels callable. Raises LaunchError; checks the content hash.
+
+    Hashes protect against damage, not against a forger: load certificates you trust, for their
+    emitted module is executed.
+    """
+    body = _read(Path(path))
+    lowered = body["lowered"]
+    folder = tempfile.TemporaryDirectory(prefix="certified-")
+    file = Path(folder.name) / f"kernels_{lowered['source_sha256'][:16]}.py"
+    file.write_text(lowered["source"])
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise LaunchError(f"{path}: the emitted module cannot be imported")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Launcher(body["id"], lowered["plan"], module, folder)
