@@ -216,7 +216,8 @@ class Emitter:
         mask = self.mask(axes, guarded=any(not isinstance(i, Name) and self.axes_of(i) for i in cell.index))
         tail = f", mask={mask.text}, other=0" if mask else ""
         text = f"load({cell.name}[{', '.join(places)}]{tail})"
-        value = self.name(cell.name.lower(), Value(text, dtype), axes)
+        stem = cell.name.lower() if cell.name.lower() != cell.name else f"{cell.name}_tile"
+        value = self.name(stem, Value(text, dtype), axes)
         block.named[cell, axes] = value
         return value
 

@@ -157,7 +157,7 @@ def _no_division(node: Node) -> Iterator[Node]:
 def _finite_infinity(node: Node) -> Iterator[Node]:
     match node:
         case Call("where", (condition, value, other)) if _is_minus_inf(other):
-            yield Call("where", (condition, value, _number(-10000, True)))
+            yield Call("where", (condition, value, Unary("-", _number(10000, True))))
 
 
 def _zero_padding(node: Node) -> Iterator[Node]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from ir.ast import Binary, Element, Expr, Name
 from ir.spec import Bound
 from synth.propose.choices import DoesNotApply
-from synth.propose.formula import ONE, free, rebuild, walk
-from synth.propose.structure import Group, Nest
+from synth.propose.formula import ONE, free, rebuild
+from synth.propose.structure import Group, Nest, everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Packed(Nest):
 def packed(nest: Nest, bound: Bound) -> Packed:
     """Applies when key-side tensors see a program id h only as h // c: rows of c heads then share every key tile."""
     for head, _ in nest.programs:
-        uses = [e for g in nest.groups for e in _everything(g) if isinstance(e, Element)]
+        uses = [e for g in nest.groups for e in everything(g) if isinstance(e, Element)]
         keyed = [(e, i) for e in uses if _keyed(e, nest) for i in range(len(e.index)) if head in free(e.index[i])]
         divided = {e.index[i] for e, i in keyed}
         if len(divided) != 1 or not keyed:
@@ -41,11 +41,6 @@ def packed(nest: Nest, bound: Bound) -> Packed:
         replaced = tuple(_replace_group(g, quotient, Name(wanted)) for g in nest.groups)
         return Packed(programs, nest.row, nest.lanes, replaced, nest.outputs, head, count, wanted)
     raise DoesNotApply("no heads that share their keys")
-
-
-def _everything(group: Group) -> list[Expr]:
-    roots = [*group.sees, *(f.rest for f in group.folds), *((group.score,) if group.score is not None else ())]
-    return [e for root in roots for e in walk(root)]
 
 
 def _keyed(cell: Element, nest: Nest) -> bool:

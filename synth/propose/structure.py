@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ir import ast
-from ir.ast import Big, Binary, Call, Expr, Name
+from ir.ast import Big, Binary, Call, Element, Expr, Name
 from ir.program import DType
 from ir.spec import Bound, TensorSpec
 from synth.propose import NothingToPropose
@@ -81,39 +80,53 @@ def is_static(extent: Expr, bound: Bound) -> bool:
 
 def nests(bound: Bound) -> tuple[Nest, ...]:
     """Raises NothingToPropose when some output has no such structure."""
-    by_rows: dict[tuple[Expr, ...], list[tuple[TensorSpec, DType]]] = {}
+    by_rows: dict[tuple[str, ...], list[tuple[TensorSpec, DType]]] = {}
     for tensor, dtype in bound.outputs:
-        rows = tuple(e for e in tensor.shape if not is_static(e, bound))
+        rows = [e for e in tensor.shape if not is_static(e, bound)]
         if not rows:
             raise NothingToPropose(f"output {tensor.name} has no symbolic dimension to spread over programs")
-        by_rows.setdefault(rows, []).append((tensor, dtype))
-    return tuple(_nest(rows, outputs, bound) for rows, outputs in by_rows.items())
+        by_rows.setdefault(tuple(sorted(map(repr, rows))), []).append((tensor, dtype))
+    return tuple(_nest(outputs, bound) for outputs in by_rows.values())
 
 
-def _nest(rows: tuple[Expr, ...], tensors: list[tuple[TensorSpec, DType]], bound: Bound) -> Nest:
+def _nest(tensors: list[tuple[TensorSpec, DType]], bound: Bound) -> Nest:
     first, _ = written_out(bound, tensors[0][0].name)
     shape = tensors[0][0].shape
-    names = [p for p, e in zip(first, shape, strict=True) if not is_static(e, bound)]
+    rows = {p: e for p, e in zip(first, shape, strict=True) if not is_static(e, bound)}
     lanes: dict[str, Expr] = {}
     builder = _Folds(bound)
     outputs = []
     for tensor, dtype in tensors:
         parameters, value = written_out(bound, tensor.name)
-        symbolic = iter(names)
-        index = []
+        index: list[str] = []
         for parameter, extent in zip(parameters, tensor.shape, strict=True):
             if is_static(extent, bound):
-                name = _lane(parameter, extent, lanes, names)
+                name = _lane(parameter, extent, lanes, list(rows))
                 lanes[name] = extent
             else:
-                name = next(symbolic)
+                name = next(n for n, e in rows.items() if e == extent and n not in index)
             index.append(name)
         renamed: dict[str, Expr] = {p: Name(n) for p, n in zip(parameters, index, strict=True)}
         builder.taken.update(index)
         value = builder.exp_free(substitute(value, renamed))
         outputs.append(Output(tensor, dtype, tuple(index), value))
-    axes = tuple(zip(names, rows, strict=True))
-    return Nest(axes[:-1], axes[-1], tuple(lanes.items()), builder.groups(), tuple(outputs))
+    used = frozenset().union(*(free(o.value) for o in outputs))
+    groups = tuple(g for g in builder.groups() if used & {f.name for f in g.folds})
+    row = _tiled(list(rows), groups)
+    programs = tuple((name, extent) for name, extent in rows.items() if name != row)
+    return Nest(programs, (row, rows[row]), tuple(lanes.items()), groups, tuple(outputs))
+
+
+def _tiled(names: list[str], groups: tuple[Group, ...]) -> str:
+    """The axis to tile: the one that the fewest tensors read in a loop depend on, so that rows share what is read."""
+    read = [e for g in groups for e in everything(g) if isinstance(e, Element) and g.key in free(e)]
+    return min(reversed(names), key=lambda name: sum(name in free(e) for e in set(read)))
+
+
+def everything(group: Group) -> list[Expr]:
+    """Every subexpression that a loop evaluates."""
+    roots = [*group.sees, *(f.rest for f in group.folds), *((group.score,) if group.score is not None else ())]
+    return [e for root in roots for e in walk(root)]
 
 
 def _lane(parameter: str, extent: Expr, lanes: dict[str, Expr], taken: list[str]) -> str:
@@ -266,5 +279,3 @@ def _merge(a: Exponents, b: Exponents, sign: int) -> Exponents:
         merged[term] = merged.get(term, 0) + sign * n
     return {term: n for term, n in merged.items() if n}
 
-
-__all__ = ["Fold", "Group", "Nest", "Output", "ast", "is_static", "nests"]

@@ -1,0 +1,172 @@
+"""The `synth` command: arguments in, exit codes out. Everything heavy is imported inside the command that needs it.
+
+Exit codes: 0 proved (or done), 1 refuted, 2 unproved, 64 a usage error or a text that is not accepted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+USAGE_ERROR = 64
+
+app = typer.Typer(
+    name="synth",
+    help="Attention kernels that are proved equal to their formula, for every size, before they run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Spec = Annotated[str, typer.Argument(help="A spec file, or the name of one that ships: attention.", show_default=False)]
+Kernel = Annotated[Path, typer.Argument(help="A kernel file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix an option or static dimension; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors of the program itself are not caught."""
+    from ir.diagnostics import SourceError
+
+    try:
+        code = app(args=arguments, prog_name="synth", standalone_mode=False)
+    except SourceError as error:
+        print(error.render(), file=sys.stderr)
+        return USAGE_ERROR
+    except TyperException as error:
+        if message := error.format_message():
+            print(f"error: {message}\n  = hint: synth --help says what is accepted", file=sys.stderr)
+        return USAGE_ERROR
+    except typer.Abort:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from synth import __version__
+
+        print(f"synth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def settings_of(items: list[str] | None) -> dict[str, str]:
+    """["causal=true", "D=128"] as a dict. Raises a usage error for an item without '='."""
+    found = {}
+    for item in items or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise typer.BadParameter(f"--set takes NAME=VALUE, not {item!r}")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def read(path: Path) -> str:
+    """A kernel file's text; a usage error when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from error
+
+
+@app.command(
+    "prove-and-run",
+    epilog="synth prove-and-run attention · synth prove-and-run my.toml --set causal=true --budget 600 --mutate",
+)
+def prove_and_run(
+    spec: Spec,
+    settings: Settings = None,
+    budget: Annotated[float, typer.Option(help="Seconds to spend; no candidate is begun after it.")] = 120.0,
+    target: Annotated[str | None, typer.Option(help="sm_80, sm_90, sm_100 or gfx942 [default: the spec's]")] = None,
+    out: Annotated[Path, typer.Option(help="Where the run folder is made.")] = Path("runs"),
+    mutate: Annotated[bool, typer.Option("--mutate", help="Also propose kernels broken on purpose.")] = False,
+    max_candidates: Annotated[int, typer.Option(min=1, help="How many honest candidates to try.")] = 6,
+    seed: Annotated[int, typer.Option(help="Order of the candidates after the leading ones.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """From a formula to certified kernels: propose, prove or refute, lower, compile, cross-check, benchmark."""
+    from ir.loader import bind, load_spec
+    from synth.pipeline import Plan, prove_and_run
+    from synth.view import show_run
+
+    bound = bind(load_spec(spec), settings_of(settings))
+    plan = Plan(bound, budget, target or bound.spec.target, out, mutate, max_candidates, seed)
+    return show_run(prove_and_run(plan), as_json)
+
+
+@app.command(epilog="synth prove kernel.tile --spec attention --set causal=true --certificate kernel.json")
+def prove(
+    kernel: Kernel,
+    spec: Annotated[str, typer.Option(help="A spec file, or the name of one that ships.", show_default=False)],
+    settings: Settings = None,
+    certificate: Annotated[Path | None, typer.Option(help="Write the certificate here when proved.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved."""
+    from ir.loader import bind, load_spec
+    from synth.pipeline import certify
+    from synth.view import show_report
+
+    bound = bind(load_spec(spec), settings_of(settings))
+    text = read(kernel)
+    report, issued = certify(text, bound, str(kernel))
+    if certificate is not None and issued is not None:
+        issued.save(certificate)
+    show_report(report, text, str(kernel), as_json)
+    return report.verdict.exit_code
+
+
+@app.command(epilog="synth show runs/20260101-120000-attention/certificates/64x64-exp-running-w4s2.json")
+def show(certificate: Annotated[Path, typer.Argument(show_default=False)], as_json: Json = False) -> int:
+    """What a certificate claims, assumes and rests on."""
+    from synth.view import show_certificate
+    from verifier.certificate import Certificate, CertificateError
+
+    try:
+        loaded = Certificate.load(certificate)
+    except CertificateError as error:
+        raise typer.BadParameter(str(error)) from error
+    show_certificate(loaded, as_json)
+    return 0
+
+
+@app.command(epilog="synth fmt kernel.tile · synth fmt kernel.tile --check · synth fmt kernel.tile --write")
+def fmt(
+    kernel: Kernel,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when the file is not formatted.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the file instead of printing it.")] = False,
+) -> int:
+    """Format a kernel file."""
+    from ir.printer import format_source
+
+    text = read(kernel)
+    formatted = format_source(text, str(kernel))
+    if check:
+        return int(formatted != text)
+    if write:
+        kernel.write_text(formatted, encoding="utf-8")
+    else:
+        print(formatted, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

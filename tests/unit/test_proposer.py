@@ -1,0 +1,232 @@
+"""The embedded proposer: every kernel it composes computes the formula, also for specs it has never seen.
+
+Checked by running the kernel on the reference interpreter against the direct evaluator at ragged sizes, so these
+tests need no prover; that wrong candidates never pass the prover is the golden suite's business.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from ir.compare import mismatch
+from ir.evaluate import evaluate, parameters_default
+from ir.inputs import generate
+from ir.interpret import Mode, Outcome, interpret
+from ir.loader import bind, load_spec, parse_spec
+from ir.parser import parse
+from ir.program import Program
+from ir.spec import Bound
+from ir.typing import check
+from synth.propose import Candidate, NothingToPropose
+from synth.propose.choices import Choices, DoesNotApply
+from synth.propose.compose import compose
+from synth.propose.embedded import propose
+from synth.propose.mutate import MUTATIONS, mutants
+
+HEAD = """
+name = "{name}"
+[dims]
+B = {{ min = 1, max = 4096 }}
+{dims}
+D = {{ choices = [64, 128], default = 64 }}
+[options]
+dtype = {{ choices = ["bf16", "fp16", "fp32"], default = "bf16" }}
+[layout]
+max_stride = 1099511627776
+[parameters]
+scale = {{ min = 1e-6, max = 1e3, default = "1 / sqrt(D)" }}
+"""
+
+SOFTCAP_WINDOW = HEAD.format(name="softcap-window", dims="""
+M = { min = 1, max = 65536 }
+N = { min = 0, max = 65536 }
+W = { min = 1, max = 65536 }
+""") + """
+cap = { min = 1, max = 1000, default = "30" }
+[inputs]
+Q = { shape = ["B", "M", "D"], dtype = "dtype", abs_max = 1e4 }
+K = { shape = ["B", "N", "D"], dtype = "dtype", abs_max = 1e4 }
+V = { shape = ["B", "N", "D"], dtype = "dtype", abs_max = 1e4 }
+[outputs]
+O = { shape = ["B", "M", "D"], dtype = "dtype" }
+[formula]
+empty_row = "zero"
+define = '''
+S[b, i, j] = cap * tanh(scale * sum[c < D](Q[b, i, c] * K[b, j, c]) / cap)
+sees[i, j] = j <= i + N - M and j > i + N - M - W
+O[b, i, e] = sum[j < N, sees[i, j]](exp(S[b, i, j]) * V[b, j, e]) / sum[j < N, sees[i, j]](exp(S[b, i, j]))
+'''
+"""
+
+# The softmax of papers (row maximum subtracted), an additive bias, a slope per head, other names, other layouts.
+BIASED = HEAD.format(name="biased", dims="H = { min = 1, max = 64 }\nL = { min = 1, max = 65536 }") + """
+[inputs]
+q = { shape = ["B", "L", "H", "D"], dtype = "dtype", abs_max = 1e4 }
+k = { shape = ["B", "L", "H", "D"], dtype = "dtype", abs_max = 1e4 }
+vT = { shape = ["B", "H", "D", "L"], dtype = "dtype", abs_max = 1e4 }
+bias = { shape = ["H", "L", "L"], dtype = "f32", abs_max = 100 }
+slope = { shape = ["H"], dtype = "f32", abs_max = 1 }
+[outputs]
+out = { shape = ["B", "L", "H", "D"], dtype = "dtype" }
+lse = { shape = ["B", "H", "L"], dtype = "f32" }
+[formula]
+empty_row = "zero"
+define = '''
+a[b, h, x, y] = scale * sum[c < D](q[b, x, h, c] * k[b, y, h, c]) + bias[h, x, y] + slope[h] * (y - x)
+top[b, h, x] = max[y < L, y <= x](a[b, h, x, y])
+z[b, h, x] = sum[y < L, y <= x](exp(a[b, h, x, y] - top[b, h, x]))
+out[b, x, h, d] = sum[y < L, y <= x](exp(a[b, h, x, y] - top[b, h, x]) * vT[b, h, d, y]) / z[b, h, x]
+lse[b, h, x] = top[b, h, x] + log(z[b, h, x])
+'''
+"""
+
+# Two outputs without softmax, a distance for a score, rows over another size, a head dim that is no power of 2.
+MIXED = HEAD.format(name="mixed", dims="M = { min = 1, max = 65536 }\nN = { min = 1, max = 65536 }").replace(
+    "[64, 128], default = 64", "[48], default = 48"
+) + """
+[inputs]
+X = { shape = ["B", "M", "D"], dtype = "dtype", abs_max = 10 }
+Y = { shape = ["B", "N", "D"], dtype = "dtype", abs_max = 10 }
+V = { shape = ["B", "N", "D"], dtype = "dtype", abs_max = 10 }
+[outputs]
+gated = { shape = ["B", "M", "D"], dtype = "dtype" }
+nearest = { shape = ["B", "M"], dtype = "f32" }
+kernel_mean = { shape = ["B", "M", "D"], dtype = "dtype" }
+length = { shape = ["B", "N"], dtype = "f32" }
+[formula]
+empty_row = "zero"
+define = '''
+distance[b, i, j] = sum[e < D]((X[b, i, e] - Y[b, j, e]) * (X[b, i, e] - Y[b, j, e]))
+gated[b, i, e] = sum[j < N](sigmoid(scale * sum[c < D](X[b, i, c] * Y[b, j, c])) * V[b, j, e])
+nearest[b, i] = max[j < N](-distance[b, i, j])
+mass[b, i] = sum[j < N](exp(-distance[b, i, j]))
+kernel_mean[b, i, e] = sum[j < N](exp(-distance[b, i, j]) * V[b, j, e]) / mass[b, i]
+length[b, j] = sqrt(sum[c < D](Y[b, j, c] * Y[b, j, c]))
+'''
+"""
+
+SMALL_TILES = [
+    Choices(rows=16, keys=16),
+    Choices(rows=16, keys=16, split=True, base2=True),
+    Choices(rows=16, keys=16, split=True, pivot="lazy", base2=True),
+    Choices(rows=16, keys=16, pivot="two-pass"),
+    Choices(rows=16, keys=16, reverse=True, base2=True),
+    Choices(rows=16, keys=16, reverse=True, split=True),
+    Choices(rows=16, keys=32, packed=True, split=True, base2=True),
+]
+
+
+def attention(causal: str) -> Bound:
+    return bind(load_spec("attention"), {"causal": causal})
+
+
+SPECS = {
+    "none": (attention("none"), {"B": 2, "H": 4, "G": 2, "M": 21, "N": 37}),
+    "bottom_right": (attention("bottom_right"), {"B": 1, "H": 4, "G": 2, "M": 37, "N": 21}),
+    "top_left": (attention("top_left"), {"B": 1, "H": 3, "G": 3, "M": 37, "N": 50}),
+    "no keys": (attention("bottom_right"), {"B": 1, "H": 2, "G": 1, "M": 3, "N": 0}),
+    "softcap, window": (bind(parse_spec(SOFTCAP_WINDOW)), {"B": 2, "M": 40, "N": 53, "W": 20}),
+    "narrow window": (bind(parse_spec(SOFTCAP_WINDOW)), {"B": 1, "M": 40, "N": 29, "W": 3}),
+    "bias, slopes": (bind(parse_spec(BIASED)), {"B": 1, "H": 2, "L": 37}),
+    "mixed": (bind(parse_spec(MIXED)), {"B": 2, "M": 18, "N": 21}),
+}
+
+
+def outcome(program: Program, bound: Bound, sizes: dict[str, int], generator: str = "normal") -> tuple[Outcome, bool]:
+    """What the interpreter gives, and whether it is right: no fault and the evaluator's values."""
+    parameters = parameters_default(bound, sizes)
+    inputs = generate(generator, 1, bound, sizes, parameters)
+    expected = evaluate(bound, sizes, parameters, inputs)
+    got = interpret(program, bound, sizes, parameters, inputs, Mode.EXACT)
+    return got, not got.faults and mismatch(got.tensors, expected, 1e-9) is None
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("choices", SMALL_TILES, ids=lambda c: "-".join(v for _, v in c.named()))
+def test_every_composition_computes_the_formula(name: str, choices: Choices) -> None:
+    bound, sizes = SPECS[name]
+    try:
+        text = compose(bound, choices)
+    except DoesNotApply:
+        assert choices.packed and "G" not in sizes  # the only choice here that needs a certain spec
+        return
+    got, right = outcome(check(parse(text), bound, text), bound, sizes)
+    assert right, (got.faults, text)
+
+
+@pytest.mark.parametrize("name", ["bottom_right", "softcap, window", "bias, slopes", "mixed"])
+def test_candidates_differ_and_type_check(name: str) -> None:
+    bound, _ = SPECS[name]
+    candidates = list(islice(propose(bound), 12))
+    assert len({c.text for c in candidates}) == 12
+    assert len({c.name for c in candidates}) == 12
+    for candidate in candidates:
+        check(parse(candidate.text), bound, candidate.text)
+
+
+def test_the_seed_decides_the_order_after_the_leading_candidates() -> None:
+    bound = attention("none")
+
+    def names(seed: int) -> list[str]:
+        return [c.name for c in islice(propose(bound, seed), 16)]
+
+    assert names(1) == names(1)
+    assert names(1) != names(2)
+    assert names(1)[:5] == names(2)[:5]
+
+
+def test_the_leading_attention_kernel_reads_like_one() -> None:
+    text = next(propose(attention("bottom_right"))).text
+    assert "sees = j[None, :] < N and j[None, :] <= i[:, None] + N - M" in text
+    assert "s = scale * dot(q, trans(k))" in text
+    assert "acc = dot(cast(p, V.dtype), v, acc * alpha[:, None])" in text
+
+
+def test_the_maximum_that_a_paper_subtracts_is_not_computed_twice() -> None:
+    bound, _ = SPECS["bias, slopes"]
+    text = compose(bound, Choices())
+    assert text.count("for n in") == 1
+    assert text.count(" max(") == 1
+
+
+def test_a_nested_long_sum_is_refused_with_a_reason() -> None:
+    nested = SOFTCAP_WINDOW.replace("tanh(", "tanh(sum[x < N](K[b, x, 0]) * ")
+    with pytest.raises(NothingToPropose, match="nested"):
+        next(propose(bind(parse_spec(nested))))
+
+
+# ---- broken on purpose ------------------------------------------------------------------------------
+
+
+def small_candidate(causal: str, choices: Choices) -> tuple[Candidate, Bound]:
+    bound = attention(causal)
+    return Candidate("kernel", compose(bound, choices)), bound
+
+
+def wrong_somewhere(text: str, bound: Bound) -> bool:
+    program = check(parse(text), bound, text)
+    sizes = [(1, 4, 2, 37, 21), (1, 4, 2, 16, 48), (2, 2, 1, 33, 33), (1, 1, 1, 3, 0)]
+    shapes = [dict(zip(("B", "H", "G", "M", "N"), s, strict=True)) for s in sizes]
+    return any(not outcome(program, bound, s, g)[1] for s in shapes for g in ("normal", "low"))
+
+
+def test_every_rule_breaks_some_kernel() -> None:
+    broken: set[str] = set()
+    for choices in (SMALL_TILES[0], SMALL_TILES[1]):
+        candidate, bound = small_candidate("bottom_right", choices)
+        for mutant in mutants(candidate, every_place=True):
+            rule = dict(mutant.choices)["broken"]
+            if rule not in broken and wrong_somewhere(mutant.text, bound):
+                broken.add(rule)
+    assert broken == {m.name for m in MUTATIONS}
+
+
+def test_mutants_differ_in_text_and_name_what_should_fall() -> None:
+    candidate, bound = small_candidate("bottom_right", SMALL_TILES[0])
+    found = list(mutants(candidate))
+    assert len({m.text for m in found} | {candidate.text}) == len(found) + 1
+    assert all(m.expected for m in found)
+    for mutant in found:
+        check(parse(mutant.text), bound, mutant.text)
