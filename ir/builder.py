@@ -142,7 +142,8 @@ class Builder:
         token = c[0]
         span = span_of_token(token)
         exponent = str(token).lower().partition("e")[2]
-        too_long = Malformed("K008", "the number is too long or its exponent too large", span, "at most 40 digits, 1e300")
+        hint = f"at most {_MAX_DIGITS} digits, exponents up to {_MAX_EXPONENT}"
+        too_long = Malformed("K008", "the number is too long or its exponent too large", span, hint)
         if len(token) > _MAX_NUMBER or abs(int(exponent or 0)) > _MAX_EXPONENT:
             raise too_long
         value = Fraction(str(token))

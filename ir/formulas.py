@@ -119,7 +119,9 @@ def _sort(names: Names, e: ast.Expr, local: frozenset[str]) -> Sort:
         case ast.Binary("and" | "or", left, right):
             _expect(names, left, local, Sort.TRUTH)
             return _expect(names, right, local, Sort.TRUTH)
-        case ast.Binary(op, ast.Name(option), ast.Text() as text) | ast.Binary(op, ast.Text() as text, ast.Name(option)):
+        case ast.Binary(op, ast.Name(option), ast.Text() as text):
+            return _choice_sort(names, op, option, text)
+        case ast.Binary(op, ast.Text() as text, ast.Name(option)):
             return _choice_sort(names, op, option, text)
         case ast.Binary():
             return _binary_sort(names, e, local)
@@ -212,7 +214,8 @@ def _element_sort(names: Names, e: ast.Element, local: frozenset[str]) -> Sort:
     elif e.name in names.definitions:
         rank = len(names.definitions[e.name].parameters)
     else:
-        raise names.problem("S006", f"`{e.name}` is neither a tensor nor a definition", e.span, _suggest(names, e.name, local))
+        message = f"`{e.name}` is neither a tensor nor a definition"
+        raise names.problem("S006", message, e.span, _suggest(names, e.name, local))
     if len(e.index) != rank:
         raise names.problem("S007", f"`{e.name}` takes {rank} index(es), not {len(e.index)}", e.span)
     for index in e.index:

@@ -274,7 +274,8 @@ def _dot(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.E
     acc = infer(scope, given["acc"]) if "acc" in given else None
     types = f"{a.type} and {b.type}"
     if len(a.type.shape) != 2 or len(b.type.shape) != 2:
-        raise scope.problem("K202", f"`dot` is of 2-d tiles, these are {types}", call.span, "add axes, as in `x[:, None]`")
+        hint = "add axes, as in `x[:, None]`"
+        raise scope.problem("K202", f"`dot` is of 2-d tiles, these are {types}", call.span, hint)
     if a.type.dtype is not b.type.dtype or not a.type.dtype.is_float:
         hint = "cast the second: `dot(cast(p, V.dtype), v)`"
         raise scope.problem("K201", f"`dot` is of one float dtype, these are {types}", call.span, hint)
@@ -344,7 +345,8 @@ def _cast(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.
     x = infer(scope, given["x"], to)
     of = x.type.dtype
     if of.is_float and to.is_int:
-        raise scope.problem("K201", f"{of.value} does not turn into {to.value}", call.span, "compute indices in integers")
+        hint = "compute indices in integers"
+        raise scope.problem("K201", f"{of.value} does not turn into {to.value}", call.span, hint)
     if to is DType.BOOL and of is not DType.BOOL:
         raise scope.problem("K201", f"{of.value} does not turn into bool", call.span, "write `x != 0`")
     return tiles.convert(x, to)
@@ -394,7 +396,8 @@ def mask_of(scope: Scope, e: ast.Expr | None) -> p.Expr | None:
 def _load(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.Expr:
     target = given["cell"]
     if not isinstance(target, ast.Element):
-        raise scope.problem("K204", "`load` reads tensor cells", target.span, "write `load(T[i, j], mask=.., other=..)`")
+        hint = "write `load(T[i, j], mask=.., other=..)`"
+        raise scope.problem("K204", "`load` reads tensor cells", target.span, hint)
     tensor, index = cell(scope, target)
     mask = mask_of(scope, given.get("mask"))
     other = infer(scope, given["other"], tensor.dtype) if "other" in given else None

@@ -16,7 +16,9 @@ from ir import ast, formulas
 from ir.ast import NOWHERE, Span
 from ir.diagnostics import Source, SpecProblem, SyntaxProblem, closest, join
 from ir.formulas import Names, Sort
-from ir.parser import MAX_SOURCE, parse_definitions, parse_formula
+from ir.infer import CONSTANTS, OPERATIONS, TRUTH
+from ir.infer import DTYPES as KERNEL_DTYPES
+from ir.parser import MAX_SOURCE, keywords, parse_definitions, parse_formula
 from ir.program import DType
 from ir.spec import Bound, Dim, Option, Parameter, Shapes, Spec, TensorSpec
 from ir.toml_reader import Table
@@ -132,7 +134,7 @@ def _named(root: Table, section: str, meaning: str, taken: dict[str, str]) -> li
 
 
 def _claim(table: Table, name: str, taken: Mapping[str, str]) -> None:
-    reserved = (*formulas.CONSTANTS, *formulas.FUNCTIONS, "sum", "true", "false", "if", "then", *DTYPES)
+    reserved = {*keywords(), *CONSTANTS, *TRUTH, *formulas.FUNCTIONS, *OPERATIONS, *DTYPES, *KERNEL_DTYPES}
     if not _NAME.fullmatch(name):
         raise table.problem("S005", f"`{name}` is not a name", name, "letters, digits and _, no digit first")
     if name in taken:

@@ -15,6 +15,7 @@ from typing import Any
 from lark import Lark, Token
 from lark.exceptions import UnexpectedInput
 from lark.lark import PostLex
+from lark.lexer import PatternStr
 
 from ir import ast
 from ir.ast import Span
@@ -66,6 +67,14 @@ def _run(grammar: str, start: str, text: str, filename: str) -> Any:
 
 
 @cache
+def keywords() -> frozenset[str]:
+    """The words that are never names, in kernels or in formulas."""
+    terminals = [t for grammar in ("grammar", "formula") for t in _compile(grammar).terminals]
+    words = [t.pattern.value for t in terminals if isinstance(t.pattern, PatternStr)]
+    return frozenset(word for word in words if word.isidentifier())
+
+
+@cache
 def _compile(grammar: str) -> Lark:
     folder = Path(__file__).parent
     kernels = grammar == "grammar"
@@ -108,33 +117,33 @@ class _Blocks(PostLex):
 
 
 class _Lines(PostLex):
-    """A line end counts only before the next definition, a name (with parameters) and a single '='."""
+    """A line end counts only before the next definition, a name (with parameters) and a single '='. In a
+    lone formula none counts: it does not begin with a definition."""
 
     always_accept = ("_NL",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         tokens: list[Token] = []
         opened: list[Token] = []
-        end = Token("_NL", "\n", line=1, column=1)
         for token in stream:
-            _count_brackets(token, opened)
-            tokens.append(token)
-        starts = _definition_starts([t for t in tokens if t.type != "_NL"])
-        written = False
-        for token in tokens:
-            if token.type == "_NL":
-                end = token
-                continue
-            if written and id(token) in starts:
-                yield end
-            written = True
+            if token.type != "_NL":
+                _count_brackets(token, opened)
+                tokens.append(token)
+        starts = _definition_starts(tokens)
+        for i, token in enumerate(tokens):
+            if i > 0 and {0, i} <= starts:
+                yield _end_of_line(tokens[i - 1])
             yield token
-        if written:
-            yield end
+        if tokens:
+            yield _end_of_line(tokens[-1])
+
+
+def _end_of_line(last: Token) -> Token:
+    return Token("_NL", "\n", line=last.end_line, column=last.end_column)
 
 
 def _definition_starts(tokens: list[Token]) -> set[int]:
-    """Ids of the names that open a definition: those before `=`, or before `[...] =`."""
+    """Positions of the names that open a definition: those before `=`, or before `[...] =`."""
     starts = set()
     for i, token in enumerate(tokens):
         if token.type == "EQUAL" and i > 0:
@@ -143,7 +152,7 @@ def _definition_starts(tokens: list[Token]) -> set[int]:
                 while first > 0 and tokens[first].type != "LSQB":
                     first -= 1
                 first -= 1
-            starts.add(id(tokens[first]))
+            starts.add(first)
     return starts
 
 
@@ -158,13 +167,13 @@ def _blocks(token: Token, indents: list[int]) -> Iterator[Token]:
         indents.append(width)
         if len(indents) > MAX_BLOCKS + 1:
             raise Malformed("K005", f"more than {MAX_BLOCKS} nested blocks", span)
-        yield Token.new_borrow_pos("_INDENT", indent, token)
+        yield Token("_INDENT", indent, line=line, column=width + 1)
     while width < indents[-1]:
         indents.pop()
         if width > indents[-1]:
             widths = ", ".join(str(i) for i in indents)
             raise Malformed("K004", "this indentation matches no block around it", span, f"blocks open at {widths}")
-        yield Token.new_borrow_pos("_DEDENT", "", token)
+        yield Token("_DEDENT", "", line=line, column=width + 1)
 
 
 def _count_brackets(token: Token, opened: list[Token]) -> None:

@@ -123,6 +123,8 @@ def _hint(token: Token, source: Source, expected: str) -> str:
         return "comparisons do not chain: write `a < b and b < c`"
     if (opened := _open_bracket(source.text[:position])) is not None:
         return f"the bracket opened at line {opened[0]}, column {opened[1]} is not closed"
+    if token == "=":
+        return "equality is written `==`"
     return "a block is indented below its `:`" if "an indented block" in expected else ""
 
 

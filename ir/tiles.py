@@ -128,7 +128,8 @@ def _check_operands(op: str, dtype: DType, span: Span, source: Source) -> None:
         hint = "`//` rounds towards minus infinity; or cast to f32 first"
         raise TypeProblem("K201", "`/` is for floats, these are integers", span, source, hint)
     elif op in ("floordiv", "mod") and dtype.is_float:
-        raise TypeProblem("K201", f"`{op}` is for integers, this is {dtype.value}", span, source, "floats divide by `/`")
+        hint = "floats divide by `/`"
+        raise TypeProblem("K201", f"`{op}` is for integers, this is {dtype.value}", span, source, hint)
 
 
 def _fold(op: str, a: int, b: int) -> int | None:
