@@ -1,0 +1,337 @@
+"""Sums and maxima in canonical form, and substitution under binders.
+
+`make_sum` keeps a sum over guarded integers as a polynomial of *connected* sum atoms, by rules that
+hold for every finite domain: linearity; factors (and exponents, and guards) free of the bound symbols
+move out; a sum inside is merged (Fubini); a (iteration, lane) pair is re-indexed to one integer by the
+bijection of `domains.merge_pair`; independent groups of symbols separate. Bound symbols get canonical
+names, so sums that differ only in names are one object. `make_max` does the same for maxima.
+
+All domains here are finite: they come from lanes, loops and grid axes, and from spec bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import permutations
+from typing import Any
+
+from verifier import domains, reals, signs
+from verifier.integers import (
+    TRUE,
+    Atom,
+    Bool,
+    Int,
+    boolean,
+    choose,
+    conj,
+    conjuncts,
+    disj,
+    div,
+    eq0,
+    ge0,
+    lift,
+    maximum,
+    minimum,
+    mod,
+    negate,
+)
+from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
+from verifier.terms import as_int, children, free, fresh, level, unbounded_range
+
+MAX_PERMUTED = 4
+
+
+class Substitution:
+    """Replaces symbols by integers, and atoms by what the hooks return, everywhere in a term.
+
+    Binders are opened with fresh symbols, so nothing is captured. Each result is normalised again.
+    """
+
+    def __init__(
+        self,
+        symbols: Mapping[Atom, Int],
+        on_real: Callable[[RealAtom], Real | None] | None = None,
+        on_bool: Callable[[Bool], Bool | None] | None = None,
+    ) -> None:
+        self.symbols = symbols
+        self.on_real = on_real
+        self.on_bool = on_bool
+        self.memo: dict[Any, Any] = {}
+
+    def _untouched(self, term: Any) -> bool:
+        return self.on_real is None and self.on_bool is None and free(term).isdisjoint(self.symbols)
+
+    def int(self, x: Int) -> Int:
+        found = self.memo.get(x)
+        if found is None:
+            found = x
+            if not self._untouched(x):
+                found = lift(0)
+                for power, c in x.terms:
+                    part = lift(c)
+                    for a in power:
+                        part = part * self._atom(a)
+                    found = found + part
+            self.memo[x] = found
+        return found  # type: ignore[no-any-return]
+
+    def _atom(self, a: Atom) -> Int:
+        match a.kind:
+            case "sym":
+                return self.symbols.get(a) or as_int(a)
+            case "div":
+                return div(self.int(a.args[0]), self.int(a.args[1]))
+            case "mod":
+                return mod(self.int(a.args[0]), self.int(a.args[1]))
+            case "min":
+                return minimum(self.int(a.args[0]), self.int(a.args[1]))
+            case "max":
+                return maximum(self.int(a.args[0]), self.int(a.args[1]))
+            case _:
+                return choose(self.bool(a.args[0]), self.int(a.args[1]), self.int(a.args[2]))
+
+    def bool(self, b: Bool) -> Bool:
+        found = self.memo.get(b)
+        if found is None:
+            hooked = self.on_bool(b) if self.on_bool else None
+            found = hooked if hooked is not None else b if self._untouched(b) else self._bool(b)
+            self.memo[b] = found
+        return found  # type: ignore[no-any-return]
+
+    def _bool(self, b: Bool) -> Bool:
+        match b.kind:
+            case "ge":
+                return ge0(self.int(b.args[0]))
+            case "eq":
+                return eq0(self.int(b.args[0]))
+            case "not":
+                return negate(self.bool(b.args[0]))
+            case "and":
+                return conj(map(self.bool, b.args))
+            case "or":
+                return disj(map(self.bool, b.args))
+            case "real":
+                return signs.compare(b.args[0], self.real(b.args[1]))
+            case "exists":
+                old = [v for x in b.args[0] for v in free(x)]
+                new, opened = open_binder(tuple(old), b.args[1])
+                return domains.exists(new, self.bool(opened.bool(b.args[1])))
+            case "state":
+                return boolean("state", b.args[0], tuple(map(self.int, b.args[1])))
+            case _:
+                return b
+
+    def real(self, x: Real) -> Real:
+        found = self.memo.get(x)
+        if found is None:
+            found = x
+            if not self._untouched(x):
+                found = number(0)
+                for mono, c in x.terms:
+                    part = number(c)
+                    for a, k in mono.factors:
+                        part = part * reals.power(self.atom(a), k)
+                    if mono.exponent is not None:
+                        part = part * reals.exp(self.real(mono.exponent))
+                    found = found + guarded(self.bool(mono.guard), part)
+            self.memo[x] = found
+        return found  # type: ignore[no-any-return]
+
+    def atom(self, a: RealAtom) -> Real:
+        found = self.memo.get(a)
+        if found is None:
+            hooked = self.on_real(a) if self.on_real else None
+            found = hooked if hooked is not None else of(a) if self._untouched(a) else self._real_atom(a)
+            self.memo[a] = found
+        return found  # type: ignore[no-any-return]
+
+    def _real_atom(self, a: RealAtom) -> Real:
+        match a.kind:
+            case "read" | "state" | "new" | "pivot":
+                return of(real_atom(a.kind, a.args[0], tuple(map(self.int, a.args[1]))))
+            case "int":
+                return reals.of_int(self.int(a.args[0]))
+            case "fn":
+                return reals.function(a.args[0], self.real(a.args[1]))
+            case "log":
+                return reals.log(self.real(a.args[0]))
+            case "poly":
+                return self.real(a.args[0])
+            case "sum":
+                new, opened = open_binder(a.args[0], a.args[1])
+                return make_sum(new, self.bool(opened.bool(a.args[1])), self.real(opened.real(a.args[2])))
+            case "max":
+                return maximum_of(m for part in a.args[0] for m in self._member(part))
+            case _:
+                return of(a)
+
+    def _member(self, part: Member) -> tuple[Member, ...]:
+        new, opened = open_binder(part[0], part[1])
+        return members(new, self.bool(opened.bool(part[1])), self.real(opened.real(part[2])))
+
+
+def substitute(term: Any, symbols: Mapping[Atom, Int]) -> Any:
+    s = Substitution(symbols)
+    return s.int(term) if isinstance(term, Int) else s.bool(term) if isinstance(term, Bool) else s.real(term)
+
+
+def open_binder(variables: tuple[Atom, ...], guard: Bool) -> tuple[tuple[Atom, ...], Substitution]:
+    """Fresh symbols for bound ones; literal bounds found in the guard become their static bounds."""
+    new = []
+    for v in variables:
+        low, high = _literal_bounds(v, guard)
+        new.append(fresh("~", low, high))
+    return tuple(new), Substitution({v: as_int(n) for v, n in zip(variables, new, strict=True)})
+
+
+def _literal_bounds(v: Atom, guard: Bool) -> tuple[int | None, int | None]:
+    low: int | None = v.low
+    high: int | None = v.high
+    for part in conjuncts(guard):
+        if part.kind == "ge" and free(part) == {v}:
+            k = domains.coefficient(part.args[0], v)
+            rest = None if k is None else (part.args[0] - as_int(v) * k).constant
+            if rest is not None and k == 1:
+                low = -rest if low is None else max(low, -rest)
+            elif rest is not None and k == -1:
+                high = rest if high is None else min(high, rest)
+    return low, high
+
+
+def make_sum(variables: tuple[Atom, ...], guard: Bool, body: Real) -> Real:
+    """Sum of body over all values of the variables (in their static bounds) where the guard holds."""
+    out = number(0)
+    for mono, c in body.terms:
+        out = out + _sum_term(variables, conj((guard, mono.guard)), mono.factors, mono.exponent) * number(c)
+    return out
+
+
+def _sum_term(variables: tuple[Atom, ...], guard: Bool, factors: Factors, exponent: Real | None) -> Real:
+    if guard.kind == "false":
+        return number(0)
+    bound = frozenset(variables)
+    for a, k in factors:
+        if a.kind == "sum" and k == 1 and not bound.isdisjoint(free(a)):
+            rest = monomial(TRUE, {f: p for f, p in factors if f is not a}, exponent)
+            new, opened = open_binder(a.args[0], a.args[1])
+            inner = conj((guard, opened.bool(a.args[1])))
+            return make_sum(variables + new, inner, rest * opened.real(a.args[2]))
+    merged = _merge(variables, (guard, factors, exponent))
+    if merged is not None:
+        left, mapping = merged
+        gone = [v for v in variables if v not in left]
+        ranges = conj(substitute(unbounded_range(v), mapping) for v in gone)
+        body = substitute(monomial(TRUE, dict(factors), exponent), mapping)
+        return make_sum(left, conj((substitute(guard, mapping), ranges)), body)
+    return _separate(variables, guard, factors, exponent)
+
+
+def _merge(variables: tuple[Atom, ...], body: Any) -> tuple[tuple[Atom, ...], dict[Atom, Int]] | None:
+    """A pair of bound symbols that an index treats as quotient and remainder, re-indexed to one."""
+    if len(variables) < 2:
+        return None
+    for index in indices(body):
+        inside = [v for v in variables if v in free(index)]
+        for y in inside:
+            for x in inside:
+                new = fresh("~")
+                mapping = domains.merge_pair(x, y, index, as_int(new)) if x is not y else None
+                if mapping is not None:
+                    return tuple(v for v in variables if v not in (x, y)) + (new,), mapping
+    return None
+
+
+def indices(term: Any) -> list[Int]:
+    """Integer terms inside: tensor indices first, then those of guards."""
+    reads: dict[Int, None] = {}
+    others: dict[Int, None] = {}
+    seen: set[Any] = set()
+
+    def visit(t: Any, into: dict[Int, None]) -> None:
+        if isinstance(t, (str, int)) or t is None or t in seen:
+            return
+        seen.add(t)
+        if isinstance(t, Int):
+            into[t] = None
+            return
+        if not isinstance(t, tuple):
+            into = reads if isinstance(t, RealAtom) and t.kind == "read" else others
+        for child in children(t):
+            visit(child, into)
+
+    visit(term, others)
+    return [*reads, *others]
+
+
+def _separate(variables: tuple[Atom, ...], guard: Bool, factors: Factors, exponent: Real | None) -> Real:
+    """Split into groups of symbols that share no guard, factor or exponent term."""
+    items: list[tuple[frozenset[Atom], str, Any]] = []
+    bound = frozenset(variables)
+    for g in conjuncts(guard):
+        items.append((free(g) & bound, "guard", g))
+    for f in factors:
+        items.append((free(f[0]) & bound, "factor", f))
+    for term in exponent.terms if exponent is not None else ():
+        items.append((free(term[0]) & bound, "exponent", term))
+    groups: list[frozenset[Atom]] = []
+    for mentioned in [frozenset((v,)) for v in variables] + [m for m, _, _ in items if m]:
+        joined = [g for g in groups if not g.isdisjoint(mentioned)]
+        groups = [g for g in groups if g.isdisjoint(mentioned)] + [mentioned.union(*joined)]
+    out = _assemble([i for i in items if not i[0]])
+    for group in groups:
+        order = tuple(v for v in variables if v in group)
+        out = out * _connected(order, [i for i in items if i[0] and i[0] <= group])
+    return out
+
+
+def _assemble(items: Iterable[tuple[frozenset[Atom], str, Any]]) -> Real:
+    guards, powers, exponent = [], {}, []
+    for _, kind, value in items:
+        if kind == "guard":
+            guards.append(value)
+        elif kind == "factor":
+            powers[value[0]] = value[1]
+        else:
+            exponent.append(value)
+    body = monomial(TRUE, powers, reals.total(exponent) if exponent else None)
+    return guarded(conj(guards), body)
+
+
+def _connected(variables: tuple[Atom, ...], items: list[tuple[frozenset[Atom], str, Any]]) -> Real:
+    """One sum atom, or a literal count when nothing depends on the symbol."""
+    if not items and len(variables) == 1 and variables[0].low is not None and variables[0].high is not None:
+        return number(max(0, variables[0].high - variables[0].low + 1))
+    guard = conj(v for _, kind, v in items if kind == "guard")
+    body = _assemble(i for i in items if i[1] != "guard")
+    candidates = []
+    orders = permutations(variables) if 1 < len(variables) <= MAX_PERMUTED else (variables,)
+    for order in orders:
+        new, mapping, ranges = domains.rename(tuple(order), max(level(body), level(guard)))
+        candidates.append((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)))
+    best = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: (repr(c[2]), repr(c[1])))
+    return of(real_atom("sum", *best))
+
+
+def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:
+    """One member of a maximum in canonical form; a maximum inside is flattened."""
+    inner = body.atom
+    if inner is not None and inner.kind == "max":
+        out: list[Member] = []
+        for part in inner.args[0]:
+            new, opened = open_binder(part[0], part[1])
+            out.extend(members(variables + new, conj((guard, opened.bool(part[1]))), opened.real(part[2])))
+        return tuple(out)
+    merged = _merge(variables, (body, guard))
+    if merged is not None:
+        left, mapping = merged
+        ranges = conj(substitute(unbounded_range(v), mapping) for v in variables if v not in left)
+        return members(left, conj((substitute(guard, mapping), ranges)), substitute(body, mapping))
+    used = tuple(v for v in variables if v in free(body))
+    guard = domains.exists([v for v in variables if v not in used], guard)
+    new, mapping, ranges = domains.rename(used, max(level(body), level(guard)))
+    return ((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)),)
+
+
+def make_max(variables: tuple[Atom, ...], guard: Bool, body: Real) -> Real:
+    """Maximum of body over the variables where the guard holds (arbitrary when nowhere)."""
+    return maximum_of(members(variables, guard, body))

@@ -1,0 +1,414 @@
+"""Closed forms of carried floats: maximum folds, scans, and arbitrary pivots.
+
+What is solved here, for a carried x with update x' (all at generic lanes):
+
+finiteness   x is always finite if it starts so and x' is whenever all such names are. Otherwise, if
+             finite(x') is `finite(x) or V(n)` with V free of state, then finite(x) before iteration n is
+             `finite(x0) or V held in some earlier iteration`: by induction, no guess is involved.
+max fold     x' = max(x, items), items free of state: x is the maximum of x0 and all items so far.
+scan         x' = a*x + b, linear in x, where a = phi(s)/phi(s') for a monomial phi in the pivot state s
+             (and the counter), phi(s') != 0. Then y = phi(s)*x obeys y' = y + phi(s')*b; if
+             beta(n) = phi(s')*b is free of state, x(n) = (phi(s0)*x0 + sum of beta over earlier iterations)/phi(s_n).
+             Pivots are arbitrary finite numbers here. Where a pivot may be -inf there are three phases:
+             finite before and after (as above); -inf before, finite after, where x = 0 and x' must equal
+             beta/phi(s'); -inf before and after, where x' and beta must be 0. x0 must then be 0.
+pivot        any other x: an arbitrary sequence of reals.
+
+An update that branches on a comparison of reals is solved case by case, with one phi and one beta.
+A name that fits nothing stays arbitrary, which can only make equivalence fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+
+from verifier import reals
+from verifier.binders import Substitution, make_sum, members, open_binder
+from verifier.domains import exists
+from verifier.integers import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negate
+from verifier.reals import Monomial, Real, RealAtom, maximum_of, number, of, real_atom
+from verifier.scan import Carried, Closed, Loop
+from verifier.signs import compare
+from verifier.smt import Context
+from verifier.terms import as_int, conditions, free, fresh, states
+
+MAX_CONDITIONS = 3
+
+
+def solve(loop: Loop) -> None:
+    """Fill `loop.closed` for every carried name."""
+    finite = _Finiteness(loop)
+    finite.solve()
+    remaining = dict(loop.carried)
+    while remaining:
+        solved = [name for name, x in remaining.items() if _fold(loop, finite, x) or _Scan(loop, finite, x).solve()]
+        if not solved:
+            solved = [_choose_pivot(remaining)]
+            _pivot(loop, finite, remaining[solved[0]])
+        for name in solved:
+            del remaining[name]
+
+
+def _choose_pivot(remaining: dict[str, Carried]) -> str:
+    """The unsolved name with the fewest unsolved dependencies: what the others hang on."""
+
+    def dependencies(name: str) -> int:
+        x = remaining[name]
+        return len({a.args[0] for a in states((x.next.value, x.next.finite))} & (remaining.keys() - {name}))
+
+    return min(remaining, key=dependencies)
+
+
+@dataclass(slots=True)
+class _Finiteness:
+    """`always`: names finite at every iteration. `visible[x]`: V(n) at generic lanes. `before[x]`: the
+    condition that x is finite at the start of iteration n."""
+
+    loop: Loop
+    always: set[str] = field(default_factory=set)
+    visible: dict[str, Bool] = field(default_factory=dict)
+    before: dict[str, Bool] = field(default_factory=dict)
+
+    def solve(self) -> None:
+        self.always = {name for name, x in self.loop.carried.items() if x.init.finite is TRUE}
+        shrunk = True
+        while shrunk:
+            assume = self.assuming({})
+            failing = {n for n in self.always if not self.loop.context.entails(assume.bool(self.loop.carried[n].next.finite))}
+            self.always -= failing
+            shrunk = bool(failing)
+        for name in self.always:
+            self.before[name] = TRUE
+        for _ in self.loop.carried:
+            for name, x in self.loop.carried.items():
+                if name not in self.before:
+                    self._growing(name, x)
+
+    def assuming(self, values: dict[str, Bool]) -> Substitution:
+        """Finiteness atoms replaced: true for names always finite, `values` for the ones given."""
+
+        def condition(b: Bool) -> Bool | None:
+            if b.kind != "state" or b.args[0] not in self.loop.carried:
+                return None
+            return TRUE if b.args[0] in self.always else values.get(b.args[0])
+
+        return Substitution({}, None, condition)
+
+    def _growing(self, name: str, x: Carried) -> None:
+        others = {n: self._closed(n) for n in self.before if n != name and n not in self.always}
+
+        def under(own: Bool) -> Bool:
+            def condition(b: Bool) -> Bool | None:
+                if b.kind != "state" or b.args[0] not in self.loop.carried:
+                    return None
+                if b.args[0] == name:
+                    return own if b.args[1] == x.lanes else None
+                if b.args[0] in self.always:
+                    return TRUE
+                return self.loop.carried[b.args[0]].at(b.args[1]).bool(others[b.args[0]]) if b.args[0] in others else None
+
+            return Substitution({}, None, condition).bool(x.next.finite)
+
+        stays, grows = under(TRUE), under(FALSE)
+        if not self.loop.context.entails(stays) or states(grows):
+            return
+        earlier = fresh("earlier")
+        when = Substitution({self.loop.counter: as_int(earlier)}).bool(grows)
+        seen = exists((earlier,), conj((self.loop.before(as_int(earlier), self.loop.n), when)))
+        self.visible[name] = grows
+        self.before[name] = disj((x.init.finite, seen))
+
+    def _closed(self, name: str) -> Bool:
+        return self.before[name]
+
+    def of(self, name: str) -> Bool:
+        """Finite at the start of iteration n; an opaque boolean when that could not be solved."""
+        found = self.before.get(name)
+        return found if found is not None else boolean("unknown", name, self.loop.carried[name].lanes, self.loop.scope)
+
+
+def _fold(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
+    """x' = max(x, items): solved as one maximum over all iterations so far."""
+    value = finite.assuming({}).real(x.next.real)
+    if value is of(x.state):
+        return _unchanged(loop, finite, x)
+    atom = value.atom
+    if atom is None or atom.kind != "max" or x.name not in finite.before:
+        return False
+    own = [m for m in atom.args[0] if not m[0] and m[2] is of(x.state) and m[1] in (TRUE, x.finite)]
+    items = [m for m in atom.args[0] if m not in own]
+    if len(own) != 1 or any(states(m[1:]) for m in items):
+        return False
+    earlier = fresh("earlier")
+    moved = Substitution({loop.counter: as_int(earlier)})
+    parts = list(members((), x.init.finite, x.init.real))
+    for m in items:
+        variables, opening = open_binder(m[0], m[1])
+        guard = conj((moved.bool(opening.bool(m[1])), loop.before(as_int(earlier), loop.n)))
+        parts += members((earlier, *variables), guard, moved.real(opening.real(m[2])))
+    loop.closed[x.name] = Closed(maximum_of(parts), finite.of(x.name))
+    loop.notes.append(f"max-fold: {x.name} is the running maximum of {atom!r}")
+    return True
+
+
+def _unchanged(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
+    same = finite.assuming({}).bool(x.next.finite)
+    if same not in (TRUE, x.finite):
+        return False
+    loop.closed[x.name] = Closed(x.init.real, x.init.finite)
+    return True
+
+
+def _pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
+    value = of(real_atom("pivot", x.name, (loop.n, *x.lanes, *(s for s in loop.scope if s is not loop.n))))
+    loop.closed[x.name] = Closed(value, finite.of(x.name))
+    loop.notes.append(f"pivot: {x.name} is taken as an arbitrary sequence")
+
+
+@dataclass(slots=True)
+class _Scan:
+    """One attempt to solve `x` by the scan rule."""
+
+    loop: Loop
+    finite: _Finiteness
+    x: Carried
+    phi: Real | None = None
+    beta: Real | None = None
+    pivots: tuple[RealAtom, ...] = ()
+    unsure: tuple[RealAtom, ...] = ()
+
+    def solve(self) -> bool:
+        x, loop = self.x, self.loop
+        if x.name not in self.finite.always:
+            return False
+        mentioned = sorted(states((x.next.value,)), key=lambda a: a.serial)
+        self.pivots = tuple(
+            dict.fromkeys(real_atom("state", a.args[0], a.args[1]) for a in mentioned if a.args[0] != x.name)
+        )
+        if any(p.args[0] in loop.carried and p.args[0] not in loop.closed for p in self.pivots):
+            return False
+        self.pivots = tuple(p for p in self.pivots if p.args[0] in loop.carried)
+        self.unsure = tuple(p for p in self.pivots if p.args[0] not in self.finite.always)
+        if any(p.args[0] not in self.finite.visible for p in self.unsure):
+            return False
+        if not all(self._phase(*phase) for phase in self._phases()):
+            return False
+        return self._close()
+
+    def _phases(self) -> list[tuple[str, Context]]:
+        context = self.loop.context
+        if not self.unsure:
+            return [("finite", context)]
+        seen = [self._at(p, self.finite.before[p.args[0]]) for p in self.unsure]
+        grows = [self._at(p, self.finite.visible[p.args[0]]) for p in self.unsure]
+        for s, g in zip(seen[1:], grows[1:], strict=True):  # several pivots must become finite together
+            same = [disj((negate(a), b)) for a, b in ((s, seen[0]), (seen[0], s), (g, grows[0]), (grows[0], g))]
+            if not all(map(context.entails, same)):
+                return [("mixed", context)]
+        before, now = seen[0], grows[0]
+        return [
+            ("finite", context.given(before)),
+            ("first", context.given(conj((negate(before), now)))),
+            ("none", context.given(conj((negate(before), negate(now))))),
+        ]
+
+    def _at(self, p: RealAtom, condition: Bool) -> Bool:
+        return self.loop.carried[p.args[0]].at(p.args[1]).bool(condition)
+
+    def _phase(self, phase: str, context: Context) -> bool:
+        if phase == "mixed":
+            return False
+        if context.impossible:
+            return True
+        resolve = self._resolving(phase, {})
+        terms = [resolve.real(self.x.next.real)] + [resolve.real(self._update(p)) for p in self.pivots]
+        open_conditions = sorted(conditions(tuple(terms)), key=lambda b: b.serial)
+        open_conditions = [c for c in open_conditions if states(c)]
+        if len(open_conditions) > MAX_CONDITIONS:
+            return False
+        cases = [dict(zip(open_conditions, v, strict=True)) for v in product((TRUE, FALSE), repeat=len(open_conditions))]
+        # The case that moves a pivot fixes phi; one that leaves it unchanged says nothing about it.
+        cases.sort(key=lambda case: -sum(self._moves(p, phase, case, context) for p in self.pivots))
+        return all(self._case(phase, case, context) for case in cases)
+
+    def _moves(self, p: RealAtom, phase: str, case: dict[Bool, Bool], context: Context) -> bool:
+        return self._updated(p, phase, case, context) is not of(p)
+
+    def _update(self, p: RealAtom) -> Real:
+        x = self.loop.carried[p.args[0]]
+        return x.at(p.args[1]).real(x.next.real)
+
+    def _updated(self, p: RealAtom, phase: str, case: dict[Bool, Bool], context: Context) -> Real:
+        return self.loop.simplifier.real(self._resolving(phase, case).real(self._update(p)), context)
+
+    def _resolving(self, phase: str, case: dict[Bool, Bool]) -> Substitution:
+        """Finiteness of pivots as the phase says; comparisons by closed forms, else as the case says.
+        Accumulators are 0 before the first finite pivot."""
+        loop, pending = self.loop, phase != "finite"
+        closed = loop.states_at(loop.n)
+        unsure = {p.args[0] for p in self.unsure}
+
+        def condition(b: Bool) -> Bool | None:
+            if b.kind == "state" and b.args[0] in loop.carried:
+                name = b.args[0]
+                if name in self.finite.always:
+                    return TRUE
+                return (FALSE if pending else TRUE) if name in unsure else None
+            if b.kind == "real" and b not in case:
+                settled = compare(b.args[0], closed.real(b.args[1]))
+                return settled if settled.kind != "real" else None
+            return case.get(b)
+
+        def value(a: RealAtom) -> Real | None:
+            if pending and a.kind == "state" and a.args[0] in self.finite.always and self._vanishes(a.args[0]):
+                return number(0)
+            return None
+
+        return Substitution({}, value, condition)
+
+    def _vanishes(self, name: str) -> bool:
+        """x itself (by the induction of the scan), and sums of the same kind solved before it."""
+        if name == self.x.name:
+            return True
+        form = self.loop.closed.get(name)
+        if form is None or not self.unsure:
+            return False
+        p = self.unsure[0]
+        empty = self.loop.context.given(negate(self._at(p, self.finite.before[p.args[0]])))
+        return self.loop.simplifier.real(form.value, empty) is number(0)
+
+    def _case(self, phase: str, case: dict[Bool, Bool], context: Context) -> bool:
+        simplify = self.loop.simplifier
+        value = simplify.real(self._resolving(phase, case).real(self.x.next.real), context)
+        if phase == "none":
+            return value is number(0) and self.beta is not None and simplify.real(self.beta, context) is number(0)
+        kept = {p for p in self.pivots if not self._moves(p, phase, case, context)}
+        value = self._name_new(phase, case, context, kept).real(value)
+        linear = self._linear(value)
+        if linear is None:
+            return False
+        a, b = linear
+        if phase == "finite" and self.phi is None:
+            self.phi = self._potential(a)
+        if self.phi is None:
+            return False
+        after = self._after(self.phi, kept)
+        if phase == "finite" and (a * after) is not self.phi:
+            return False
+        if not self._nonzero(context):
+            return False
+        beta = simplify.real(after * b, context)
+        if states(beta):
+            return False
+        if self.beta is None:
+            self.beta = beta
+        return simplify.real(beta - self.beta, context) is number(0)
+
+    def _name_new(self, phase: str, case: dict[Bool, Bool], context: Context, kept: set[RealAtom]) -> Substitution:
+        """Where the update of a pivot occurs as an atom (or a reciprocal), write `new` for it."""
+        names: dict[RealAtom, Real] = {}
+        for p in self.pivots:
+            if p in kept:
+                continue
+            updated = self._updated(p, phase, case, context)
+            new = of(real_atom("new", p.args[0], p.args[1]))
+            atom = updated.atom
+            if atom is not None:
+                names[atom] = new
+            names[real_atom("poly", updated)] = new
+        return Substitution({}, lambda a: names.get(a))
+
+    def _linear(self, value: Real) -> tuple[Real, Real] | None:
+        """(a, b) with value = a*x + b and neither mentioning x; a is one monomial without guard (or 0)."""
+        own = self.x.state
+        a: list[Real] = []
+        b = number(0)
+        for mono, c in value.terms:
+            powers = dict(mono.factors)
+            if powers.pop(own, 0) == 1:
+                if mono.guard is not TRUE:
+                    return None
+                a.append(reals.monomial(TRUE, powers, mono.exponent) * number(c))
+            else:
+                b = b + reals.total(((mono, c),))
+        parts = (*a, b)
+        if len(a) > 1 or any(s.args[0] == self.x.name for part in parts for s in states(part)):
+            return None
+        return (a[0] if a else number(0)), b
+
+    def _potential(self, a: Real) -> Real | None:
+        """phi: the part of `a` that speaks of the state before, or of the counter before."""
+        if len(a.terms) != 1:
+            return None
+        mono: Monomial = a.terms[0][0]
+        powers = {f: k for f, k in mono.factors if self._is_old(f, k)}
+        exponent = None
+        if mono.exponent is not None:
+            old = reals.total(t for t in mono.exponent.terms if self._is_old(t[0], 1))
+            exponent = old if old.terms else None
+        return reals.monomial(TRUE, powers, exponent)
+
+    def _is_old(self, part: RealAtom | Monomial, k: int) -> bool:
+        kinds = {s.kind for s in states(part)}
+        if kinds:
+            return kinds == {"state"}
+        return self.loop.counter in free(part) and k > 0
+
+    def _after(self, phi: Real, kept: set[RealAtom]) -> Real:
+        """phi of the next state: counters move on, pivots take their new values."""
+
+        def value(a: RealAtom) -> Real | None:
+            if a.kind != "state":
+                return None
+            return of(a) if a in kept else of(real_atom("new", a.args[0], a.args[1]))
+
+        return Substitution({self.loop.counter: self.loop.n + 1}, value).real(phi)
+
+    def _nonzero(self, context: Context) -> bool:
+        """phi(s') != 0: each factor, at the start of the next iteration, under the premises here."""
+        if self.phi is None or len(self.phi.terms) != 1:
+            return False
+        closed = self.loop.states_at(self.loop.n)
+        step = Substitution({self.loop.counter: self.loop.n + 1})
+        for a, _ in self.phi.terms[0][0].factors:
+            if a.kind == "int":
+                claim = negate(eq0(step.int(a.args[0])))
+            else:
+                claim = compare("ne", step.real(closed.real(of(a))))
+            if not context.entails(claim):
+                return False
+        return True
+
+    def _close(self) -> bool:
+        if self.beta is None or self.phi is None:
+            return False
+        loop, x = self.loop, self.x
+        starts = x.init.real
+        if self.unsure and starts is not number(0):
+            return False
+        earlier = fresh("earlier")
+        summand = Substitution({loop.counter: as_int(earlier)}).real(self.beta)
+        summed = make_sum((earlier,), loop.before(as_int(earlier), loop.n), summand)
+        if starts is not number(0):
+            first = self._initially(self.phi)
+            if first is None:
+                return False
+            summed = summed + first * starts
+        value = summed * loop.states_at(loop.n).real(reals.power(self.phi, -1))
+        loop.closed[x.name] = Closed(value, TRUE)
+        loop.notes.append(f"scan: {x.name} with phi = {self.phi!r}, beta(n) = {self.beta!r}")
+        return True
+
+    def _initially(self, phi: Real) -> Real | None:
+        """phi of the state before the loop; it must not be zero, as x0 = phi(s0)*x0 / phi(s0)."""
+        mono = phi.terms[0][0]
+        if any(not reals.is_positive_constant(a) for a, _ in mono.factors):
+            return None
+
+        def value(a: RealAtom) -> Real | None:
+            return self.loop.value_at(a.args[0], self.loop.start, a.args[1])[0] if a.kind == "state" else None
+
+        return Substitution({self.loop.counter: self.loop.start}, value).real(phi)
+
+

@@ -1,0 +1,393 @@
+"""Symbolic execution of one program instance into tile functions.
+
+Program ids, sizes and loop counters stay symbols, so one run stands for every program of every grid at
+every size. Nothing is unrolled: a loop body is executed once with carried values as `state` atoms and
+summarised by `scan`. What comes out is the list of memory accesses, each a function of lanes under the
+premises of its place (grid ranges, loop ranges); obligations are read off that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ir import program as core
+from ir.ast import Span
+from verifier import operations as ops
+from verifier import reals, scan
+from verifier.binders import Substitution
+from verifier.integers import TRUE, Bool, Int, choose, conj, disj, div, ge0, lift, lt, maximum, minimum, mod, negate
+from verifier.operations import Unsupported
+from verifier.simplify import Simplifier
+from verifier.smt import Context
+from verifier.terms import atom_of, fresh
+from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, tile, under
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One load or store of a program. `lanes` are fresh symbols; index, mask and value are at them.
+
+    `premises`: ranges of program ids and loop counters. `counters`: the loop counters in scope.
+    kind: load, store, atomic."""
+
+    kind: str
+    tensor: str
+    index: tuple[Int, ...]
+    mask: Bool
+    value: Scalar | None
+    premises: tuple[Bool, ...]
+    lanes: Lanes
+    counters: tuple[Int, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one kernel does: its accesses, and its grid as (symbol, extent) per axis."""
+
+    kernel: str
+    grid: tuple[tuple[Int, Int], ...]
+    accesses: tuple[Access, ...]
+    casts: tuple[tuple[Int, int, tuple[Bool, ...], Span], ...]  # value, bits, premises: claimed to fit
+    integers: tuple[tuple[Int, Span], ...]  # every integer computed, for width inference
+
+    def of_kind(self, *kinds: str) -> tuple[Access, ...]:
+        return tuple(a for a in self.accesses if a.kind in kinds)
+
+
+Reader = Callable[[str, tuple[Int, ...], Span], Scalar]
+
+
+@dataclass(slots=True)
+class Instance:
+    """One symbolic program instance of `kernel`. `read` gives what a tensor cell holds when the kernel
+    starts (an input read, or what an earlier kernel proved to have stored)."""
+
+    kernel: core.Kernel
+    sizes: Mapping[str, Int]
+    parameters: Mapping[str, bool]
+    read: Reader
+    context: Context
+    simplifier: Simplifier
+    accesses: list[Access] = field(default_factory=list)
+    casts: list[tuple[Int, int, tuple[Bool, ...], Span]] = field(default_factory=list)
+    integers: list[tuple[Int, Span]] = field(default_factory=list)
+    premises: tuple[Bool, ...] = ()
+    counters: tuple[Int, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> Trace:
+        env: dict[str, Tile] = {}
+        grid = []
+        for axis in self.kernel.grid:
+            extent = self.expression(axis.extent, {}).scalar().int
+            pid = lift(0) + _symbol(f"{axis.name}")
+            grid.append((pid, extent))
+            self.premises += (ge0_raw(pid), lt(pid, extent))
+            env[axis.name] = constant_tile(Scalar(pid))
+        self.context = self.context.given(conj(self.premises))
+        self.block(self.kernel.body, env)
+        return Trace(self.kernel.name, tuple(grid), tuple(self.accesses), tuple(self.casts), tuple(self.integers))
+
+    # ---- statements ----------------------------------------------------------------------
+
+    def block(self, body: tuple[core.Statement, ...], env: dict[str, Tile]) -> None:
+        for statement in body:
+            match statement:
+                case core.Let():
+                    env[statement.name] = self.expression(statement.value, env)
+                case core.Store():
+                    self.store(statement, env)
+                case core.For():
+                    scan.run_loop(self, statement, env)
+
+    def store(self, s: core.Store, env: dict[str, Tile]) -> None:
+        value = self.expression(s.value, env)
+        index = [self.expression(i, env) for i in s.index]
+        mask = None if s.mask is None else self.expression(s.mask, env)
+        shape = _broadcast_shape([value.shape, *(i.shape for i in index), *([] if mask is None else [mask.shape])])
+        lanes = lane_symbols(shape)
+        guard = TRUE if mask is None else _at(mask, lanes).bool
+        kind = "atomic" if s.atomic else "store"
+        cell = tuple(_at(i, lanes).int for i in index)
+        at = _at(value, lanes)
+        owes = at.owes if mask is None else at.owes | _at(mask, lanes).owes
+        value_here = Scalar(at.value, at.finite, owes)
+        self.accesses.append(
+            Access(kind, s.tensor, cell, guard, value_here, self.premises, lanes, self.counters, s.span)
+        )
+        self.integers += [(i, s.span) for i in cell]
+
+    # ---- expressions ---------------------------------------------------------------------
+
+    def expression(self, e: core.Expr, env: Mapping[str, Tile]) -> Tile:
+        shape = e.type.shape
+        match e:
+            case core.Var():
+                return env[e.name]
+            case core.Literal():
+                return constant_tile(_literal(e), shape)
+            case core.Constant():
+                return constant_tile(ops.constant(e.name, e.span), shape)
+            case core.Size():
+                return constant_tile(Scalar(self.sizes[e.name]))
+            case core.Param():
+                return constant_tile(Scalar(reals.parameter(e.name, self.parameters[e.name])))
+            case core.Unary():
+                if e.op == "neg" and _is_infinity(e.operand):
+                    return constant_tile(ops.MINUS_INFINITY, shape)
+                operand = self.expression(e.operand, env)
+                return tile(shape, lambda lanes: _unary(e, operand.at(lanes)))
+            case core.Binary():
+                left, right = self.expression(e.left, env), self.expression(e.right, env)
+                return tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes)))
+            case core.Select():
+                c, a, b = (self.expression(x, env) for x in (e.condition, e.then, e.otherwise))
+                return tile(shape, lambda lanes: ops.where(c.at(lanes), a.at(lanes), b.at(lanes)))
+            case core.Cast():
+                return self._cast(e, self.expression(e.operand, env))
+            case core.Arange():
+                return tile(shape, lambda lanes: Scalar(lanes[0]))
+            case core.Broadcast():
+                inner = self.expression(e.operand, env)
+                return tile(shape, lambda lanes: _at(inner, lanes))
+            case core.Expand():
+                inner = self.expression(e.operand, env)
+                return tile(shape, lambda lanes: inner.at(lanes[: e.axis] + lanes[e.axis + 1 :]))
+            case core.Transpose():
+                inner = self.expression(e.operand, env)
+                return tile(shape, lambda lanes: inner.at((lanes[1], lanes[0])))
+            case core.Reduce():
+                return _reduce(e, self.expression(e.operand, env))
+            case core.Dot():
+                acc = None if e.acc is None else self.expression(e.acc, env)
+                return _dot(e, self.expression(e.left, env), self.expression(e.right, env), acc)
+            case core.Load():
+                return self._load(e, env)
+
+    def _binary(self, e: core.Binary, a: Scalar, b: Scalar) -> Scalar:
+        if isinstance(a.value, Int):
+            if e.op in ("floordiv", "mod"):
+                self._positive_divisor(b.int, e.span)
+            out = _int_binary(e.op, a.int, b.int)
+            if isinstance(out, Int):
+                self.integers.append((out, e.span))
+                if e.type.dtype.value in ("i32", "i64"):
+                    self.casts.append((out, e.type.dtype.bits, self.premises, e.span))
+            return Scalar(out, TRUE, a.owes | b.owes)
+        if isinstance(a.value, Bool):
+            return Scalar(_bool_binary(e.op, a.bool, b.bool), TRUE, _bool_duties(e.op, a, b))
+        return _real_binary(e.op, a, b, e.span)
+
+    def _positive_divisor(self, d: Int, span: Span) -> None:
+        if not self.context.entails(ge0(d - 1)):
+            raise Unsupported(f"the divisor {d!r} is not known to be positive here", span)
+
+    def _cast(self, e: core.Cast, operand: Tile) -> Tile:
+        source, target = e.operand.type.dtype, e.type.dtype
+
+        def at(lanes: Lanes) -> Scalar:
+            x = operand.at(lanes)
+            if isinstance(x.value, Int) and target.is_float:
+                return Scalar(reals.of_int(x.value), TRUE, x.owes)
+            if isinstance(x.value, Int) and target.value in ("i32", "i64"):
+                self.casts.append((x.value, target.bits, self.premises, e.span))
+            if isinstance(x.value, Bool) and not target.value == "bool":
+                one_zero = choose(x.value, lift(1), lift(0))
+                return Scalar(reals.of_int(one_zero) if target.is_float else one_zero, TRUE, x.owes)
+            if target.value == "bool" and not isinstance(x.value, Bool) or source.is_float and not target.is_float:
+                raise Unsupported(f"a cast from {source.value} to {target.value}", e.span)
+            if target.value == "f16" and source.value == "f32":
+                half = Duty("half", x.finite, TRUE, x.real, "the value cast to f16 fits", e.span)
+                return Scalar(x.value, x.finite, x.owes | {half})
+            return x
+
+        return tile(e.type.shape, at)
+
+    def _load(self, e: core.Load, env: Mapping[str, Tile]) -> Tile:
+        index = [self.expression(i, env) for i in e.index]
+        mask = None if e.mask is None else self.expression(e.mask, env)
+        other = None if e.other is None else self.expression(e.other, env)
+        lanes = lane_symbols(e.type.shape)
+        cell = tuple(_at(i, lanes).int for i in index)
+        guard = TRUE if mask is None else _at(mask, lanes).bool
+        self.accesses.append(
+            Access("load", e.tensor, cell, guard, None, self.premises, lanes, self.counters, e.span)
+        )
+        self.integers += [(i, e.span) for i in cell]
+
+        def at(lanes: Lanes) -> Scalar:
+            stored = self.read(e.tensor, tuple(_at(i, lanes).int for i in index), e.span)
+            if mask is None or other is None:
+                return stored
+            return ops.where(_at(mask, lanes), stored, _at(other, lanes))
+
+        return tile(e.type.shape, at)
+
+    # ---- for scan --------------------------------------------------------------------------
+
+    def rewrite_since(self, start: int, change: Substitution, duties: Callable[[Scalar], Scalar]) -> None:
+        """Apply a substitution to the accesses recorded since position `start`."""
+        for k in range(start, len(self.accesses)):
+            a = self.accesses[k]
+            self.accesses[k] = Access(
+                a.kind, a.tensor, tuple(map(change.int, a.index)), change.bool(a.mask),
+                None if a.value is None else duties(a.value), tuple(map(change.bool, a.premises)),
+                a.lanes, a.counters, a.span,
+            )  # fmt: skip
+
+
+def _symbol(name: str) -> Int:
+    """A program id: unbounded as a symbol, its range is a premise."""
+    from verifier.integers import symbol
+
+    return symbol(name)
+
+
+def ge0_raw(x: Int) -> Bool:
+    return ge0(x)
+
+
+def constant_tile(value: Scalar, shape: tuple[int, ...] = ()) -> Tile:
+    return Tile(shape, lambda lanes: value)
+
+
+def _literal(e: core.Literal) -> Scalar:
+    if e.type.dtype.is_float:
+        return ops.literal(e.value)
+    if e.type.dtype is core.DType.BOOL:
+        from verifier.integers import FALSE
+
+        return Scalar(TRUE if e.value else FALSE)
+    return Scalar(lift(int(e.value)))
+
+
+def _is_infinity(e: core.Expr) -> bool:
+    while isinstance(e, (core.Broadcast, core.Cast)):
+        e = e.operand
+    return isinstance(e, core.Constant) and e.name == "inf"
+
+
+def _at(t: Tile, lanes: Lanes) -> Scalar:
+    """The scalar of a tile that broadcasts to the rank of `lanes`."""
+    if not t.shape:
+        return t.at(())
+    return t.at(tuple(lift(0) if n == 1 else lane for n, lane in zip(t.shape, lanes, strict=True)))
+
+
+def _broadcast_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    rank = max(map(len, shapes))
+    full = [s for s in shapes if len(s) == rank]
+    return tuple(max(s[k] for s in full) for k in range(rank))
+
+
+def _unary(e: core.Unary, x: Scalar) -> Scalar:
+    match e.op:
+        case "neg":
+            return Scalar(-x.int, TRUE, x.owes) if isinstance(x.value, Int) else ops.negative(x, e.span)
+        case "not":
+            return Scalar(negate(x.bool), TRUE, x.owes)
+        case "exp" | "exp2":
+            return ops.exponential(x, e.span, base_two=e.op == "exp2")
+        case "log" | "log2":
+            return ops.logarithm(x, e.span, base_two=e.op == "log2")
+        case "abs" if isinstance(x.value, Int):
+            return Scalar(maximum(x.int, -x.int), TRUE, x.owes)
+        case _:
+            return ops.function(e.op, x, e.span)
+
+
+def _int_binary(op: str, a: Int, b: Int) -> Int | Bool:
+    match op:
+        case "add":
+            return a + b
+        case "sub":
+            return a - b
+        case "mul":
+            return a * b
+        case "floordiv":
+            return div(a, b)
+        case "mod":
+            return mod(a, b)
+        case "min":
+            return minimum(a, b)
+        case "max":
+            return maximum(a, b)
+        case _:
+            return ops.compare_ints(op, a, b)
+
+
+def _bool_binary(op: str, a: Bool, b: Bool) -> Bool:
+    match op:
+        case "and":
+            return conj((a, b))
+        case "or":
+            return disj((a, b))
+        case _:
+            same = disj((conj((a, b)), conj((negate(a), negate(b)))))
+            return same if op == "eq" else negate(same)
+
+
+def _bool_duties(op: str, a: Scalar, b: Scalar) -> frozenset[Duty]:
+    """`a and b`: what b owes counts where a holds (a NaN comparison in b cannot matter elsewhere)."""
+    if op == "and":
+        return a.owes | under(a.bool, b.owes)
+    return a.owes | (under(negate(a.bool), b.owes) if op == "or" else b.owes)
+
+
+def _real_binary(op: str, a: Scalar, b: Scalar, span: Span) -> Scalar:
+    match op:
+        case "add":
+            return ops.add(a, b)
+        case "sub":
+            return ops.subtract(a, b, span)
+        case "mul":
+            return ops.multiply(a, b, span)
+        case "div":
+            return ops.divide(a, b, span)
+        case "max":
+            return ops.maximum(a, b)
+        case "min":
+            return ops.minimum(a, b, span)
+        case _:
+            return ops.compare_reals(op, a, b)
+
+
+def _reduce(e: core.Reduce, operand: Tile) -> Tile:
+    extent = operand.shape[e.axis]
+
+    def at(lanes: Lanes) -> Scalar:
+        lane = atom_of_lane(extent)
+        x = operand.at((*lanes[: e.axis], lane, *lanes[e.axis :]))
+        if not isinstance(x.value, reals.Real):
+            raise Unsupported(f"the {e.op} of integers along an axis", e.span)
+        if extent == 1:
+            return x
+        if e.op == "sum":
+            return ops.reduce_sum(atom_of(lane), x, e.span)
+        if e.op == "max":
+            return ops.reduce_max(atom_of(lane), x)
+        low = ops.reduce_max(atom_of(lane), ops.negative(x, e.span))
+        return ops.negative(low, e.span)
+
+    return tile(e.type.shape, at)
+
+
+def atom_of_lane(extent: int) -> Int:
+    from verifier.terms import as_int
+
+    return lift(0) if extent == 1 else as_int(fresh("lane", 0, extent - 1))
+
+
+def _dot(e: core.Dot, left: Tile, right: Tile, acc: Tile | None) -> Tile:
+    extent = left.shape[1]
+
+    def at(lanes: Lanes) -> Scalar:
+        k = atom_of_lane(extent)
+        x, y = left.at((lanes[0], k)), right.at((k, lanes[1]))
+        product = ops.multiply(x, y, e.span)
+        summed = product if extent == 1 else ops.reduce_sum(atom_of(k), product, e.span)
+        return summed if acc is None else ops.add(acc.at(lanes), summed)
+
+    return tile(e.type.shape, at)

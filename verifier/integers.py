@@ -1,0 +1,480 @@
+"""Integer and boolean terms of the logic, hash-consed and kept in a normal form.
+
+An `Int` is a polynomial over integer atoms (symbols, floor quotients and remainders, min, max,
+if-then-else), coefficients in Z. A `Bool` is built from `x >= 0`, `x == 0`, comparisons of reals
+(opaque here), `Exists`, and the connectives. Both are interned: structurally equal terms are the same
+object, so equality is identity and memo tables are cheap. Terms live for one proof (`reset`).
+
+The rewrites applied on construction are identities of Z, each with its side condition:
+  (d*q + r) div d = q + r div d                   d != 0
+  r div d = 0, r mod d = r                        0 <= r < d
+  (x mod d) div d = 0                             d > 0
+  x mod d = x - d*(x div d)  for the part of x that is a multiple of d
+  x div d >= t  <=>  x >= t*d                     d > 0 (and the mirror image)
+  min(a, b) >= 0  <=>  a >= 0 and b >= 0          (and the mirror images)
+Everything else is left to Z3. Divisors are always positive: `execute` and `formula` refuse the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import gcd
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+_table: dict[Any, Any] = {}
+_counter: list[int] = [0]
+
+
+def reset() -> None:
+    """Forget every interned term; call before a proof. Terms of two proofs must not be mixed."""
+    _table.clear()
+    _counter[0] = 0
+
+
+def interned(key: Any, make: Callable[[int], T]) -> T:
+    """The one object for `key`; `make` receives a fresh serial number."""
+    found = _table.get(key)
+    if found is None:
+        _counter[0] += 1
+        found = make(_counter[0])
+        _table[key] = found
+    return found  # type: ignore[no-any-return]
+
+
+# ---- integers --------------------------------------------------------------------------------
+
+
+class Atom:
+    """An integer atom. kind: sym, div, mod, min, max, ite. A symbol carries its name and static
+    bounds (None where unknown), which must hold wherever the symbol is in scope."""
+
+    __slots__ = ("kind", "args", "low", "high", "serial")
+
+    def __init__(self, kind: str, args: tuple[Any, ...], low: int | None, high: int | None, serial: int) -> None:
+        self.kind: Final = kind
+        self.args: Final = args
+        self.low: Final = low
+        self.high: Final = high
+        self.serial: Final = serial
+
+    @property
+    def name(self) -> str:
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        if self.kind == "sym":
+            return self.name
+        if self.kind in ("div", "mod"):
+            return f"({self.args[0]!r} {'//' if self.kind == 'div' else '%'} {self.args[1]!r})"
+        if self.kind == "ite":
+            return f"({self.args[1]!r} if {self.args[0]!r} else {self.args[2]!r})"
+        return f"{self.kind}({self.args[0]!r}, {self.args[1]!r})"
+
+
+Power = tuple[Atom, ...]  # a product of atoms, sorted by serial; () is 1
+
+
+class Int:
+    """sum of coefficient * product of atoms; `terms` is sorted and has no zero coefficient."""
+
+    __slots__ = ("terms", "serial")
+
+    def __init__(self, terms: tuple[tuple[Power, int], ...], serial: int) -> None:
+        self.terms: Final = terms
+        self.serial: Final = serial
+
+    @property
+    def constant(self) -> int | None:
+        """The value when this is a literal."""
+        if not self.terms:
+            return 0
+        return self.terms[0][1] if len(self.terms) == 1 and not self.terms[0][0] else None
+
+    @property
+    def atom(self) -> Atom | None:
+        """The atom when this is 1 * atom."""
+        if len(self.terms) == 1 and self.terms[0][1] == 1 and len(self.terms[0][0]) == 1:
+            return self.terms[0][0][0]
+        return None
+
+    def __add__(self, other: Int | int) -> Int:
+        total = dict(self.terms)
+        for power, coefficient in lift(other).terms:
+            total[power] = total.get(power, 0) + coefficient
+        return polynomial(total)
+
+    def __neg__(self) -> Int:
+        return polynomial({p: -c for p, c in self.terms})
+
+    def __sub__(self, other: Int | int) -> Int:
+        return self + -lift(other)
+
+    def __mul__(self, other: Int | int) -> Int:
+        total: dict[Power, int] = {}
+        for p, c in self.terms:
+            for q, d in lift(other).terms:
+                power = tuple(sorted(p + q, key=_serial)) if p and q else p or q
+                total[power] = total.get(power, 0) + c * d
+        return polynomial(total)
+
+    def __rsub__(self, other: int) -> Int:
+        return lift(other) - self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        def term(power: Power, c: int) -> str:
+            name = "*".join(map(repr, power))
+            return str(c) if not power else name if c == 1 else f"-{name}" if c == -1 else f"{c}*{name}"
+
+        shown = " + ".join(term(p, c) for p, c in reversed(self.terms)) or "0"
+        return shown.replace("+ -", "- ")
+
+
+def _serial(atom: Atom) -> int:
+    return atom.serial
+
+
+def _order(item: tuple[Power, int]) -> tuple[int, ...]:
+    return (len(item[0]), *(a.serial for a in item[0]))
+
+
+def polynomial(terms: Mapping[Power, int]) -> Int:
+    for power in terms:
+        if len(power) == 1 and power[0].kind == "mod" and terms[power]:
+            whole = _recombined(terms, power)
+            if whole is not None:
+                return whole
+    kept = tuple(sorted(((p, c) for p, c in terms.items() if c), key=_order))
+    return interned(("int", kept), lambda serial: Int(kept, serial))
+
+
+def _recombined(terms: Mapping[Power, int], power: Power) -> Int | None:
+    """c*(x mod d) + c*d*(x div d) = c*x, where the quotient is there in full."""
+    x, d = power[0].args
+    quotient = _table.get(("atom", "div", x, d))
+    if quotient is None or len(d.terms) != 1:
+        return None
+    (symbols, factor), c = d.terms[0], terms[power]
+    partner = tuple(sorted((*symbols, quotient), key=_serial))
+    if terms.get(partner) != c * factor:
+        return None
+    rest = {p: k for p, k in terms.items() if p not in (power, partner)}
+    return polynomial(rest) + x * c
+
+
+def lift(value: Int | int) -> Int:
+    return value if isinstance(value, Int) else polynomial({(): value})
+
+
+def symbol(name: str, low: int | None = None, high: int | None = None) -> Int:
+    """The integer symbol `name`; low <= symbol <= high must hold wherever it is used."""
+    return _of(interned(("sym", name, low, high), lambda serial: Atom("sym", (name,), low, high, serial)))
+
+
+def _of(atom: Atom) -> Int:
+    return polynomial({(atom,): 1})
+
+
+def _compound(kind: str, *args: Any) -> Int:
+    return _of(interned(("atom", kind, *args), lambda serial: Atom(kind, args, None, None, serial)))
+
+
+def interval(x: Int) -> tuple[int | None, int | None]:
+    """Static bounds of x from the bounds of its symbols; None where there is none."""
+    low: int | None = 0
+    high: int | None = 0
+    for power, c in x.terms:
+        a, b = _power_interval(power)
+        a, b = (a, b) if c > 0 else (b, a)
+        low = None if low is None or a is None else low + c * a
+        high = None if high is None or b is None else high + c * b
+    return low, high
+
+
+def _power_interval(power: Power) -> tuple[int | None, int | None]:
+    low: int | None = 1
+    high: int | None = 1
+    for atom in power:
+        a, b = _atom_interval(atom)
+        if a is None or a < 0 or low is None:
+            return (a, b) if len(power) == 1 else (None, None)
+        low = low * a
+        high = None if high is None or b is None else high * b
+    return low, high
+
+
+def _atom_interval(atom: Atom) -> tuple[int | None, int | None]:
+    match atom.kind:
+        case "sym":
+            return atom.low, atom.high
+        case "mod":
+            high = interval(atom.args[1])[1]
+            return 0, None if high is None else high - 1
+        case "div":
+            (a, b), (dl, dh) = interval(atom.args[0]), interval(atom.args[1])
+            if dl is None or dl < 1:
+                return None, None
+            low = None if a is None else (a // dl if a < 0 else (0 if dh is None else a // dh))
+            high = None if b is None else (b // dl if b >= 0 else (-1 if dh is None else b // dh))
+            return low, high
+        case "min" | "max":
+            pick = min if atom.kind == "min" else max
+            (a, b), (c, d) = interval(atom.args[0]), interval(atom.args[1])
+            loose = [x for x in (b, d) if x is not None] if pick is min else [x for x in (a, c) if x is not None]
+            if pick is min:
+                return None if a is None or c is None else min(a, c), min(loose) if loose else None
+            return max(loose) if loose else None, None if b is None or d is None else max(b, d)
+        case _:
+            (a, b), (c, d) = interval(atom.args[1]), interval(atom.args[2])
+            return None if a is None or c is None else min(a, c), None if b is None or d is None else max(b, d)
+
+
+def positive(x: Int) -> bool:
+    """Whether the static bounds show x >= 1."""
+    low = interval(x)[0]
+    return low is not None and low >= 1
+
+
+def split_multiple(x: Int, d: Int) -> tuple[Int, Int]:
+    """(q, r) with x = d*q + r, taking into q what is syntactically a multiple of d."""
+    quotient: dict[Power, int] = {}
+    rest: dict[Power, int] = {}
+    n = d.constant
+    divisor = d.terms[0] if len(d.terms) == 1 else ((), 0)
+    for power, c in x.terms:
+        if n is not None:
+            whole_part = c // n if c > 0 or not power else -(-c // n)  # towards zero, but floor a literal
+            if whole_part:
+                quotient[power] = whole_part
+            if c - n * whole_part:
+                rest[power] = c - n * whole_part
+            continue
+        remaining = list(power)
+        whole = bool(divisor[1]) and c % divisor[1] == 0
+        for atom in divisor[0]:
+            if atom in remaining:
+                remaining.remove(atom)
+            else:
+                whole = False
+        if whole:
+            key = tuple(remaining)
+            quotient[key] = quotient.get(key, 0) + c // divisor[1]
+        else:
+            rest[power] = c
+    return polynomial(quotient), polynomial(rest)
+
+
+def div(x: Int, d: Int) -> Int:
+    """Floor quotient; d must be positive wherever this is used."""
+    quotient, rest = split_multiple(x, d)
+    return quotient + _small_div(rest, d)
+
+
+def _small_div(rest: Int, d: Int) -> Int:
+    n, r = d.constant, rest.constant
+    if n is not None and r is not None:
+        return lift(r // n)
+    if n == 1:
+        return rest
+    low, high = interval(rest)
+    bound = interval(d)[0]
+    if low is not None and high is not None and bound is not None and 0 <= low and high < bound:
+        return lift(0)
+    atom = rest.atom
+    if atom is not None and atom.kind == "mod" and atom.args[1] is d:
+        return lift(0)
+    if atom is not None and atom.kind == "div" and n is not None and atom.args[1].constant is not None:
+        return div(atom.args[0], d * atom.args[1])  # (x div a) div b = x div (a*b), a, b > 0
+    return _compound("div", rest, d)
+
+
+def mod(x: Int, d: Int) -> Int:
+    """Remainder in 0..d-1; d must be positive wherever this is used."""
+    _, rest = split_multiple(x, d)
+    if _small_div(rest, d) is lift(0):
+        return rest
+    n, r = d.constant, rest.constant
+    if n is not None and r is not None:
+        return lift(r % n)
+    return _compound("mod", rest, d)
+
+
+def minimum(a: Int, b: Int) -> Int:
+    return _extreme("min", a, b)
+
+
+def maximum(a: Int, b: Int) -> Int:
+    return _extreme("max", a, b)
+
+
+def _extreme(kind: str, a: Int, b: Int) -> Int:
+    gap = (a - b) if kind == "min" else (b - a)  # a wins when gap <= 0
+    low, high = interval(gap)
+    if high is not None and high <= 0:
+        return a
+    if low is not None and low >= 0:
+        return b
+    first, second = sorted((a, b), key=lambda x: x.serial)
+    return _compound(kind, first, second)
+
+
+def choose(condition: Bool, a: Int, b: Int) -> Int:
+    if a is b or condition is TRUE:
+        return a
+    return b if condition is FALSE else _compound("ite", condition, a, b)
+
+
+# ---- booleans --------------------------------------------------------------------------------
+
+
+class Bool:
+    """kind: true, false, ge (x >= 0), eq (x == 0), not, and, or, real (an opaque comparison of
+    reals), exists (bound symbols, body), state (finiteness of a carried value)."""
+
+    __slots__ = ("kind", "args", "serial")
+
+    def __init__(self, kind: str, args: tuple[Any, ...], serial: int) -> None:
+        self.kind: Final = kind
+        self.args: Final = args
+        self.serial: Final = serial
+
+    def __and__(self, other: Bool) -> Bool:
+        return conj((self, other))
+
+    def __or__(self, other: Bool) -> Bool:
+        return disj((self, other))
+
+    def __invert__(self) -> Bool:
+        return negate(self)
+
+    def __repr__(self) -> str:
+        match self.kind:
+            case "true" | "false":
+                return self.kind
+            case "ge":
+                positive_part = polynomial({p: c for p, c in self.args[0].terms if c > 0})
+                return f"{positive_part!r} >= {positive_part - self.args[0]!r}"
+            case "eq":
+                positive_part = polynomial({p: c for p, c in self.args[0].terms if c > 0})
+                return f"{positive_part!r} == {positive_part - self.args[0]!r}"
+            case "not":
+                return f"not ({self.args[0]!r})"
+            case "and" | "or":
+                return "(" + f" {self.kind} ".join(map(repr, self.args)) + ")"
+            case "real":
+                return f"({self.args[1]!r} {self.args[0]} 0)"
+            case "exists":
+                return f"(exists {', '.join(map(repr, self.args[0]))}: {self.args[1]!r})"
+            case _:
+                return f"finite({', '.join(map(str, self.args))})"
+
+
+TRUE: Final = Bool("true", (), 0)
+FALSE: Final = Bool("false", (), -1)
+
+
+def boolean(kind: str, *args: Any) -> Bool:
+    return interned(("bool", kind, *args), lambda serial: Bool(kind, args, serial))
+
+
+def ge0(x: Int) -> Bool:
+    """x >= 0, with floor quotients by constants, min and max resolved, and divided by the gcd."""
+    low, high = interval(x)
+    if low is not None and low >= 0:
+        return TRUE
+    if high is not None and high < 0:
+        return FALSE
+    for power, c in x.terms:
+        if len(power) != 1 or c not in (1, -1):
+            continue
+        atom = power[0]
+        if atom.kind == "div" and atom.args[1].constant is not None:
+            inner, d = atom.args
+            rest = x - c * _of(atom)
+            return ge0(inner + rest * d) if c == 1 else ge0(rest * d + d - 1 - inner)
+        if atom.kind in ("min", "max"):
+            rest = x - c * _of(atom)
+            both = (ge0(c * atom.args[0] + rest), ge0(c * atom.args[1] + rest))
+            return conj(both) if (atom.kind == "min") == (c == 1) else disj(both)
+        if atom.kind == "ite":
+            rest = x - c * _of(atom)
+            condition, a, b = atom.args
+            return disj((conj((condition, ge0(c * a + rest))), conj((negate(condition), ge0(c * b + rest)))))
+    g = 0
+    for power, c in x.terms:
+        if power:
+            g = gcd(g, c)
+    if g > 1:
+        x = polynomial({p: c // g for p, c in x.terms})  # floor of the constant is exact: the rest is a multiple
+    return boolean("ge", x)
+
+
+def eq0(x: Int) -> Bool:
+    low, high = interval(x)
+    if low is not None and low == high == 0:
+        return TRUE
+    if (low is not None and low > 0) or (high is not None and high < 0):
+        return FALSE
+    if x.terms and x.terms[-1][1] < 0:
+        x = -x
+    return boolean("eq", x)
+
+
+def le(a: Int | int, b: Int | int) -> Bool:
+    return ge0(lift(b) - lift(a))
+
+
+def lt(a: Int | int, b: Int | int) -> Bool:
+    return ge0(lift(b) - lift(a) - 1)
+
+
+def equal(a: Int | int, b: Int | int) -> Bool:
+    return eq0(lift(a) - lift(b))
+
+
+def negate(x: Bool) -> Bool:
+    match x.kind:
+        case "true":
+            return FALSE
+        case "false":
+            return TRUE
+        case "not":
+            return x.args[0]  # type: ignore[no-any-return]
+        case "ge":
+            return ge0(-x.args[0] - 1)
+        case "and":
+            return disj(map(negate, x.args))
+        case "or":
+            return conj(map(negate, x.args))
+        case _:
+            return boolean("not", x)
+
+
+def conj(parts: Iterable[Bool]) -> Bool:
+    return _junction("and", parts, TRUE, FALSE)
+
+
+def disj(parts: Iterable[Bool]) -> Bool:
+    return _junction("or", parts, FALSE, TRUE)
+
+
+def _junction(kind: str, parts: Iterable[Bool], unit: Bool, zero: Bool) -> Bool:
+    flat: dict[Bool, None] = {}
+    for part in parts:
+        for p in part.args if part.kind == kind else (part,):
+            if p is zero or negate(p) in flat:
+                return zero
+            if p is not unit:
+                flat[p] = None
+    if not flat:
+        return unit
+    if len(flat) == 1:
+        return next(iter(flat))
+    return boolean(kind, *sorted(flat, key=lambda b: b.serial))
+
+
+def conjuncts(x: Bool) -> tuple[Bool, ...]:
+    return x.args if x.kind == "and" else () if x is TRUE else (x,)

@@ -1,0 +1,125 @@
+"""What a proof works on: one candidate, executed symbolically, kernel after kernel.
+
+`analyse` runs every kernel once. What a kernel stores to a tensor becomes, through the inverse of its
+index map (`obligations.coverage.invert`), the expression a later kernel reads there: a cross-kernel
+contract is computed and proved, not assumed. Reading a cell whose writer could not be inverted, or of a
+tensor nobody wrote, is `Unsupported`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ir import program as core
+from ir.ast import NOWHERE, Span
+from ir.spec import Bound
+from verifier import reals
+from verifier.binders import Substitution
+from verifier.execute import Access, Instance, Trace
+from verifier.formula import Formula, Sizes, sizes_of
+from verifier.integers import Bool, Int, conj, ge0, lt
+from verifier.inverse import Writer, writer
+from verifier.operations import Unsupported, where
+from verifier.simplify import Simplifier
+from verifier.smt import Context, Ledger, Prover
+from verifier.tiles import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one obligation found. `residual` and `span` say what is left when `ok` is false; `model` is an
+    integer model of a failed query, from which a refutation may start."""
+
+    ok: bool
+    statement: str
+    residual: str = ""
+    span: Span = NOWHERE
+    trace: tuple[str, ...] = ()
+    model: Mapping[str, int] | None = None
+
+
+@dataclass(slots=True)
+class Proof:
+    bound: Bound
+    program: core.Program
+    sizes: Sizes
+    formula: Formula
+    context: Context
+    simplifier: Simplifier
+    ledger: Ledger
+    traces: list[Trace] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    writers: dict[str, list[Writer]] = field(default_factory=dict)
+
+    def extents(self, tensor: str) -> tuple[Int, ...]:
+        """The symbolic shape of a tensor."""
+        dims = self.program.tensor(tensor).shape
+        probe = Instance(
+            self.program.kernels[0], self.sizes.values, self.formula.positive, _no_read, self.context, self.simplifier
+        )
+        return tuple(probe.expression(d, {}).scalar().int for d in dims)
+
+    def within(self, access: Access) -> Context:
+        """The context of an access: its place in the program and its mask."""
+        return self.context.given(conj((*access.premises, access.mask)))
+
+    def role(self, tensor: str) -> str:
+        return self.program.tensor(tensor).role
+
+
+def analyse(program: core.Program, bound: Bound) -> Proof:
+    """Execute every kernel of a candidate. Raises Unsupported."""
+    ledger = Ledger()
+    sizes = sizes_of(bound)
+    context = Context(Prover(ledger), sizes.premises)
+    proof = Proof(bound, program, sizes, Formula(bound, sizes.values), context, Simplifier(), ledger)
+    for kernel in program.kernels:
+        run = Instance(kernel, sizes.values, proof.formula.positive, _reader(proof), context, proof.simplifier)
+        trace = run.run()
+        proof.traces.append(trace)
+        proof.notes += run.notes
+        for access in trace.of_kind("store", "atomic"):
+            proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
+    return proof
+
+
+def _no_read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
+    raise Unsupported(f"{tensor} is read where only sizes may stand", span)
+
+
+def _reader(proof: Proof):  # type: ignore[no-untyped-def]
+    """What cells hold when the next kernel starts."""
+    stored = dict(proof.writers)
+
+    def read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
+        if proof.role(tensor) == "input":
+            return Scalar(reals.read(tensor, index))
+        if tensor not in stored:
+            raise Unsupported(f"{tensor} is read before any kernel stored it", span)
+        return _contents(stored[tensor], index, span)
+
+    return read
+
+
+def _contents(writers: list[Writer], index: tuple[Int, ...], span: Span) -> Scalar:
+    """The value some writer stored at `index`, duties discharged where it was stored."""
+    out: Scalar | None = None
+    for w in writers:
+        if w.inverse is None or w.access.kind != "store" or w.access.value is None:
+            raise Unsupported(f"what {w.access.tensor} holds here could not be derived: {w.why}", span)
+        at = dict(zip(w.cell, index, strict=True))
+        place = Substitution({atom: Substitution(at).int(value) for atom, value in w.inverse.items()})
+        value = w.access.value
+        here = Scalar(place.real(value.real), place.bool(value.finite))
+        covered = Substitution(at).bool(w.covers)
+        out = here if out is None else where(Scalar(covered), here, out)
+    if out is None:
+        raise Unsupported("no store to read from", span)
+    return out
+
+
+def in_bounds(index: tuple[Int, ...], extents: tuple[Int, ...]) -> Bool:
+    return conj(part for i, n in zip(index, extents, strict=True) for part in (ge0(i), lt(i, n)))
+
+

@@ -1,0 +1,318 @@
+"""Real terms in normal form, hash-consed.
+
+A `Real` is a sum of monomials with rational coefficients. A monomial is a guard (Iverson bracket: the
+term counts where the guard holds, else 0), a product of atoms to integer powers, and at most one
+exponential whose argument is again a `Real`. Atoms are tensor reads, parameters, sums and maxima over
+guarded integer domains, logarithms, named functions, and, during the analysis of a loop, the values
+its carried names have before (`state`) and after (`new`) an iteration.
+
+Rules applied on construction (ids as in docs/proof.md), all identities of the reals:
+  ring      commutative ring over Q, guards multiply by conjunction
+  exp-mul   exp(a) exp(b) = exp(a+b), exp(0) = 1
+  exp-log   exp(k log x) = x^k for integer k; x > 0 is the definedness condition of that log
+  log-mul   log(c exp(a) x) = log c + a + log x; c > 0, and x is the only factor not known positive
+            (then x > 0 wherever the product is, which is the definedness condition of the log)
+  inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
+            so x * x^-1 = 1 needs no further condition
+  max-pos   c * max(S) = max(c S) for c > 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any, Final
+
+from verifier.integers import TRUE, Atom, Bool, Int, conj, interned
+
+
+class RealAtom:
+    """kind and args:
+    param (name, positive) | read (tensor, indices) | int (Int) | fn (name, Real) | log (Real) |
+    poly (Real)  only ever to a negative power |
+    sum (symbols, guard, body) | max (members), a member being (symbols, guard, body) |
+    state, new (name, lanes)   the value of a carried name before and after an iteration |
+    pivot (name, arguments)    an arbitrary value, one per argument tuple |
+    opaque (key)               a value nothing is known of
+    """
+
+    __slots__ = ("kind", "args", "serial")
+
+    def __init__(self, kind: str, args: tuple[Any, ...], serial: int) -> None:
+        self.kind: Final = kind
+        self.args: Final = args
+        self.serial: Final = serial
+
+    def __repr__(self) -> str:
+        match self.kind:
+            case "param":
+                return str(self.args[0])
+            case "read":
+                return f"{self.args[0]}[{', '.join(map(repr, self.args[1]))}]"
+            case "int":
+                return f"({self.args[0]!r})"
+            case "fn":
+                return f"{self.args[0]}({self.args[1]!r})"
+            case "log" | "poly":
+                return ("log" if self.kind == "log" else "") + f"({self.args[0]!r})"
+            case "sum":
+                return f"sum[{_binder(self.args)}]({self.args[2]!r})"
+            case "max":
+                return "max{" + "; ".join(f"[{_binder(m)}] {m[2]!r}" for m in self.args[0]) + "}"
+            case "state" | "new" | "pivot":
+                mark = "'" if self.kind == "new" else ""
+                return f"{self.args[0]}{mark}[{', '.join(map(repr, self.args[1]))}]"
+            case _:
+                return f"?{self.serial}"
+
+
+def _binder(part: tuple[Any, ...]) -> str:
+    return f"{', '.join(map(repr, part[0]))} | {part[1]!r}"
+
+
+Factors = tuple[tuple[RealAtom, int], ...]
+
+
+class Monomial:
+    __slots__ = ("guard", "factors", "exponent", "serial")
+
+    def __init__(self, guard: Bool, factors: Factors, exponent: Real | None, serial: int) -> None:
+        self.guard: Final = guard
+        self.factors: Final = factors
+        self.exponent: Final = exponent
+        self.serial: Final = serial
+
+    def __repr__(self) -> str:
+        parts = [] if self.guard is TRUE else [f"[{self.guard!r}]"]
+        parts += [repr(a) if k == 1 else f"{a!r}^{k}" for a, k in self.factors]
+        if self.exponent is not None:
+            parts.append(f"exp({self.exponent!r})")
+        return " * ".join(parts) or "1"
+
+
+class Real:
+    __slots__ = ("terms", "serial")
+
+    def __init__(self, terms: tuple[tuple[Monomial, Fraction], ...], serial: int) -> None:
+        self.terms: Final = terms
+        self.serial: Final = serial
+
+    @property
+    def constant(self) -> Fraction | None:
+        if not self.terms:
+            return Fraction(0)
+        (mono, c), *rest = self.terms
+        return c if not rest and mono is _unit() else None
+
+    @property
+    def atom(self) -> RealAtom | None:
+        """The atom when this is 1 * atom without guard or exponential."""
+        if len(self.terms) == 1:
+            mono, c = self.terms[0]
+            if c == 1 and mono.guard is TRUE and mono.exponent is None and len(mono.factors) == 1:
+                atom, power = mono.factors[0]
+                return atom if power == 1 else None
+        return None
+
+    def __add__(self, other: Real) -> Real:
+        return total((*self.terms, *other.terms))
+
+    def __neg__(self) -> Real:
+        return total((m, -c) for m, c in self.terms)
+
+    def __sub__(self, other: Real) -> Real:
+        return self + -other
+
+    def __mul__(self, other: Real) -> Real:
+        out: list[tuple[Monomial, Fraction]] = []
+        for m, c in self.terms:
+            for n, d in other.terms:
+                out.extend((t, c * d * k) for t, k in _multiply(m, n).terms)
+        return total(out)
+
+    def __repr__(self) -> str:
+        def term(m: Monomial, c: Fraction) -> str:
+            return str(c) if m is _unit() else repr(m) if c == 1 else f"-{m!r}" if c == -1 else f"{c} * {m!r}"
+
+        return " + ".join(term(m, c) for m, c in self.terms).replace("+ -", "- ") or "0"
+
+
+def _unit() -> Monomial:
+    return interned(("mono", TRUE, (), None), lambda s: Monomial(TRUE, (), None, s))
+
+
+def total(terms: Iterable[tuple[Monomial, Fraction]]) -> Real:
+    """Collect equal monomials."""
+    sums: dict[Monomial, Fraction] = {}
+    for mono, c in terms:
+        if mono.guard.kind != "false":
+            sums[mono] = sums.get(mono, Fraction(0)) + c
+    kept = tuple(sorted(((m, c) for m, c in sums.items() if c), key=lambda t: t[0].serial))
+    return interned(("real", kept), lambda s: Real(kept, s))
+
+
+def number(value: Fraction | int) -> Real:
+    return total(((_unit(), Fraction(value)),))
+
+
+def real_atom(kind: str, *args: Any) -> RealAtom:
+    return interned(("real atom", kind, *args), lambda s: RealAtom(kind, args, s))
+
+
+def of(atom: RealAtom, power: int = 1) -> Real:
+    return monomial(TRUE, {atom: power}, None)
+
+
+def monomial(guard: Bool, powers: dict[RealAtom, int], exponent: Real | None) -> Real:
+    """guard * product of powers * exp(exponent), normalised; a Real because rules may split it."""
+    factors = tuple(sorted(((a, k) for a, k in powers.items() if k), key=lambda f: f[0].serial))
+    extra: Real | None = None
+    if exponent is not None:
+        exponent, extra = _split_logs(exponent)
+    mono = interned(("mono", guard, factors, exponent), lambda s: Monomial(guard, factors, exponent, s))
+    out = total(((mono, Fraction(1)),))
+    return out if extra is None else out * extra
+
+
+def _split_logs(exponent: Real) -> tuple[Real | None, Real | None]:
+    """exp-log: exp(e) = exp(rest) * extra, with every integer multiple of a bare log moved to extra."""
+    rest: list[tuple[Monomial, Fraction]] = []
+    extra: Real | None = None
+    for mono, c in exponent.terms:
+        log = mono.factors[0][0] if len(mono.factors) == 1 and mono.factors[0][1] == 1 else None
+        if log is not None and log.kind == "log" and mono.guard is TRUE and mono.exponent is None and c.denominator == 1:
+            part = power(log.args[0], int(c))
+            extra = part if extra is None else extra * part
+        else:
+            rest.append((mono, c))
+    remaining = total(rest)
+    return (remaining if remaining.terms else None), extra
+
+
+def _multiply(m: Monomial, n: Monomial) -> Real:
+    powers = dict(m.factors)
+    for a, k in n.factors:
+        powers[a] = powers.get(a, 0) + k
+    exponent = m.exponent
+    if n.exponent is not None:
+        exponent = n.exponent if exponent is None else exponent + n.exponent
+        if not exponent.terms:
+            exponent = None
+    product = monomial(conj((m.guard, n.guard)), powers, exponent)
+    return _scale_into_max(product)
+
+
+def _scale_into_max(x: Real) -> Real:
+    """max-pos: move positive constant factors of a lone maximum inside it."""
+    if len(x.terms) != 1:
+        return x
+    mono, c = x.terms[0]
+    maxima = [a for a, k in mono.factors if a.kind == "max" and k == 1]
+    others = [(a, k) for a, k in mono.factors if a.kind != "max"]
+    if len(maxima) != 1 or len(others) + 1 != len(mono.factors) or mono.exponent is not None:
+        return x
+    if not others or not all(is_positive_constant(a) for a, _ in others):
+        return x
+    scale = monomial(TRUE, dict(others), None)
+    members = tuple((v, g, body * scale) for v, g, body in maxima[0].args[0])
+    return guarded(mono.guard, maximum_of(members)) * number(c)
+
+
+def is_positive_constant(a: RealAtom) -> bool:
+    """Parameters declared positive, and logs of literals above 1 (ln 2)."""
+    if a.kind == "param":
+        return bool(a.args[1])
+    value = a.args[0].constant if a.kind == "log" else None
+    return value is not None and value > 1
+
+
+def power(x: Real, k: int) -> Real:
+    """x^k; for k < 0 the caller owes x != 0 (an obligation of the division this comes from)."""
+    if k == 0:
+        return number(1)
+    if k > 0:
+        out = x
+        for _ in range(k - 1):
+            out = out * x
+        return out
+    if len(x.terms) == 1 and x.terms[0][0].guard is TRUE:
+        mono, c = x.terms[0]
+        exponent = None if mono.exponent is None else mono.exponent * number(k)
+        return monomial(TRUE, {a: p * k for a, p in mono.factors}, exponent) * number(Fraction(1) / c ** (-k))
+    return of(real_atom("poly", x), k)
+
+
+def exp(x: Real) -> Real:
+    return number(1) if not x.terms else monomial(TRUE, {}, x)
+
+
+def log(x: Real) -> Real:
+    """log x; the caller owes x > 0."""
+    if len(x.terms) == 1 and x.terms[0][0].guard is TRUE:
+        mono, c = x.terms[0]
+        unsure = [f for f in mono.factors if not is_positive_constant(f[0])]
+        if c > 0 and (c != 1 or mono.exponent is not None or len(mono.factors) > 1) and len(unsure) <= 1:
+            if not (unsure and unsure[0][1] != 1):
+                out = number(0) if c == 1 else of(real_atom("log", number(c)))
+                if mono.exponent is not None:
+                    out = out + mono.exponent
+                for a, k in mono.factors:
+                    out = out + of(real_atom("log", of(a))) * number(k)
+                return out
+    if x.constant == 1:
+        return number(0)
+    return of(real_atom("log", x))
+
+
+def ln2() -> Real:
+    return of(real_atom("log", number(2)))
+
+
+def function(name: str, x: Real) -> Real:
+    """A named scalar function nothing is known of but that it is a function."""
+    return of(real_atom("fn", name, x))
+
+
+def parameter(name: str, positive: bool) -> Real:
+    return of(real_atom("param", name, positive))
+
+
+def read(tensor: str, index: tuple[Int, ...]) -> Real:
+    return of(real_atom("read", tensor, index))
+
+
+def of_int(x: Int) -> Real:
+    value = x.constant
+    return number(value) if value is not None else of(real_atom("int", x))
+
+
+def guarded(guard: Bool, x: Real) -> Real:
+    """x where the guard holds, else 0."""
+    if guard is TRUE:
+        return x
+    return total(
+        (interned(("mono", g, m.factors, m.exponent), lambda s, g=g, m=m: Monomial(g, m.factors, m.exponent, s)), c)  # type: ignore[misc]
+        for m, c in x.terms
+        for g in (conj((m.guard, guard)),)
+    )
+
+
+def select(condition: Bool, a: Real, b: Real) -> Real:
+    return a if a is b else guarded(condition, a) + guarded(~condition, b)
+
+
+Member = tuple[tuple[Atom, ...], Bool, Real]
+
+
+def maximum_of(members: Iterable[Member]) -> Real:
+    """The maximum over all members whose guard holds (arbitrary if there is none: finiteness is kept
+    apart). Members must already be canonical (see `verifier.sums`)."""
+    merged: dict[tuple[tuple[Atom, ...], Real], Bool] = {}
+    for variables, guard, body in members:
+        if guard.kind != "false":
+            key = (variables, body)
+            merged[key] = merged[key] | guard if key in merged else guard
+    kept = tuple(sorted(((v, g, b) for (v, b), g in merged.items()), key=lambda m: (m[2].serial, m[1].serial)))
+    if len(kept) == 1 and not kept[0][0]:
+        return kept[0][2]
+    return of(real_atom("max", kept))

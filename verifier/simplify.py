@@ -1,0 +1,266 @@
+"""Normal forms under premises: where the algebra meets Z3.
+
+`Simplifier.real(x, context)` gives a term equal to x wherever the context holds. It drops guards the
+context decides (inside a sum or maximum, the context grows by the domain), merges sums over disjoint
+domains with one body (rule `union`), and replaces a sum or read by an earlier one that is provably the
+same here (equal body, equivalent domain; equal indices). Every step that needs an integer fact asks
+`Context.entails`, so an unknown answer leaves the term as it is: equality may then fail to be shown,
+never be claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from verifier import reals
+from verifier.binders import make_sum, members, open_binder
+from verifier.integers import (
+    FALSE,
+    TRUE,
+    Atom,
+    Bool,
+    Int,
+    choose,
+    conj,
+    conjuncts,
+    disj,
+    div,
+    equal,
+    le,
+    lift,
+    maximum,
+    minimum,
+    mod,
+)
+from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
+from verifier.smt import Context
+from verifier.terms import as_int
+
+
+class Simplifier:
+    """`trace` collects the names of rules applied, for the certificate."""
+
+    def __init__(self) -> None:
+        self.memo: dict[tuple[Any, Context], Any] = {}
+        self.sums: dict[tuple[Any, Real], list[RealAtom]] = {}
+        self.reads: dict[str, list[RealAtom]] = {}
+        self.opened: dict[Any, tuple[tuple[Atom, ...], Bool, Real]] = {}
+        self.trace: dict[str, None] = {}
+
+    # ---- integers and booleans -----------------------------------------------------------
+
+    def int(self, x: Int, context: Context) -> Int:
+        """Resolve min, max and if-then-else that the context decides."""
+        out = lift(0)
+        for power, c in x.terms:
+            part = lift(c)
+            for a in power:
+                part = part * self._int_atom(a, context)
+            out = out + part
+        return out
+
+    def _int_atom(self, a: Atom, context: Context) -> Int:
+        if a.kind == "sym":
+            return as_int(a)
+        if a.kind == "ite":
+            decided = context.decide(a.args[0])
+            if decided is not None:
+                return self.int(a.args[1 if decided else 2], context)
+            return choose(a.args[0], self.int(a.args[1], context), self.int(a.args[2], context))
+        x, y = self.int(a.args[0], context), self.int(a.args[1], context)
+        if a.kind == "div":
+            return div(x, y)
+        if a.kind == "mod":
+            return mod(x, y)
+        decided = context.decide(le(x, y))
+        if decided is None:
+            return minimum(x, y) if a.kind == "min" else maximum(x, y)
+        return x if decided == (a.kind == "min") else y
+
+    def bool(self, b: Bool, context: Context) -> Bool:
+        """Equivalent to b in the context, without the parts the context decides."""
+        if b.kind in ("true", "false"):
+            return b
+        key = (b, context)
+        found = self.memo.get(key)
+        if found is None:
+            if b.kind == "and":
+                found = conj(self.bool(p, context) for p in b.args)
+            else:
+                decided = context.decide(b)
+                if decided is None and b.kind == "or":
+                    found = disj(self.bool(p, context) for p in b.args)
+                else:
+                    found = b if decided is None else TRUE if decided else FALSE
+            self.memo[key] = found
+        return found  # type: ignore[no-any-return]
+
+    # ---- reals ---------------------------------------------------------------------------
+
+    def real(self, x: Real, context: Context) -> Real:
+        key = (x, context)
+        found = self.memo.get(key)
+        if found is None:
+            out = number(0)
+            for mono, c in x.terms:
+                guard = self.bool(mono.guard, context)
+                if guard is not FALSE:
+                    out = out + guarded(guard, self._product(mono, context.given(guard))) * number(c)
+            found = self._union(out, context)
+            self.memo[key] = found
+        return found  # type: ignore[no-any-return]
+
+    def _product(self, mono: Monomial, context: Context) -> Real:
+        if context.impossible:
+            return number(0)
+        part = number(1)
+        for a, k in mono.factors:
+            part = part * reals.power(self._atom(a, context), k)
+        if mono.exponent is not None:
+            part = part * reals.exp(self.real(mono.exponent, context))
+        return part
+
+    def _atom(self, a: RealAtom, context: Context) -> Real:
+        key = (a, context)
+        found = self.memo.get(key)
+        if found is None:
+            found = self._simplify_atom(a, context)
+            self.memo[key] = found
+        return found  # type: ignore[no-any-return]
+
+    def _simplify_atom(self, a: RealAtom, context: Context) -> Real:
+        match a.kind:
+            case "read":
+                return of(self._read(a, context))
+            case "fn":
+                return reals.function(a.args[0], self.real(a.args[1], context))
+            case "log":
+                return reals.log(self.real(a.args[0], context))
+            case "poly":
+                return self.real(a.args[0], context)
+            case "int":
+                return reals.of_int(self.int(a.args[0], context))
+            case "sum":
+                return self._sum(a, context)
+            case "max":
+                return maximum_of(m for part in a.args[0] for m in self._member(part, context))
+            case "state" | "new" | "pivot":
+                return of(real_atom(a.kind, a.args[0], tuple(self.int(i, context) for i in a.args[1])))
+            case _:
+                return of(a)
+
+    def _read(self, a: RealAtom, context: Context) -> RealAtom:
+        index = tuple(self.int(i, context) for i in a.args[1])
+        a = real_atom("read", a.args[0], index)
+        known = self.reads.setdefault(a.args[0], [])
+        if a in known:
+            return a
+        for other in known:
+            claim = conj(equal(i, k) for i, k in zip(index, other.args[1], strict=True))
+            if claim is not FALSE and context.entails(claim):
+                return other
+        known.append(a)
+        return a
+
+    def _open(self, variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[tuple[Atom, ...], Bool, Real]:
+        """The binder with fresh symbols; the same ones each time, so that contexts are shared. Canonical
+        names must not stay free inside: a sum rebuilt there would get another canonical name."""
+        key = (variables, guard, body)
+        found = self.opened.get(key)
+        if found is None:
+            new, opening = open_binder(variables, guard)
+            found = new, opening.bool(guard), opening.real(body)
+            self.opened[key] = found
+        return found
+
+    def _sum(self, a: RealAtom, context: Context) -> Real:
+        variables, guard, body = self._open(*a.args)
+        inner = context.given(guard)
+        if guard is FALSE or inner.impossible:
+            self.trace["sum-empty"] = None
+            return number(0)
+        guard = conj(p for p in conjuncts(guard) if p.kind != "or" or not context.entails(p))
+        return self._each_sum(make_sum(variables, guard, self.real(body, inner)), context)
+
+    def _each_sum(self, x: Real, context: Context) -> Real:
+        """Replace every sum factor of x by a known equal one."""
+        out = number(0)
+        for mono, c in x.terms:
+            part = number(c)
+            for a, k in mono.factors:
+                same = self._known_sum(a, context.given(mono.guard)) if a.kind == "sum" else a
+                part = part * of(same, k)
+            if mono.exponent is not None:
+                part = part * reals.exp(mono.exponent)
+            out = out + guarded(mono.guard, part)
+        return out
+
+    def _known_sum(self, a: RealAtom, context: Context) -> RealAtom:
+        """An earlier sum with the same body and a domain equivalent in this context, or a itself."""
+        variables, guard, body = a.args
+        known = self.sums.setdefault((variables, body), [])
+        if a in known:
+            return a
+        for other in known:
+            if context.given(guard).entails(other.args[1]) and context.given(other.args[1]).entails(guard):
+                self.trace["sum-domain"] = None
+                return other
+        known.append(a)
+        return a
+
+    def _member(self, part: Member, context: Context) -> Iterable[Member]:
+        variables, guard, body = self._open(*part)
+        inner = context.given(guard)
+        if guard is FALSE or inner.impossible:
+            return ()
+        if not variables:
+            guard = self.bool(guard, context)
+        return members(variables, guard, self.real(body, inner))
+
+    # ---- union ---------------------------------------------------------------------------
+
+    def _union(self, x: Real, context: Context) -> Real:
+        """Merge two terms that differ only in a guard or in the domain of one sum, when disjoint."""
+        terms = list(x.terms)
+        merged = True
+        while merged:
+            merged = False
+            for i in range(len(terms)):
+                for k in range(i + 1, len(terms)):
+                    joined = self._join(terms[i], terms[k], context)
+                    if joined is not None:
+                        rest = total(t for n, t in enumerate(terms) if n not in (i, k))
+                        terms = list((rest + joined).terms)
+                        merged = True
+                        break
+                if merged:
+                    break
+        return total(terms)
+
+    def _join(self, first: tuple[Monomial, Any], second: tuple[Monomial, Any], context: Context) -> Real | None:
+        (m, c), (n, d) = first, second
+        if c != d or m.exponent is not n.exponent:
+            return None
+        if m.factors == n.factors:
+            if not context.entails(~(m.guard & n.guard)):
+                return None
+            self.trace["guard-union"] = None
+            body = reals.monomial(TRUE, dict(m.factors), m.exponent) * number(c)
+            return guarded(self.bool(m.guard | n.guard, context), body)
+        only_m = [f for f in m.factors if f not in n.factors]
+        only_n = [f for f in n.factors if f not in m.factors]
+        if m.guard is not n.guard or len(only_m) != 1 or len(only_n) != 1:
+            return None
+        (a, k), (b, p) = only_m[0], only_n[0]
+        if not (a.kind == b.kind == "sum" and k == p == 1 and a.args[0] == b.args[0] and a.args[2] is b.args[2]):
+            return None
+        if not context.given(m.guard).entails(~(a.args[1] & b.args[1])):
+            return None
+        self.trace["sum-union"] = None
+        domain = real_atom("sum", a.args[0], a.args[1] | b.args[1], a.args[2])
+        same = self._known_sum(domain, context.given(m.guard))
+        shared = {f: q for f, q in m.factors if f is not a}
+        return guarded(m.guard, reals.monomial(TRUE, shared, m.exponent) * of(same)) * number(c)
+
+

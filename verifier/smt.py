@@ -1,0 +1,269 @@
+"""The only file that talks to a solver.
+
+`Context` holds premises and answers `entails(claim)`: True only if Z3 says `unsat` to premises plus
+the negated claim. Unknown, time-out and memory limits are all False: the gate closes. Every query that
+was answered True is kept in the `Ledger`, from which self-contained SMT-LIB 2 files are written for
+the certificate (expected answer: unsat).
+
+Limits are Z3's deterministic resource counter, not wall time, so that a verdict does not depend on
+how busy the machine is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import z3
+
+from verifier.integers import FALSE, TRUE, Atom, Bool, Int, conj, conjuncts, negate
+
+RESOURCE_LIMIT = 3_000_000  # about two seconds of Z3
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """premises entail claim; answered unsat by Z3 when asked for a counterexample."""
+
+    premises: tuple[Bool, ...]
+    claim: Bool
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was asked during one proof: the queries that held, and the count of those that did not."""
+
+    held: list[Query] = field(default_factory=list)
+    failed: int = 0
+
+    def smtlib(self, query: Query) -> str:
+        """The query as an SMT-LIB 2 script whose answer must be unsat."""
+        solver = z3.Solver()
+        translate = Translator()
+        solver.add(*map(translate.bool, query.premises), z3.Not(translate.bool(query.claim)))
+        return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
+
+
+class Translator:
+    """Our terms as Z3 terms. Opaque atoms (comparisons of reals, finiteness) become free booleans,
+    which only makes a query harder to prove."""
+
+    def __init__(self) -> None:
+        self.memo: dict[Any, Any] = {}
+
+    def int(self, x: Int) -> Any:
+        found = self.memo.get(x)
+        if found is None:
+            parts = [self._product(power, c) for power, c in x.terms]
+            found = z3.Sum(parts) if len(parts) > 1 else parts[0] if parts else z3.IntVal(0)
+            self.memo[x] = found
+        return found
+
+    def _product(self, power: tuple[Atom, ...], c: int) -> Any:
+        out: Any = None
+        for atom in power:
+            out = self.atom(atom) if out is None else out * self.atom(atom)
+        return z3.IntVal(c) if out is None else out if c == 1 else c * out
+
+    def atom(self, a: Atom) -> Any:
+        found = self.memo.get(a)
+        if found is None:
+            match a.kind:
+                case "sym":
+                    found = z3.Int(a.name)
+                case "div":
+                    found = self.int(a.args[0]) / self.int(a.args[1])
+                case "mod":
+                    found = self.int(a.args[0]) % self.int(a.args[1])
+                case "min" | "max":
+                    x, y = self.int(a.args[0]), self.int(a.args[1])
+                    found = z3.If(x <= y, x, y) if a.kind == "min" else z3.If(x <= y, y, x)
+                case "ite":
+                    found = z3.If(self.bool(a.args[0]), self.int(a.args[1]), self.int(a.args[2]))
+            self.memo[a] = found
+        return found
+
+    def bool(self, b: Bool) -> Any:
+        found = self.memo.get(b)
+        if found is None:
+            match b.kind:
+                case "true" | "false":
+                    found = z3.BoolVal(b is TRUE)
+                case "ge":
+                    found = self.int(b.args[0]) >= 0
+                case "eq":
+                    found = self.int(b.args[0]) == 0
+                case "not":
+                    found = z3.Not(self.bool(b.args[0]))
+                case "and":
+                    found = z3.And(*map(self.bool, b.args))
+                case "or":
+                    found = z3.Or(*map(self.bool, b.args))
+                case "exists":
+                    found = z3.Exists([self.int(v) for v in b.args[0]], self.bool(b.args[1]))
+                case _:
+                    found = z3.Bool(f"{b.kind}!{b.serial}")
+            self.memo[b] = found
+        return found
+
+
+class Prover:
+    """One Z3 solver for one proof, used through `Context`s; premises are pushed and popped."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.translate = Translator()
+        self.solver = z3.Solver()
+        self.solver.set("rlimit", RESOURCE_LIMIT)
+        self.loaded: list[Bool] = []
+        self.bounds_of: dict[Any, tuple[Bool, ...]] = {}
+
+    def unsat(self, facts: Iterable[Bool]) -> bool:
+        """Whether the facts, with the static bounds of every symbol in them, have no model."""
+        return self.check(facts) == z3.unsat
+
+    def check(self, facts: Iterable[Bool]) -> Any:
+        wanted = list(facts)
+        common = 0
+        while common < min(len(wanted), len(self.loaded)) and wanted[common] is self.loaded[common]:
+            common += 1
+        if len(self.loaded) > common:
+            self.solver.pop(len(self.loaded) - common)
+        del self.loaded[common:]
+        for fact in wanted[common:]:
+            self.solver.push()
+            self.solver.add(self.translate.bool(fact), *[self.translate.bool(b) for b in static_bounds(fact)])
+            self.loaded.append(fact)
+        return self.solver.check()
+
+    def model(self, facts: Iterable[Bool]) -> dict[str, int] | None:
+        """Values of the integer symbols in some model of the facts, if Z3 finds one."""
+        if self.check(facts) != z3.sat:
+            return None
+        model = self.solver.model()
+        return {str(d): model[d].as_long() for d in model.decls() if isinstance(model[d], z3.IntNumRef)}
+
+
+def static_bounds(fact: Bool) -> tuple[Bool, ...]:
+    """low <= symbol <= high for the symbols of a fact that carry bounds."""
+    from verifier.integers import boolean
+
+    out: dict[Bool, None] = {}
+    for a in symbols(fact):
+        value = _plain(a)
+        # Built without ge0(): that would fold the bound to `true` because of the bound itself.
+        if a.low is not None:
+            out[boolean("ge", value - a.low)] = None
+        if a.high is not None:
+            out[boolean("ge", -value + a.high)] = None
+    return tuple(out)
+
+
+def _plain(a: Atom) -> Int:
+    from verifier.integers import polynomial
+
+    return polynomial({(a,): 1})
+
+
+def symbols(term: Bool | Int) -> tuple[Atom, ...]:
+    """The symbols of a term, bound ones included, without repetition."""
+    seen: dict[Any, None] = {}
+    found: dict[Atom, None] = {}
+
+    def visit(t: Any) -> None:
+        if t in seen:
+            return
+        if isinstance(t, Int):
+            seen[t] = None
+            for power, _ in t.terms:
+                for a in power:
+                    visit(a)
+        elif isinstance(t, Atom):
+            seen[t] = None
+            if t.kind == "sym":
+                found[t] = None
+            else:
+                for x in t.args:
+                    visit(x)
+        elif isinstance(t, Bool):
+            seen[t] = None
+            for x in t.args:
+                visit(x)
+        elif isinstance(t, tuple):
+            for x in t:
+                visit(x)
+
+    visit(term)
+    return tuple(found)
+
+
+class Context:
+    """A set of premises, grown by `given`. Answers are memoised per context."""
+
+    __slots__ = ("prover", "facts", "known", "memo", "children", "dead")
+
+    def __init__(self, prover: Prover, facts: tuple[Bool, ...] = ()) -> None:
+        self.prover = prover
+        self.facts = facts
+        self.known = frozenset(facts)
+        self.memo: dict[Bool, bool] = {}
+        self.children: dict[Bool, Context] = {}
+        self.dead: bool | None = None
+
+    def given(self, extra: Bool) -> Context:
+        """This context and one more premise (a conjunction is split)."""
+        found = self.children.get(extra)
+        if found is None:
+            new = tuple(c for c in conjuncts(extra) if c not in self.known)
+            found = self if not new else Context(self.prover, self.facts + new)
+            self.children[extra] = found
+        return found
+
+    def entails(self, claim: Bool) -> bool:
+        """True only if the premises make the claim true in every model."""
+        if claim is TRUE or claim in self.known:
+            return True
+        found = self.memo.get(claim)
+        if found is None:
+            found = self._ask(claim)
+            self.memo[claim] = found
+        return found
+
+    def _ask(self, claim: Bool) -> bool:
+        if claim.kind == "and":
+            return all(self.entails(c) for c in claim.args)
+        if claim.kind == "or" and any(c in self.known for c in claim.args):
+            return True
+        if negate(claim) in self.known:
+            return self.impossible
+        held = self.prover.unsat((*self.facts, negate(claim)))
+        if held:
+            self.prover.ledger.held.append(Query(self.facts, claim))
+        else:
+            self.prover.ledger.failed += 1
+        return held
+
+    @property
+    def impossible(self) -> bool:
+        """Whether the premises contradict each other (then everything holds, vacuously)."""
+        if self.dead is None:
+            self.dead = FALSE in self.known or self.prover.unsat(self.facts)
+            if self.dead:
+                self.prover.ledger.held.append(Query(self.facts, FALSE))
+        return self.dead
+
+    def decide(self, claim: Bool) -> bool | None:
+        """True or False when the premises settle the claim, None otherwise."""
+        if self.entails(claim):
+            return True
+        return False if self.entails(negate(claim)) else None
+
+    def model(self, extra: Bool = TRUE) -> dict[str, int] | None:
+        return self.prover.model((*self.facts, *conjuncts(extra)))
+
+    def premises(self) -> Iterator[Bool]:
+        yield from self.facts
+
+    def formula(self) -> Bool:
+        return conj(self.facts)

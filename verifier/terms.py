@@ -1,0 +1,111 @@
+"""Facts about terms that need no solver: free symbols and binding depth, memoised per term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verifier.integers import Atom, Bool, Int, boolean, conj, interned, polynomial, symbol
+from verifier.reals import Monomial, Real, RealAtom
+
+EMPTY: frozenset[Atom] = frozenset()
+
+
+def children(term: Any) -> tuple[Any, ...]:
+    """Direct subterms, binders included as plain tuples."""
+    match term:
+        case Int():
+            return tuple(a for power, _ in term.terms for a in power)
+        case Real():
+            return tuple(m for m, _ in term.terms)
+        case Monomial():
+            return (term.guard, *(a for a, _ in term.factors), *(() if term.exponent is None else (term.exponent,)))
+        case tuple():
+            return term
+        case Atom() | Bool() | RealAtom():
+            return term.args
+        case _:
+            return ()
+
+
+def free(term: Any) -> frozenset[Atom]:
+    """The symbols a term depends on, bound ones excluded."""
+    if isinstance(term, Atom) and term.kind == "sym":
+        return frozenset((term,))
+    if isinstance(term, tuple):
+        return EMPTY.union(*map(free, term))
+    if not isinstance(term, (Int, Bool, Real, RealAtom, Monomial, Atom)):
+        return EMPTY
+    return interned(("free", term), lambda _: _free(term))
+
+
+def _free(term: Any) -> frozenset[Atom]:
+    if isinstance(term, RealAtom) and term.kind == "sum":
+        return free(term.args[1:]) - frozenset(term.args[0])
+    if isinstance(term, RealAtom) and term.kind == "max":
+        return EMPTY.union(*(free(m[1:]) - frozenset(m[0]) for m in term.args[0]))
+    if isinstance(term, Bool) and term.kind == "exists":
+        return free(term.args[1]) - free(term.args[0])
+    return free(tuple(c for c in children(term) if not isinstance(c, str)))
+
+
+def level(term: Any) -> int:
+    """One more than the deepest canonical bound symbol inside (0 when nothing is bound)."""
+    if isinstance(term, tuple):
+        return max(map(level, term), default=0)
+    if isinstance(term, Atom) and term.kind == "sym":
+        return int(term.name[1:].split(".")[0]) + 1 if term.name.startswith("%") else 0
+    if not isinstance(term, (Int, Bool, Real, RealAtom, Monomial, Atom)):
+        return 0
+    return interned(("level", term), lambda _: level(children(term)))
+
+
+def fresh(stem: str = "~", low: int | None = None, high: int | None = None) -> Atom:
+    """A symbol used nowhere else."""
+    number = interned(("fresh", object()), lambda serial: serial)
+    return atom_of(symbol(f"{stem}{number}", low, high))
+
+
+def atom_of(x: Int) -> Atom:
+    atom = x.atom
+    if atom is None:
+        raise ValueError(f"{x!r} is not a single symbol")
+    return atom
+
+
+def as_int(v: Atom) -> Int:
+    return polynomial({(v,): 1})
+
+
+def unbounded_range(v: Atom) -> Bool:
+    """The static bounds of v as explicit literals (built so that they do not fold to true)."""
+    parts = []
+    if v.low is not None:
+        parts.append(boolean("ge", as_int(v) - v.low))
+    if v.high is not None:
+        parts.append(boolean("ge", -as_int(v) + v.high))
+    return conj(parts)
+
+
+def states(term: Any) -> frozenset[Any]:
+    """The loop-state atoms in a term: reals of kind state or new, booleans of kind state."""
+    if isinstance(term, tuple):
+        return frozenset().union(*map(states, term))
+    if not isinstance(term, (Bool, Real, RealAtom, Monomial, Int, Atom)):
+        return frozenset()
+    return interned(("states", term), lambda _: _states(term))
+
+
+def _states(term: Any) -> frozenset[Any]:
+    own = frozenset((term,)) if isinstance(term, (RealAtom, Bool)) and term.kind in ("state", "new") else frozenset()
+    return own | states(children(term))
+
+
+def conditions(term: Any) -> frozenset[Bool]:
+    """The opaque comparisons of reals in a term."""
+    if isinstance(term, tuple):
+        return frozenset().union(*map(conditions, term))
+    if not isinstance(term, (Bool, Real, RealAtom, Monomial, Int, Atom)):
+        return frozenset()
+    if isinstance(term, Bool) and term.kind == "real":
+        return frozenset((term,))
+    return interned(("conditions", term), lambda _: conditions(children(term)))

@@ -1,0 +1,107 @@
+"""Tile functions: the values of symbolic execution.
+
+A tile is a function from lane indices to a scalar; transposing, expanding and broadcasting only change
+how indices are passed on. A scalar carries its value, the condition under which it is finite (it is
+-inf otherwise; the value is then arbitrary), and the duties owed by whoever uses it: definedness
+conditions and exponential arguments met on the way. Duties are collected on demand, from what is
+stored: a NaN in a lane that is never stored harms nobody, and one in a branch not taken neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ir.ast import Span
+from verifier.integers import TRUE, Bool, Int, conj
+from verifier.reals import Real
+from verifier.terms import fresh
+
+Lanes = tuple[Int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """For every lane and iteration where `premise` holds: `claim`, and, if `kind` is "exp", that the
+    argument stays below the bound S1 states; if "weight", as the value cast to f16 does.
+
+    kind: defined, exp, half."""
+
+    kind: str
+    premise: Bool
+    claim: Bool
+    argument: Real | None
+    what: str
+    span: Span
+
+
+Duties = frozenset[Duty]
+NO_DUTIES: Duties = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """value: Int, Bool or Real. finite is TRUE unless a Real may be -inf."""
+
+    value: Int | Bool | Real
+    finite: Bool = TRUE
+    owes: Duties = NO_DUTIES
+
+    @property
+    def int(self) -> Int:
+        if not isinstance(self.value, Int):
+            raise TypeError("an integer was expected")
+        return self.value
+
+    @property
+    def bool(self) -> Bool:
+        if not isinstance(self.value, Bool):
+            raise TypeError("a boolean was expected")
+        return self.value
+
+    @property
+    def real(self) -> Real:
+        if not isinstance(self.value, Real):
+            raise TypeError("a real was expected")
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`at(lanes)` is the scalar at those lane indices; shape () takes no index."""
+
+    shape: tuple[int, ...]
+    at: Callable[[Lanes], Scalar]
+
+    def scalar(self) -> Scalar:
+        return self.at(())
+
+
+def tile(shape: tuple[int, ...], at: Callable[[Lanes], Scalar]) -> Tile:
+    """A tile whose scalars are computed once per distinct index."""
+    memo: dict[Lanes, Scalar] = {}
+
+    def remembered(lanes: Lanes) -> Scalar:
+        found = memo.get(lanes)
+        if found is None:
+            found = at(lanes)
+            memo[lanes] = found
+        return found
+
+    return Tile(shape, remembered)
+
+
+def lane_symbols(shape: tuple[int, ...], stem: str = "lane") -> Lanes:
+    """Fresh lane indices, bounded by the extents; an extent of 1 is index 0."""
+    from verifier.integers import lift
+    from verifier.terms import as_int
+
+    return tuple(lift(0) if n == 1 else as_int(fresh(stem, 0, n - 1)) for n in shape)
+
+
+def under(condition: Bool, duties: Duties) -> Duties:
+    """Duties that only count where the condition holds."""
+    if condition is TRUE or not duties:
+        return duties
+    weakened = (replace(d, premise=conj((d.premise, condition))) for d in duties)
+    return frozenset(d for d in weakened if d.premise.kind != "false")
