@@ -59,7 +59,8 @@ class Lanes:
 
     def expand(self, axis: int) -> Lanes:
         """With an axis of extent 1 put in at `axis`."""
-        return Lanes(self.base, (*self.steps[:axis], 0, *self.steps[axis:]), (*self.shape[:axis], 1, *self.shape[axis:]))
+        steps, shape = self.steps, self.shape
+        return Lanes(self.base, (*steps[:axis], 0, *steps[axis:]), (*shape[:axis], 1, *shape[axis:]))
 
     def transpose(self) -> Lanes:
         return Lanes(self.base, self.steps[::-1], self.shape[::-1])

@@ -59,7 +59,8 @@ def used_nodes(kernel: Kernel) -> list[object]:
 
 
 def arguments(kernel: Kernel, program: Program) -> list[list[str | int]]:
-    """A kernel's arguments in order: ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"], ["parameter", "scale"].
+    """A kernel's arguments in order: ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"],
+    ["parameter", "scale"].
 
     Only what the kernel uses, in the order the spec lists it.
     """

@@ -1,0 +1,420 @@
+"""Executes a typed program on the CPU: all program instances of a grid at once, with torch batched ops.
+
+Every value carries a leading program axis: a tile [BM, BN] is a tensor [P, BM, BN], a scalar that
+depends on the program id a vector [P], and a dot a batched matrix product. Programs whose loops end
+earlier keep their carried values by masking. The grid is walked in chunks, so that a chunk's tiles
+stay in cache. It means exactly what `ir.interpret` means in machine precision, up to the order and
+width of accumulation in dots and sums (float32 here); tests hold the two together.
+
+A certificate is the way in (`execute_certificate`); `execute` runs any typed program, for tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+
+from ir.program import (
+    Arange,
+    Binary,
+    Broadcast,
+    Cast,
+    Constant,
+    Dot,
+    DType,
+    Expand,
+    Expr,
+    For,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Param,
+    Program,
+    Reduce,
+    Select,
+    Size,
+    Statement,
+    Store,
+    Transpose,
+    Unary,
+    Var,
+)
+from ir.spec import Bound
+from lowering.lanes import Integer, Lanes, arange, arithmetic, compare, dense
+from lowering.memory import Block, read, write
+from verifier.certificate import Certificate
+
+TORCH = {
+    DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16,
+    DType.I32: torch.int32, DType.I64: torch.int64, DType.INT: torch.int64, DType.BOOL: torch.bool,
+}  # fmt: skip
+CONSTANTS = {"log2e": 1 / math.log(2), "ln2": math.log(2), "inf": math.inf}
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+FLOAT = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "min": torch.minimum,
+    "max": torch.maximum, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq,
+    "ne": torch.ne,
+}  # fmt: skip
+FUNCTIONS = {
+    "neg": torch.neg, "exp": torch.exp, "exp2": torch.exp2, "log": torch.log, "log2": torch.log2, "abs": torch.abs,
+    "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
+}  # fmt: skip
+CHUNK_BYTES = 1 << 20  # of the largest tile, over a chunk's programs: about what a core's cache holds
+
+# A float value is 0-d (a constant) or [P or 1, *shape]; a truth value also a Python bool when uniform.
+Value = Integer | bool | torch.Tensor
+
+
+class ExecutionError(Exception):
+    """An input is missing or has another shape or dtype than the program's tensors."""
+
+
+def execute_certificate(
+    certificate: Certificate,
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """`execute`, for a program the certificate was issued for. Raises NotCertified."""
+    from lowering.lower import require_certified
+
+    require_certified(certificate, program, bound)
+    return execute(program, bound, sizes, parameters, inputs)
+
+
+def execute(
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Outputs by name. `sizes`: every symbolic dimension of `bound`; `inputs`: CPU tensors of the spec's dtypes.
+
+    Output cells no program stores are NaN. Raises ExecutionError.
+    """
+    missing = [d.name for d in bound.dims if d.name not in sizes]
+    missing += [p.name for p in bound.spec.parameters if p.name not in parameters]
+    if missing:
+        raise ExecutionError(f"no value given for {', '.join(missing)}")
+    machine = _Machine(dict(sizes), {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items()}, {})
+    for tensor in program.tensors:
+        shape = tuple(machine.number(extent) for extent in tensor.shape)
+        if tensor.role == "input":
+            machine.tensors[tensor.name] = _input(tensor.name, shape, TORCH[tensor.dtype], inputs)
+        else:
+            fill = math.nan if tensor.dtype.is_float else 0
+            machine.tensors[tensor.name] = torch.full(shape, fill, dtype=TORCH[tensor.dtype])
+    with torch.no_grad():
+        for kernel in program.kernels:
+            machine.launch(kernel)
+    return {t.name: machine.tensors[t.name] for t in program.tensors if t.role == "output"}
+
+
+def _input(name: str, shape: tuple[int, ...], dtype: torch.dtype, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    given = inputs.get(name)
+    if given is None or tuple(given.shape) != shape or given.dtype is not dtype:
+        found = "nothing" if given is None else f"{tuple(given.shape)} of {given.dtype}"
+        raise ExecutionError(f"input {name}: expected {shape} of {dtype}, got {found}")
+    return given.detach().contiguous()
+
+
+@dataclass(slots=True)
+class _Machine:
+    """Runs one chunk of programs at a time. `active` is None while every program of the chunk runs."""
+
+    sizes: dict[str, int]
+    parameters: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+    env: dict[str, Value] = field(default_factory=dict)
+    active: torch.Tensor | None = None
+
+    # ---- control -----------------------------------------------------------------------------
+
+    def number(self, expr: Expr) -> int:
+        value = self.value(expr)
+        if not isinstance(value, Lanes) or value.uniform is None:
+            raise ExecutionError("an extent depends on something else than sizes")
+        return value.uniform
+
+    def launch(self, kernel: Kernel) -> None:
+        self.env = {}
+        extents = [self.number(axis.extent) for axis in kernel.grid]
+        programs, rows = math.prod(extents), extents[-1] if extents else 1
+        chunk = _chunk(kernel, rows)
+        for first in range(0, programs, chunk):
+            ids = torch.arange(first, min(first + chunk, programs))
+            self.env, self.active = {}, None
+            for axis, extent in zip(reversed(kernel.grid), reversed(extents), strict=True):
+                value = ids % extent
+                ids = ids // extent
+                same = bool((value == value[0]).all())
+                self.env[axis.name] = Lanes(int(value[0]) if same else value)
+            self.run(kernel.body)
+
+    def run(self, statements: tuple[Statement, ...]) -> None:
+        for statement in statements:
+            match statement:
+                case Let(name=name, value=value):
+                    self.env[name] = self.value(value)
+                case Store():
+                    self.store(statement)
+                case For():
+                    self.loop(statement)
+
+    def loop(self, loop: For) -> None:
+        start, stop = self.integer(loop.start), self.integer(loop.stop)
+        values = [(carry.name, self.value(carry.init)) for carry in loop.carries]
+        self.env.update(values)
+        if isinstance(start, int) and isinstance(stop, int):
+            for counter in range(start, stop):
+                self.iterate(loop, Lanes(counter))
+            return
+        trips = torch.as_tensor(stop) - torch.as_tensor(start)
+        outer = self.active
+        for k in range(max(int(trips.max()), 0)):
+            running = trips > k
+            if outer is not None:
+                running = running & outer
+            if not bool(running.any()):
+                break
+            self.active = None if bool(running.all()) else running
+            self.iterate(loop, Lanes(start + k))
+        self.active = outer
+
+    def iterate(self, loop: For, counter: Lanes) -> None:
+        self.env[loop.counter] = counter
+        self.run(loop.body)
+        following = [self.value(carry.next) for carry in loop.carries]
+        for carry, value in zip(loop.carries, following, strict=True):
+            self.env[carry.name] = self.kept(value, self.env[carry.name], len(carry.type.shape))
+
+    def kept(self, new: Value, old: Value, rank: int) -> Value:
+        """The new value in programs still running, the old one in those whose loop has ended."""
+        if self.active is None or new is old:
+            return new
+        return torch.where(self.active.view(-1, *(1,) * rank), _tensor(new), _tensor(old))
+
+    def store(self, store: Store) -> None:
+        value = _tensor(self.value(store.value))
+        mask = True if store.mask is None else self.truth(store.mask)
+        block = Block(tuple(self.index(k) for k in store.index), store.value.type.shape)
+        write(self.tensors[store.tensor], block, value, self.masked(mask, block.shape), store.atomic)
+
+    def masked(self, mask: bool | torch.Tensor, shape: tuple[int, ...]) -> bool | torch.Tensor:
+        """The mask, and only programs that are still running."""
+        if self.active is None or mask is False:
+            return mask
+        running = self.active.view(-1, *(1,) * len(shape))
+        return running if mask is True else running & mask
+
+    # ---- expressions -------------------------------------------------------------------------
+
+    def integer(self, expr: Expr) -> int | torch.Tensor:
+        """A scalar integer: an int when all programs agree, else [P]."""
+        value = self.index(expr)
+        return value.base if isinstance(value, Lanes) else value
+
+    def index(self, expr: Expr) -> Integer:
+        value = self.value(expr)
+        if isinstance(value, bool):
+            raise ExecutionError("a truth value is used as an integer")
+        return value
+
+    def truth(self, expr: Expr) -> bool | torch.Tensor:
+        value = self.value(expr)
+        if isinstance(value, Lanes):
+            raise ExecutionError("an integer is used as a truth value")
+        return value
+
+    def value(self, expr: Expr) -> Value:
+        match expr:
+            case Var(name=name):  # the commonest first: a tile program is interpreted once per iteration
+                return self.env[name]
+            case Broadcast() | Expand() | Transpose() | Arange():
+                return self.reshaped(expr)
+            case Binary():
+                return self.binary(expr)
+            case Literal() if expr.type.dtype.is_int:
+                return Lanes(int(expr.value))
+            case Literal() if expr.type.dtype is DType.BOOL:
+                return bool(expr.value)
+            case Literal():
+                return _constant(float(expr.value), expr.type.dtype)
+            case Constant(name=name):
+                return _constant(CONSTANTS[name], expr.type.dtype)
+            case Unary():
+                return self.unary(expr)
+            case Size(name=name):
+                return Lanes(self.sizes[name])
+            case Select():
+                return self.select(expr)
+            case Reduce():
+                return self.reduce(expr)
+            case Cast():
+                return self.cast(expr)
+            case Load():
+                return self.load(expr)
+            case Dot():
+                return self.dot(expr)
+            case Param(name=name):
+                return self.parameters[name]
+
+    def load(self, expr: Load) -> torch.Tensor:
+        mask = True if expr.mask is None else self.truth(expr.mask)
+        other = None if expr.other is None else _tensor(self.value(expr.other))
+        block = Block(tuple(self.index(k) for k in expr.index), expr.type.shape)
+        loaded = read(self.tensors[expr.tensor], block, self.masked(mask, block.shape), other)
+        return loaded.to(torch.int64) if expr.type.dtype.is_int else loaded
+
+    def reshaped(self, expr: Arange | Broadcast | Expand | Transpose) -> Value:
+        if isinstance(expr, Arange):
+            return arange(expr.type.shape[0])
+        value = self.value(expr.operand)
+        if isinstance(value, bool):
+            return value
+        match expr:
+            case Broadcast(operand=x):
+                if isinstance(value, Lanes):
+                    return value.broadcast(expr.type.shape)
+                if x.type.shape or value.dim() == 0:
+                    return value  # extents of 1 broadcast when they meet others
+                return value.view(-1, *(1,) * len(expr.type.shape))
+            case Expand(axis=axis):
+                if isinstance(value, Lanes):
+                    return value.expand(axis)
+                return value if value.dim() == 0 else value.unsqueeze(axis + 1)
+            case Transpose():
+                if isinstance(value, Lanes):
+                    return value.transpose()
+                return value if value.dim() == 0 else value.transpose(1, 2)
+
+    def unary(self, expr: Unary) -> Value:
+        value = self.value(expr.operand)
+        if expr.op == "not":
+            return (not value) if isinstance(value, bool) else ~_tensor(value)
+        if expr.type.dtype.is_int and not isinstance(value, bool):
+            negative = arithmetic("sub", _zero(value), value)
+            return negative if expr.op == "neg" else arithmetic("max", value, negative)
+        x = _tensor(value)
+        return FUNCTIONS[expr.op](x, out=x if _fresh(expr.operand, x) else None)
+
+    def binary(self, expr: Binary) -> Value:
+        left, right = self.value(expr.left), self.value(expr.right)
+        if expr.op in ("and", "or") or expr.left.type.dtype is DType.BOOL:
+            return _logic(expr.op, left, right)
+        if expr.left.type.dtype.is_int:
+            if isinstance(left, bool) or isinstance(right, bool):
+                raise ExecutionError("a truth value is used as an integer")
+            if expr.op in COMPARISONS:
+                return compare(expr.op, left, right)
+            return arithmetic(expr.op, left, right)
+        x, y = _tensor(left), _tensor(right)
+        if expr.op in COMPARISONS:
+            return FLOAT[expr.op](x, y)
+        if _covers(x, y) and _fresh(expr.left, x):
+            return FLOAT[expr.op](x, y, out=x)
+        return FLOAT[expr.op](x, y, out=y if _covers(y, x) and _fresh(expr.right, y) else None)
+
+    def select(self, expr: Select) -> Value:
+        condition = self.truth(expr.condition)
+        if isinstance(condition, bool):
+            return self.value(expr.then if condition else expr.otherwise)
+        return torch.where(condition, _tensor(self.value(expr.then)), _tensor(self.value(expr.otherwise)))
+
+    def cast(self, expr: Cast) -> Value:
+        value, target = self.value(expr.operand), expr.type.dtype
+        if target.is_int and expr.operand.type.dtype.is_int:
+            return value  # a claim that it fits, proved elsewhere
+        if target.is_int:
+            return _tensor(value).to(torch.int64)
+        if target is DType.BOOL:
+            return value if expr.operand.type.dtype is DType.BOOL else _tensor(value) != 0
+        return _tensor(value).to(TORCH[target])
+
+    def reduce(self, expr: Reduce) -> Value:
+        operand = _full(self.value(expr.operand), expr.operand.type.shape)
+        axis = expr.axis + 1
+        if expr.op != "sum":
+            return operand.amax(axis) if expr.op == "max" else operand.amin(axis)
+        half = expr.type.dtype in (DType.F16, DType.BF16)
+        total = operand.sum(axis, dtype=torch.float32 if half else None)
+        return total.to(TORCH[expr.type.dtype]) if half else total
+
+    def dot(self, expr: Dot) -> torch.Tensor:
+        left, right = (_full(self.value(x), x.type.shape).to(torch.float32) for x in (expr.left, expr.right))
+        acc = None if expr.acc is None else _full(self.value(expr.acc), expr.acc.type.shape)
+        if right.shape[0] == 1 and left.shape[0] > 1 and left.is_contiguous():
+            product = torch.matmul(left.view(-1, left.shape[2]), right[0]).view(-1, *expr.type.shape)
+            return product if acc is None else product.add_(acc)
+        programs = max(left.shape[0], right.shape[0], 1 if acc is None else acc.shape[0])
+        left, right = (x.expand(programs, -1, -1) for x in (left, right))
+        return torch.bmm(left, right) if acc is None else torch.baddbmm(acc.expand(programs, -1, -1), left, right)
+
+
+def _tensor(value: Value) -> torch.Tensor:
+    if isinstance(value, bool):
+        return torch.tensor(value)
+    return dense(value)
+
+
+def _fresh(expr: Expr, value: torch.Tensor) -> bool:
+    """Whether nothing else can hold this value, so that its memory may take the next result: it came
+    straight from an operation, was not given a name, and is more than a constant."""
+    return isinstance(expr, Dot | Unary | Binary) and value.dim() > 0
+
+
+def _covers(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether a result of x and y has x's shape: y is a constant, or nowhere larger."""
+    return y.dim() == 0 or (x.dim() > 0 and all(n <= m for n, m in zip(y.shape, x.shape, strict=True)))
+
+
+def _zero(like: Integer) -> Integer:
+    return Lanes(0, (0,) * len(like.shape), like.shape) if isinstance(like, Lanes) else torch.zeros_like(like)
+
+
+def _full(value: Value, shape: tuple[int, ...]) -> torch.Tensor:
+    """With every lane there: [P or 1, *shape]."""
+    x = _tensor(value)
+    programs = x.shape[0] if x.dim() else 1
+    return x.expand(programs, *shape)
+
+
+def _logic(op: str, left: Value, right: Value) -> Value:
+    if op in ("and", "or"):
+        for known, other in ((left, right), (right, left)):
+            if isinstance(known, bool):
+                return other if known is (op == "and") else known
+    x, y = _tensor(left), _tensor(right)
+    return {"and": torch.logical_and, "or": torch.logical_or, "eq": torch.eq, "ne": torch.ne}[op](x, y)
+
+
+@cache
+def _constant(value: float, dtype: DType) -> torch.Tensor:
+    return torch.tensor(value, dtype=TORCH[dtype])
+
+
+def _tiles(statements: tuple[Statement, ...]) -> Iterator[int]:
+    """Elements of every tile that gets a name."""
+    for statement in statements:
+        match statement:
+            case Let(value=value):
+                yield math.prod(value.type.shape)
+            case For(body=body):
+                yield from _tiles(body)
+
+
+def _chunk(kernel: Kernel, rows: int) -> int:
+    """Programs run together: whole rows of the grid's last axis when they fit, else even parts of a row."""
+    largest = max(_tiles(kernel.body), default=1)
+    fitting = max(CHUNK_BYTES // (4 * largest), 1)
+    if rows >= fitting:
+        return math.ceil(rows / math.ceil(rows / fitting))
+    return rows * max(fitting // (4 * rows), 1)  # rows share loads within themselves, so join only short ones
