@@ -48,7 +48,7 @@ def format_source(text: str, filename: str = "<candidate>") -> str:
         indent = line.text[: len(line.text) - len(line.text.lstrip())]
         first, last = line.span.line, line.span.end_line
         lead = _lead(range(done + 1, first), notes, blank, indent)
-        if line.apart and lines and "" not in lead[:1]:
+        if line.apart and lines and "" not in lead:
             lead = ["", *lead]
         if not lines or lines[-1].split("#")[0].rstrip().endswith(":"):
             lead = lead[1:] if lead[:1] == [""] else lead
