@@ -39,9 +39,9 @@ def packaged_specs() -> Path:
 def load_spec(path_or_name: str | Path) -> Spec:
     """Read a spec file, or a packaged spec by name ("attention"). Raises SpecProblem."""
     path = Path(path_or_name)
-    if not path.suffix and not path.exists():
-        packaged = packaged_specs() / f"{path}.toml"
-        path = packaged if packaged.is_file() else path
+    packaged = packaged_specs() / f"{path}.toml"
+    if not path.is_file() and path.name == str(path) and packaged.is_file():
+        path = packaged
     source = Source("", str(path_or_name))
     try:
         if path.stat().st_size > MAX_SOURCE:

@@ -23,7 +23,6 @@ _WORDS = {
     "_INDENT": "an indented block",
     "_DEDENT": "the end of the block",
     "$END": "the end of the file",
-    "WHOLE": "`:`",
     "NONE": "`None`",
 }
 _SYMBOLS = {
@@ -80,7 +79,7 @@ def explain(error: UnexpectedInput, source: Source) -> SyntaxProblem:
         span = Span(token.line or 1, start, token.line or 1, start + len(word))
         return SyntaxProblem("K003", f"there is no `{word}` statement", span, source, _HINTS[word])
     expected = _expected(error.accepts or error.expected)
-    found = _WORDS.get(token.type, "") if token.type.startswith(("_", "$")) else f"`{token}`"
+    found = _WORDS[token.type].split(" ", 1)[1] if token.type.startswith(("_", "$")) else f"`{token}`"
     message = f"unexpected {found}; expected {expected}"
     return SyntaxProblem("K003", message, span_of_token(token), source, _hint(token, source, expected))
 

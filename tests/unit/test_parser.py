@@ -118,7 +118,7 @@ def test_formulas() -> None:
 def test_error_shows_the_place_and_what_was_expected() -> None:
     error = problem("kernel f(b < B):\n    x = 1 +\n")
     assert str(error) == (
-        "error[K003]: unexpected the end of the line; expected an expression\n"
+        "error[K003]: unexpected end of the line; expected an expression\n"
         "  --> <candidate>:2:12\n  |\n2 |     x = 1 +\n  |            ^"
     )
     assert error.to_json()["line"] == 2 and error.to_json()["code"] == "K003"
@@ -153,7 +153,7 @@ def test_error_shows_the_place_and_what_was_expected() -> None:
         ("x = f(a", (2, 10), "never closed"),
         ("x = a)", (2, 10), "`)` closes nothing"),
         ("x = for", (2, 9), "unexpected `for`; expected an expression"),
-        ("x = 1\n      y = 2", (3, 7), "unexpected an indented block"),
+        ("x = 1\n      y = 2", (3, 7), "unexpected indented block"),
         ("for n in range(3):\n        x = 1\n      y = 2", (4, 1), "matches no block around it"),
         ("x = 1\n\ty = 2", (3, 1), "indent with spaces"),
         ("x = 1\n    schedule num_warps = 4", (3, 5), "unexpected `schedule`"),
@@ -165,7 +165,7 @@ def test_hints(statement: str, place: tuple[int, int], said: str) -> None:
     assert (error.span.line, error.span.column) == place
 
 
-@pytest.mark.parametrize("text", ["", "\n# nothing\n", "meta A = 1\n", "kernel f():\n    x = 1\n", "kernel f(b < B):\n"])
+@pytest.mark.parametrize("text", ["", "\n# only\n", "meta A = 1\n", "kernel f():\n    x = 1\n", "kernel f(b < B):\n"])
 def test_incomplete_files(text: str) -> None:
     assert problem(text).code == "K003"
 
