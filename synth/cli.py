@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 USAGE_ERROR = 64
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 app = typer.Typer(
     name="synth",
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         if message := error.format_message():
             print(f"error: {message}\n  = hint: synth --help says what is accepted", file=sys.stderr)
         return USAGE_ERROR
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
@@ -105,10 +106,13 @@ def prove_and_run(
     """From a formula to certified kernels: propose, prove or refute, lower, compile, cross-check, benchmark."""
     from ir.loader import bind, load_spec
     from synth.pipeline import Plan, prove_and_run
-    from synth.view import show_run
+    from synth.view_run import show_run
 
     bound = bind(load_spec(spec), settings_of(settings))
-    plan = Plan(bound, budget, target or bound.spec.target, out, mutate, max_candidates, seed)
+    target = target or bound.spec.target
+    if target not in TARGETS:
+        raise typer.BadParameter(f"--target is one of {', '.join(TARGETS)}, not {target}")
+    plan = Plan(bound, budget, target, out, mutate, max_candidates, seed)
     return show_run(prove_and_run(plan), as_json)
 
 
@@ -122,16 +126,16 @@ def prove(
 ) -> int:
     """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved."""
     from ir.loader import bind, load_spec
-    from synth.pipeline import certify
+    from synth.certify import certify
     from synth.view import show_report
 
     bound = bind(load_spec(spec), settings_of(settings))
     text = read(kernel)
-    report, issued = certify(text, bound, str(kernel))
-    if certificate is not None and issued is not None:
-        issued.save(certificate)
-    show_report(report, text, str(kernel), as_json)
-    return report.verdict.exit_code
+    found = certify(text, bound, str(kernel))
+    if certificate is not None and found.certificate is not None:
+        found.certificate.save(certificate)
+    show_report(found.report, text, str(kernel), as_json)
+    return found.report.verdict.exit_code
 
 
 @app.command(epilog="synth show runs/20260101-120000-attention/certificates/64x64-exp-running-w4s2.json")

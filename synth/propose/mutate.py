@@ -12,10 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ir.printer import print_module
-
 from ir.ast import Assign, Binary, Call, Expr, For, Name, Number, Span, Store, Unary
 from ir.parser import parse
+from ir.printer import print_module
 from synth.propose import Candidate
 
 Node = Any  # a syntax node, a tuple of nodes, or a plain value inside one

@@ -1,0 +1,118 @@
+"""The folder a run leaves behind. Every file is written whole or not at all, so a killed run leaves a valid folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synth.events import (
+    Benchmarked,
+    CrossChecked,
+    Event,
+    Failed,
+    Finished,
+    Judged,
+    Lowered,
+    PeersMeasured,
+    Proposed,
+    Started,
+)
+from verifier.certificate import Certificate
+
+FORMAT = 1
+
+
+def create(root: Path, name: str) -> Path:
+    """A new folder `root/<timestamp>-<name>` with its sub-folders."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{k}" for k in range(2, 1000))):
+        folder = root / f"{stamp}-{name}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        for part in ("candidates", "verdicts", "certificates", "triton"):
+            (folder / part).mkdir()
+        return folder
+    raise FileExistsError(f"{root} holds too many runs of this second")
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, indent=1, default=str) + "\n"
+
+
+@dataclass
+class Results:
+    """results.json, and the files beside it, kept up to date event by event."""
+
+    folder: Path
+    head: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def note(self, event: Event) -> None:
+        """Take an event in and write what it changes."""
+        match event:
+            case Started():
+                self.head = {
+                    "format": FORMAT,
+                    "status": "running",
+                    "spec": event.spec,
+                    "settings": dict(event.settings),
+                    "target": event.target,
+                    "device": event.device,
+                }
+            case Proposed(candidate):
+                write(self.folder / "candidates" / f"{candidate.name}.tile", candidate.text)
+                self.rows[candidate.name] = {
+                    "name": candidate.name,
+                    "choices": dict(candidate.choices),
+                    "broken_on_purpose": list(candidate.expected),
+                    "stage": event.stage,
+                }
+            case Judged(candidate, report):
+                write(self.folder / "verdicts" / f"{candidate.name}.json", dump(report.to_json()))
+                self.rows[candidate.name] |= {
+                    "stage": event.stage,
+                    "verdict": report.verdict.value,
+                    "seconds": report.seconds,
+                    "obligations": {r.id: r.verdict.value for r in report.results},
+                    "certificate": event.certificate or None,
+                }
+            case Lowered(candidate):
+                resources = {"target": event.target, "resources": list(event.resources)}
+                self.rows[candidate.name] |= {"stage": event.stage, "compiled": resources}
+            case CrossChecked(candidate):
+                check = {"cases": event.cases, "largest_error": event.largest_error}
+                self.rows[candidate.name] |= {"stage": event.stage, "crosscheck": check}
+            case Benchmarked(candidate):
+                measured = [asdict(m) for m in event.measurements]
+                self.rows[candidate.name] |= {"stage": event.stage, "benchmarks": measured}
+            case PeersMeasured():
+                self.head["peers"] = [asdict(m) for m in event.measurements]
+                self.head["roofline"] = event.roofline
+            case Failed(candidate):
+                self.rows[candidate.name] |= {"failed": {"stage": event.stage, "message": event.message}}
+            case Finished():
+                self.head |= {"status": event.status, "seconds": event.seconds}
+        write(self.folder / "results.json", dump({**self.head, "candidates": list(self.rows.values())}))
+
+    def certificate(self, name: str, certificate: Certificate) -> Path:
+        path = self.folder / "certificates" / f"{name}.json"
+        partial = path.with_name(f".{path.name}.partial")
+        certificate.save(partial)
+        os.replace(partial, path)
+        return path
+
+    def triton(self, name: str, source: str) -> None:
+        write(self.folder / "triton" / f"{name}.py", source)

@@ -1,0 +1,144 @@
+"""What a person sees of one kernel: verdict by obligation, the counterexample or the residual goal, a certificate.
+
+Rich lays it out; into a pipe the same text goes without colours. `--json` prints the plain value instead.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+from rich.console import Console
+from rich.table import Table
+
+from ir.ast import NOWHERE, Span
+from verifier.certificate import Certificate
+from verifier.verdict import OBLIGATIONS, TITLES, Counterexample, Report, Result, Verdict
+
+COLOURS = {Verdict.PROVED: "green", Verdict.REFUTED: "red", Verdict.UNPROVED: "yellow"}
+MARKS = {Verdict.PROVED: "✓", Verdict.REFUTED: "✗", Verdict.UNPROVED: "?"}
+
+
+def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
+    """A table of obligations; then for each that did not hold, why."""
+    if as_json:
+        print(json.dumps({"kernel": name, **report.to_json()}))
+        return
+    console = Console(highlight=False)
+    console.print(obligations(report))
+    for result in report.results:
+        if result.verdict is not Verdict.PROVED:
+            console.print(f"\n[bold]{result.id} {TITLES.get(result.id, '')}[/]: {result.verdict.value}", style="bold")
+            console.print("\n".join(explanation(result, text, name)), markup=False)
+    colour = COLOURS[report.verdict]
+    console.print(f"\n{name}: [{colour}]{report.verdict.value}[/] in {report.seconds:.2f} s")
+    for key, value in report.facts:
+        console.print(f"  {key}: {value}", markup=False)
+
+
+def obligations(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("id", "", "verdict", "time", "statement"):
+        table.add_column(title, justify="right" if title == "time" else "left")
+    found = {r.id: r for r in report.results}
+    for obligation in OBLIGATIONS:
+        if (result := found.get(obligation)) is None:
+            table.add_row(obligation, TITLES[obligation], "[yellow]not attempted[/]", "", "")
+            continue
+        verdict = f"[{COLOURS[result.verdict]}]{result.verdict.value}[/]"
+        table.add_row(obligation, TITLES[obligation], verdict, f"{result.seconds * 1e3:.0f} ms", result.statement)
+    return table
+
+
+def explanation(result: Result, text: str, name: str) -> list[str]:
+    """Lines that say why an obligation does not hold, or what is left to show."""
+    if result.counterexample is not None:
+        return counterexample(result.counterexample, text, name)
+    lines = excerpt(text, name, result.span)
+    return [*lines, *textwrap.indent(result.residual or "no residual goal was recorded", "  ").splitlines()]
+
+
+def counterexample(found: Counterexample, text: str, name: str) -> list[str]:
+    sizes = ", ".join(f"{k} = {v}" for k, v in (*found.sizes, *found.parameters))
+    program = ", ".join(f"{k} = {v}" for k, v in found.program)
+    cell = ", ".join(map(str, found.cell))
+    return [
+        f"  {found.message}",
+        f"  at       {sizes}; inputs {found.inputs}",
+        f"  program  {found.kernel}({program})",
+        f"  cell     {found.tensor}[{cell}]",
+        f"  expected {found.expected}",
+        f"  actual   {found.actual}",
+        *excerpt(text, name, found.span),
+    ]
+
+
+def excerpt(text: str, name: str, span: Span) -> list[str]:
+    """The source line with a caret under the place; nothing for a place that is not known."""
+    lines = text.splitlines()
+    if span == NOWHERE or not 0 < span.line <= len(lines):
+        return []
+    line = "".join(c if c.isprintable() else " " for c in lines[span.line - 1])
+    end = span.end_column if span.end_line == span.line else len(line) + 1
+    gutter = " " * len(str(span.line))
+    return [
+        f"  --> {name}:{span.line}:{span.column}",
+        f"  {gutter} |",
+        f"  {span.line} | {line}",
+        f"  {gutter} | {' ' * (span.column - 1)}{'^' * max(1, end - span.column)}",
+    ]
+
+
+def show_certificate(certificate: Certificate, as_json: bool) -> None:
+    """Subject, claim, assumptions, evidence, and what was tested and measured."""
+    if as_json:
+        print(json.dumps({"id": certificate.id, **certificate.body}))
+        return
+    console = Console(highlight=False)
+    body = certificate.body
+    console.print(f"[bold]certificate[/] {certificate.id}")
+    settings = ", ".join(f"{k} = {v}" for k, v in certificate.settings.items())
+    console.print(f"[bold]settings[/]    {settings}")
+    for section in ("claim", "assumptions", "facts", "widths", "witness"):
+        console.print(f"\n[bold]{section}[/]")
+        console.print("\n".join(_lines(body.get(section))), markup=False)
+    console.print("\n[bold]evidence[/]")
+    console.print(f"  {len(_leaves(body.get('evidence')))} items; `synth show --json` prints them")
+    for section in ("lowered", "tests", "benchmarks"):
+        if section in body:
+            console.print(f"[bold]{section}[/]: recorded (evidence, not proof)")
+    console.print("\n[bold]candidate[/]")
+    console.print(textwrap.indent(certificate.candidate, "  "), markup=False)
+
+
+def _lines(value: object, depth: int = 1) -> list[str]:
+    indent = "  " * depth
+    match value:
+        case dict():
+            found = []
+            for key, item in value.items():
+                if isinstance(item, dict | list):
+                    found += [f"{indent}{key}", *_lines(item, depth + 1)]
+                else:
+                    found.append(f"{indent}{key}: {item}")
+            return found
+        case list() | tuple():
+            if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
+                return [f"{indent}{key}: {item}" for key, item in value]
+            return [line for item in value for line in _lines(item, depth)]
+        case None:
+            return [f"{indent}none"]
+        case _:
+            return [f"{indent}{value}"]
+
+
+def _leaves(value: object) -> list[object]:
+    match value:
+        case dict():
+            return [leaf for item in value.values() for leaf in _leaves(item)] if "body" not in value else [value]
+        case list() | tuple():
+            return [leaf for item in value for leaf in _leaves(item)]
+        case None:
+            return []
+        case _:
+            return [value]

@@ -1,0 +1,243 @@
+"""What a person sees of a run: a table that fills in as candidates are proved, compiled, checked and timed.
+
+On a terminal the table is live; into a pipe each event is a line; with `--json` each event is a JSON object. The
+summary at the end is made from the same events.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from synth.events import (
+    Benchmarked,
+    CrossChecked,
+    Event,
+    Failed,
+    Finished,
+    Judged,
+    Lowered,
+    Measurement,
+    PeersMeasured,
+    Proposed,
+    Started,
+)
+from synth.view import COLOURS, MARKS
+from verifier.verdict import OBLIGATIONS, Verdict
+
+INTERRUPTED = 130
+
+
+def show_run(events: Iterator[Event], as_json: bool) -> int:
+    """Show every event as it comes. Exit code 0 when at least one certified kernel ran, 2 when none did."""
+    state = _State()
+    try:
+        if as_json:
+            for event in events:
+                state.note(event)
+                print(json.dumps({"event": type(event).__name__, **_plain(event)}), flush=True)
+        else:
+            _watch(events, state)
+    except KeyboardInterrupt:
+        if state.folder is not None and not as_json:
+            print(f"interrupted; what was done so far is in {state.folder}")
+        return INTERRUPTED
+    return 0 if any(row.measured for row in state.rows.values()) else 2
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case Path():
+            return str(value)
+        case dict():
+            return {k: _plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_plain(v) for v in value]
+        case _ if hasattr(value, "__dataclass_fields__"):
+            return _plain(asdict(value))
+        case _:
+            return value
+
+
+@dataclass
+class _Row:
+    """One candidate so far."""
+
+    name: str
+    broken: bool
+    verdict: Verdict | None = None
+    marks: dict[str, Verdict] = field(default_factory=dict)
+    seconds: float = 0.0
+    compiled: str = ""
+    checked: str = ""
+    measured: tuple[Measurement, ...] = ()
+    failed: str = ""
+
+
+@dataclass
+class _State:
+    """The run so far."""
+
+    rows: dict[str, _Row] = field(default_factory=dict)
+    head: str = ""
+    device: str = ""
+    roofline: str = ""
+    peers: tuple[Measurement, ...] = ()
+    doing: str = "reading the spec"
+    since: float = field(default_factory=time.monotonic)
+    folder: Path | None = None
+    finished: Finished | None = None
+
+    def note(self, event: Event) -> None:
+        self.since = time.monotonic()
+        match event:
+            case Started():
+                settings = ", ".join(f"{k} = {v}" for k, v in event.settings)
+                self.head = f"{event.spec} ({settings}), compiled for {event.target}, run on {event.device}"
+                self.device, self.folder, self.doing = event.device, event.folder, "proposing"
+            case Proposed(candidate):
+                self.rows[candidate.name] = _Row(candidate.name, bool(candidate.expected))
+                self.doing = f"proving {candidate.name}"
+            case Judged(candidate, report):
+                row = self.rows[candidate.name]
+                row.verdict, row.seconds = report.verdict, report.seconds
+                row.marks = {r.id: r.verdict for r in report.results}
+                self.doing = f"compiling {candidate.name}" if event.certificate else "proposing"
+            case Lowered(candidate):
+                self.rows[candidate.name].compiled = _resources(event)
+                self.doing = f"cross-checking {candidate.name} under Triton's interpreter"
+            case CrossChecked(candidate):
+                self.rows[candidate.name].checked = f"{event.cases} shapes"
+                self.doing = f"timing {candidate.name}"
+            case PeersMeasured():
+                self.peers, self.roofline = event.measurements, event.roofline
+            case Benchmarked(candidate):
+                self.rows[candidate.name].measured = event.measurements
+                self.doing = "proposing"
+            case Failed(candidate):
+                self.rows[candidate.name].failed = f"{event.stage}: {event.message.strip().splitlines()[-1]}"
+                self.doing = "proposing"
+            case Finished():
+                self.finished, self.doing = event, ""
+
+
+def _resources(event: Lowered) -> str:
+    if not event.resources:
+        return "emitted"
+    return "; ".join(
+        f"{r['registers']} regs, {r['spills']} spills, {r['shared'] / 1024:.0f} KiB, {100 * r['occupancy']:.0f} % occ."
+        for r in event.resources
+    )
+
+
+# ---- drawing ----------------------------------------------------------------------------------------
+
+
+def _watch(events: Iterator[Event], state: _State) -> None:
+    console = Console(highlight=False)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=8, get_renderable=lambda: _picture(state), transient=True):
+            for event in events:
+                state.note(event)
+        console.print(_table(state))
+    else:
+        for event in events:
+            state.note(event)
+            if line := _line(event, state):
+                print(line, flush=True)
+    _summary(console, state)
+
+
+def _picture(state: _State) -> Group:
+    elapsed = time.monotonic() - state.since
+    spinner = Spinner("dots", Text(f" {state.doing} ({elapsed:.0f} s)")) if state.doing else Text("")
+    return Group(Text(state.head, style="bold"), _table(state), spinner)
+
+
+def _table(state: _State) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("candidate", *OBLIGATIONS, "verdict", "proof", "compiled", "checked", "time"):
+        table.add_column(title, justify="right" if title in ("proof", "time") else "left", no_wrap=title != "compiled")
+    for row in state.rows.values():
+        marks = [_mark(row.marks.get(o)) for o in OBLIGATIONS]
+        verdict = Text(row.verdict.value, style=COLOURS[row.verdict]) if row.verdict else Text("…")
+        proof = f"{row.seconds:.2f} s" if row.verdict else ""
+        best = min((m.seconds for m in row.measured), default=None)
+        timed = "" if best is None else f"{best * 1e3:.2f} ms"
+        compiled: Text | str = Text(row.failed, style="yellow") if row.failed else row.compiled
+        name = Text(row.name, style="dim" if row.broken else "")
+        table.add_row(name, *marks, verdict, proof, compiled, row.checked, timed)
+    return table
+
+
+def _mark(verdict: Verdict | None) -> Text:
+    return Text("·", style="dim") if verdict is None else Text(MARKS[verdict], style=COLOURS[verdict])
+
+
+def _line(event: Event, state: _State) -> str:
+    """One line of a log, for pipes and files."""
+    match event:
+        case Started():
+            return state.head
+        case Judged(candidate, report):
+            fallen = [f"{r.id} {r.verdict.value}" for r in report.results if r.verdict is not Verdict.PROVED]
+            why = f" ({', '.join(fallen)})" if fallen else ""
+            return f"{report.verdict.value:9} {candidate.name} in {report.seconds:.2f} s{why}"
+        case Lowered(candidate):
+            return f"compiled  {candidate.name} for {event.target} in {event.seconds:.1f} s: {_resources(event)}"
+        case CrossChecked(candidate):
+            return f"checked   {candidate.name} on {event.cases} shapes in {event.seconds:.1f} s"
+        case Benchmarked(candidate, measurements):
+            times = ", ".join(f"{m.shape} {m.seconds * 1e3:.2f} ms" for m in measurements)
+            return f"timed     {candidate.name}: {times}"
+        case Failed(candidate):
+            return f"failed    {candidate.name}: {state.rows[candidate.name].failed}"
+        case _:
+            return ""
+
+
+def _summary(console: Console, state: _State) -> None:
+    done = state.finished
+    if done is None:
+        return
+    timed = [(row.name, m) for row in state.rows.values() for m in row.measured]
+    if timed:
+        where = "on the CPU executor (a CPU figure, not a GPU one)" if state.device == "CPU" else f"on {state.device}"
+        for shape, sizes in dict.fromkeys((m.shape, m.sizes) for _, m in timed):
+            written = ", ".join(f"{k} = {v}" for k, v in sizes)
+            table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+            table.title = f"\n{shape} ({written}), {where}"
+            for title in ("", "time", "TFLOP/s", "of roofline"):
+                table.add_column(title, justify="left" if not title else "right")
+            rows = [(f"certified {name}", m) for name, m in timed if m.shape == shape]
+            rows += [(m.name, m) for m in state.peers if m.shape == shape]
+            for name, m in sorted(rows, key=lambda item: item[1].seconds):
+                part = "" if m.share is None else f"{100 * m.share:.1f} %"
+                table.add_row(name, f"{m.seconds * 1e3:.2f} ms", f"{m.tflops:.3f}", part)
+            console.print(table)
+        if state.roofline:
+            console.print(f"roofline: {state.roofline}", style="dim")
+    broken = [row for row in state.rows.values() if row.broken]
+    if broken:
+        stopped = sum(row.verdict is not Verdict.PROVED for row in broken)
+        console.print(f"\n{stopped} of {len(broken)} kernels broken on purpose were stopped by the prover")
+        for row in broken:
+            if row.verdict is Verdict.PROVED:
+                console.print(f"  {row.name} is proved: this slip changes nothing for this spec")
+    console.print(
+        f"\n{done.status}: {done.certified} certified, {done.refuted} refuted, {done.unproved} unproved "
+        f"in {done.seconds:.0f} s; everything is in {done.folder}"
+    )
