@@ -152,7 +152,9 @@ def _watch(events: Iterator[Event], state: _State) -> None:
         with Live(console=console, refresh_per_second=8, get_renderable=lambda: _picture(state), transient=True):
             for event in events:
                 state.note(event)
+        console.print(state.head, style="bold", markup=False)
         console.print(_table(state))
+        console.print(_compiled(state))
     else:
         for event in events:
             state.note(event)
@@ -168,23 +170,43 @@ def _picture(state: _State) -> Group:
 
 
 def _table(state: _State) -> Table:
+    """Fits 80 columns: candidate, a mark for each obligation, proof time, and how far it has come."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("candidate", *OBLIGATIONS, "verdict", "proof", "compiled", "checked", "time"):
-        table.add_column(title, justify="right" if title in ("proof", "time") else "left", no_wrap=title != "compiled")
+    table.add_column("candidate", no_wrap=True)
+    table.add_column(" ".join(OBLIGATIONS), no_wrap=True, min_width=3 * len(OBLIGATIONS))
+    table.add_column("proof", no_wrap=True, justify="right", min_width=6)
+    table.add_column("then", no_wrap=True, min_width=12)
     for row in state.rows.values():
-        marks = [_mark(row.marks.get(o)) for o in OBLIGATIONS]
-        verdict = Text(row.verdict.value, style=COLOURS[row.verdict]) if row.verdict else Text("…")
+        marks = Text(" ").join(_mark(row.marks.get(o)) for o in OBLIGATIONS)
         proof = f"{row.seconds:.2f} s" if row.verdict else ""
-        best = min((m.seconds for m in row.measured), default=None)
-        timed = "" if best is None else f"{best * 1e3:.2f} ms"
-        compiled: Text | str = Text(row.failed, style="yellow") if row.failed else row.compiled
-        name = Text(row.name, style="dim" if row.broken else "")
-        table.add_row(name, *marks, verdict, proof, compiled, row.checked, timed)
+        table.add_row(Text(row.name, style="dim" if row.broken else ""), marks, proof, _stage(row))
     return table
 
 
+def _compiled(state: _State) -> Table:
+    """What each compiled kernel takes on the target, and what went wrong where something did."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("", style="dim")
+    for row in state.rows.values():
+        if row.compiled or row.failed:
+            table.add_row(row.name, row.failed or row.compiled)
+    return table
+
+
+def _stage(row: _Row) -> Text:
+    best = min((m.seconds for m in row.measured), default=None)
+    if row.failed:
+        return Text(row.failed.partition(":")[0] + " failed", style="yellow")
+    if best is not None:
+        return Text(f"{best * 1e3:.2f} ms")
+    if row.checked or row.compiled:
+        return Text("checked" if row.checked else "compiled")
+    return Text(row.verdict.value, style=COLOURS[row.verdict]) if row.verdict else Text("…")
+
+
 def _mark(verdict: Verdict | None) -> Text:
-    return Text("·", style="dim") if verdict is None else Text(MARKS[verdict], style=COLOURS[verdict])
+    return Text("· ", style="dim") if verdict is None else Text(f"{MARKS[verdict]} ", style=COLOURS[verdict])
 
 
 def _line(event: Event, state: _State) -> str:
@@ -218,8 +240,8 @@ def _summary(console: Console, state: _State) -> None:
         where = "on the CPU executor (a CPU figure, not a GPU one)" if state.device == "CPU" else f"on {state.device}"
         for shape, sizes in dict.fromkeys((m.shape, m.sizes) for _, m in timed):
             written = ", ".join(f"{k} = {v}" for k, v in sizes)
-            table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-            table.title = f"\n{shape} ({written}), {where}"
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            console.print(f"\n[bold]{shape}[/] ({written})\n{where}")
             for title in ("", "time", "TFLOP/s", "of roofline"):
                 table.add_column(title, justify="left" if not title else "right")
             rows = [(f"certified {name}", m) for name, m in timed if m.shape == shape]
@@ -236,8 +258,6 @@ def _summary(console: Console, state: _State) -> None:
         console.print(f"\n{stopped} of {len(broken)} kernels broken on purpose were stopped by the prover")
         for row in broken:
             if row.verdict is Verdict.PROVED:
-                console.print(f"  {row.name} is proved: this slip changes nothing for this spec")
-    console.print(
-        f"\n{done.status}: {done.certified} certified, {done.refuted} refuted, {done.unproved} unproved "
-        f"in {done.seconds:.0f} s; everything is in {done.folder}"
-    )
+                print(f"  {row.name} is proved: this slip changes nothing for this spec")
+    counts = f"{done.certified} certified, {done.refuted} refuted, {done.unproved} unproved"
+    print(f"\n{done.status}: {counts} in {done.seconds:.0f} s\nrun folder: {done.folder}")

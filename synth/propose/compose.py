@@ -120,7 +120,8 @@ class _Kernel:
         self.lines += emitter.outer.lines
         emitter.outer = before
         name = output.tensor.name
-        stored = value.text if output.dtype is DType.F32 else f"cast({value.text}, {name}.dtype)"
+        always = output.tensor.dtype in ("f32", "fp32")  # else the same text serves every setting of the spec
+        stored = value.text if always else f"cast({value.text}, {name}.dtype)"
         return f"store({name}[{', '.join(places)}], {stored}{f', mask={mask.text}' if mask else ''})"
 
     def _safe(self, expr: Expr) -> Expr:

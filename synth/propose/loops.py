@@ -183,7 +183,7 @@ class Loop:
             match along:
                 case [(Element() as cell, 1)]:
                     right = emitter.load(cell)
-                    left = weight.text if right.kind is DType.F32 else f"cast({weight.text}, {cell.name}.dtype)"
+                    left = f"cast({weight.text}, {cell.name}.dtype)"
                 case _:
                     right = emitter.name("x", emitter.real(product(along), (KEY, *across)), (KEY,))
                     left = weight.text
