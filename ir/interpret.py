@@ -434,3 +434,9 @@ def interpret_program_instance(
     with np.errstate(all="ignore"), contextlib.suppress(_Unknown):
         machine.instance(chosen, tuple((a.name, ids[a.name]) for a in chosen.grid), 0)
     return tuple(f for f in log.faults if f.kind in ("bounds", "width"))
+
+
+def grid_extents(kernel: Kernel, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The concrete extent of every grid axis of a kernel."""
+    machine = _Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
+    return {axis.name: machine.integer(axis.extent) for axis in kernel.grid}

@@ -76,6 +76,7 @@ class Instance:
     premises: tuple[Bool, ...] = ()
     counters: tuple[Int, ...] = ()
     notes: list[str] = field(default_factory=list)
+    closed: dict[str, tuple[reals.Real, Context]] = field(default_factory=dict)
 
     def run(self) -> Trace:
         env: dict[str, Tile] = {}

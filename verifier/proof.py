@@ -21,6 +21,7 @@ from verifier.formula import Formula, Sizes, sizes_of
 from verifier.integers import Bool, Int, conj, ge0, lt
 from verifier.inverse import Writer, writer
 from verifier.operations import Unsupported, where
+from verifier.reals import Real
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
 from verifier.tiles import Scalar
@@ -51,6 +52,7 @@ class Proof:
     traces: list[Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     writers: dict[str, list[Writer]] = field(default_factory=dict)
+    closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""
@@ -79,6 +81,7 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         trace = run.run()
         proof.traces.append(trace)
         proof.notes += run.notes
+        proof.closed.update(run.closed)
         for access in trace.of_kind("store", "atomic"):
             proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
     return proof

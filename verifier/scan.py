@@ -123,6 +123,8 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     from verifier.closed_forms import solve
 
     solve(summary)
+    for name, form in summary.closed.items():
+        run.closed[name] = form.value, run.context
     duties = _DutyCollector(summary)
     run.rewrite_since(first, summary.states_at(n), lambda s: duties.resolve(s, n))
     run.context, run.premises, run.counters = saved

@@ -41,7 +41,8 @@ class Ledger:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
         solver = z3.Solver()
         translate = Translator()
-        solver.add(*map(translate.bool, query.premises), z3.Not(translate.bool(query.claim)))
+        for fact in (*query.premises, negate(query.claim)):
+            solver.add(translate.bool(fact), *map(translate.bool, static_bounds(fact)))
         return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
 
 

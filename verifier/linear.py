@@ -1,0 +1,157 @@
+"""Upper bounds of real terms by linear arithmetic: is `x <= bound` wherever the context holds?
+
+Z3 decides it over linear real arithmetic with every nonlinear monomial an unknown, given what rules say
+of maxima: a maximum is at least each of its members (a member over a domain is instantiated at the index
+the term itself reads), and a maximum is at most another that has all its members. Guards and comparisons
+of reals keep their meaning. Only `unsat` counts.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import z3
+
+from verifier import reals
+from verifier.binders import open_binder, substitute
+from verifier.domains import coefficient
+from verifier.integers import TRUE, Atom, Bool, Int, polynomial
+from verifier.reals import Member, Monomial, Real, RealAtom, number
+from verifier.simplify import Simplifier
+from verifier.smt import RESOURCE_LIMIT, Context, Translator, static_bounds
+from verifier.terms import children, conditions, free
+
+LN2_LOW, LN2_HIGH = "0.693147", "0.693148"
+MAX_INSTANCES = 8
+
+
+def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier) -> bool:
+    """Whether x <= bound follows from the context."""
+    x = simplifier.real(x, context)
+    if context.impossible:
+        return True
+    value = x.constant
+    if value is not None:
+        return value <= bound
+    query = _Query(context, simplifier)
+    query.facts_for(x)
+    return query.refutes(query.linear(x) > _rational(bound))
+
+
+def _rational(q: Fraction) -> Any:
+    return z3.Q(q.numerator, q.denominator)
+
+
+class _Query:
+    def __init__(self, context: Context, simplifier: Simplifier) -> None:
+        self.context = context
+        self.simplifier = simplifier
+        self.translate = Translator()
+        self.reals: dict[Any, Any] = {}
+        self.facts: list[Any] = []
+        self.linked: set[Bool] = set()
+
+    def linear(self, x: Real) -> Any:
+        parts = []
+        for mono, c in x.terms:
+            value = _rational(c) * self._unknown(mono)
+            self._link(mono.guard)
+            parts.append(value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, z3.RealVal(0)))
+        return z3.Sum(parts) if parts else z3.RealVal(0)
+
+    def _unknown(self, mono: Monomial) -> Any:
+        key = (mono.factors, mono.exponent)
+        if not mono.factors and mono.exponent is None:
+            return z3.RealVal(1)
+        found = self.reals.get(key)
+        if found is None:
+            found = z3.Real(f"r{len(self.reals)}")
+            self.reals[key] = found
+            if key == (reals.ln2().terms[0][0].factors, None):
+                self.facts += [found > z3.RealVal(LN2_LOW), found < z3.RealVal(LN2_HIGH)]
+        return found
+
+    def _link(self, condition: Bool) -> None:
+        """Give the opaque comparisons in a condition their linear meaning, also scaled by ln 2."""
+        for b in conditions(condition):
+            if b in self.linked:
+                continue
+            self.linked.add(b)
+            for scale in (number(1), reals.ln2(), reals.power(reals.ln2(), -1)):
+                x = self.simplifier.real(b.args[1] * scale, self.context)
+                self.facts_for(x)
+                value = self.linear(x)
+                self.facts.append(self.translate.bool(b) == (value > 0 if b.args[0] == "gt" else value == 0))
+
+    def facts_for(self, x: Real) -> None:
+        """What rules say of the maxima in x."""
+        maxima = [a for mono, _ in x.terms for a, k in mono.factors if a.kind == "max" and k == 1]
+        for m in maxima:
+            alone = self._unknown(reals.of(m).terms[0][0])
+            for member in m.args[0]:
+                for guard, body in self._instances(member, x):
+                    self._link(guard)
+                    self.facts.append(z3.Implies(self.translate.bool(guard), alone >= self.linear(body)))
+            for other in maxima:
+                if other is not m and self._included(m, other):
+                    self.facts.append(alone <= self._unknown(reals.of(other).terms[0][0]))
+
+    def _instances(self, member: Member, x: Real) -> list[tuple[Bool, Real]]:
+        variables, guard, body = member
+        if not variables:
+            return [(guard, self.simplifier.real(body, self.context.given(guard)))]
+        if len(variables) != 1:
+            return []
+        out = []
+        for value in self._values(variables[0], body, x)[:MAX_INSTANCES]:
+            at = {variables[0]: value}
+            here = substitute(guard, at)
+            out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
+        return out
+
+    def _values(self, v: Atom, body: Real, x: Real) -> list[Int]:
+        """Values of v at which a read in the body is a read in x."""
+        found: dict[Int, None] = {}
+        for mine in _reads(body):
+            for theirs in _reads(x):
+                if mine.args[0] != theirs.args[0]:
+                    continue
+                for i, j in zip(mine.args[1], theirs.args[1], strict=True):
+                    k = coefficient(i, v)
+                    if k in (1, -1) and v not in free(j):
+                        found[(j - (i - polynomial({(v,): k}))) * k] = None
+        return [f for f in found if not any(a.name.startswith("%") for a in free(f))]
+
+    def _included(self, small: RealAtom, large: RealAtom) -> bool:
+        """Every member of `small` is one of `large`."""
+        for variables, guard, body in small.args[0]:
+            same = [g for v, g, b in large.args[0] if v == variables and b is body]
+            new, opening = open_binder(variables, guard)
+            context = self.context.given(opening.bool(guard))
+            if not same or not any(context.entails(opening.bool(g)) for g in same):
+                return False
+        return True
+
+    def refutes(self, goal: Any) -> bool:
+        solver = z3.Solver()
+        solver.set("rlimit", RESOURCE_LIMIT)
+        for fact in self.context.facts:
+            self._link(fact)
+            solver.add(self.translate.bool(fact), *map(self.translate.bool, static_bounds(fact)))
+        solver.add(*self.facts, goal)
+        return bool(solver.check() == z3.unsat)
+
+
+def _reads(x: Real) -> list[RealAtom]:
+    seen: dict[Any, None] = {}
+    todo: list[Any] = [x]
+    while todo:
+        t = todo.pop()
+        if t in seen or isinstance(t, (str, int)) or t is None:
+            continue
+        seen[t] = None
+        todo.extend(children(t))
+    return [t for t in seen if isinstance(t, RealAtom) and t.kind == "read"]
+
+

@@ -1,0 +1,311 @@
+"""How large values can get under the spec's input, parameter and size limits.
+
+Two bounds, both upper bounds on |x| in float arithmetic (rounded up by a hair so that rounding of the
+bound itself cannot hide an overflow): `bound_of` for a term of the logic, and `Magnitudes` for every
+expression of the typed program, where a carried name is an affine function of itself per iteration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ir import program as core
+from ir.ast import Span
+from verifier.obligations.width import _Intervals
+from verifier.proof import Proof
+from verifier.reals import Monomial, Real, RealAtom, monomial
+from verifier.signs import positive_when
+from verifier.smt import Context
+from verifier.integers import TRUE
+
+LARGEST_F32 = 3.4028234e38
+HAIR = 1.0 + 1e-9
+
+
+def bound_of(proof: Proof, x: Real, context: Context) -> float:
+    """An upper bound on |x| where the context holds; inf when none is found."""
+    total = 0.0
+    for mono, c in proof.simplifier.real(x, context).terms:
+        total += abs(float(c)) * _monomial(proof, mono, context.given(mono.guard)) * HAIR
+    return total
+
+
+def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
+    mean = _weighted_mean(proof, mono)
+    if mean is not None:
+        return mean
+    out = 1.0
+    if mono.exponent is not None:
+        from verifier.obligations.range import exp_bound
+
+        limit = exp_bound(proof, mono.exponent, context)
+        out = math.inf if limit is None else math.exp(limit)
+    for atom, k in mono.factors:
+        out *= _atom(proof, atom, context) ** k if k > 0 else math.inf
+    return out
+
+
+def _weighted_mean(proof: Proof, mono: Monomial) -> float | None:
+    """sum(w v) / sum(w) over one domain, w >= 0, v a read: at most max |v|."""
+    if mono.exponent is not None or len(mono.factors) != 2:
+        return None
+    (a, k), (b, p) = mono.factors
+    if k == -1:
+        (a, k), (b, p) = (b, p), (a, k)
+    if not (a.kind == b.kind == "sum" and k == 1 and p == -1 and a.args[0] == b.args[0] and a.args[1] is b.args[1]):
+        return None
+    whole, weight = a.args[2].terms, b.args[2].terms
+    if len(whole) != 1 or len(weight) != 1 or positive_when(b.args[2]) is None:
+        return None
+    (m, c), (n, d) = whole[0], weight[0]
+    extra = [f for f in m.factors if f not in n.factors]
+    if m.exponent is not n.exponent or m.guard is not n.guard or len(extra) != 1 or extra[0][1] != 1:
+        return None
+    if monomial(TRUE, {**dict(n.factors), extra[0][0]: 1}, m.exponent) is not monomial(TRUE, dict(m.factors), m.exponent):
+        return None
+    if extra[0][0].kind != "read":
+        return None
+    return abs(float(c / d)) * _read_limit(proof, extra[0][0].args[0])
+
+
+def _read_limit(proof: Proof, tensor: str) -> float:
+    for spec, _ in proof.bound.inputs:
+        if spec.name == tensor and spec.abs_max is not None:
+            return spec.abs_max
+    return math.inf
+
+
+def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
+    match atom.kind:
+        case "param":
+            return _parameter(proof, atom.args[0])
+        case "read":
+            return _read_limit(proof, atom.args[0])
+        case "log" if atom.args[0].constant is not None:
+            return abs(math.log(float(atom.args[0].constant)))
+        case "fn" if atom.args[0] in ("tanh", "sigmoid"):
+            return 1.0
+        case "fn" if atom.args[0] == "abs":
+            return bound_of(proof, atom.args[1], context)
+        case "sum":
+            variables, guard, body = atom.args
+            count = 1.0
+            for v in variables:
+                count *= _extent(proof, v, guard)
+            return count * bound_of(proof, body, context.given(guard))
+        case "max":
+            return max(bound_of(proof, body, context.given(guard)) for _, guard, body in atom.args[0])
+        case _:
+            return math.inf
+
+
+def _extent(proof: Proof, v: object, guard: object) -> float:
+    """How many values a bound symbol can take, from the bounds in its domain."""
+    from verifier.domains import bounds
+    from verifier.integers import Atom, Bool
+
+    if not isinstance(v, Atom) or not isinstance(guard, Bool):
+        return math.inf
+    found = bounds(v, guard)
+    intervals = _Intervals(proof, proof.traces[0])
+    if found is None or not found[0] or not found[1]:
+        return math.inf
+    gaps = [intervals.high(u - low) for low in found[0] for u in found[1]]
+    known = [g for g in gaps if g is not None]
+    return float(max(0, min(known) + 1)) if known else math.inf
+
+
+def _parameter(proof: Proof, name: str) -> float:
+    p = next(p for p in proof.bound.spec.parameters if p.name == name)
+    return max(abs(p.lower), abs(p.upper))
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """|x| <= constant + sum of factor * |carried name|."""
+
+    constant: float
+    factors: Mapping[str, float]
+
+    def scaled(self, k: float) -> Affine:
+        return Affine(_times(self.constant, k), {n: _times(f, k) for n, f in self.factors.items()})
+
+    def plus(self, other: Affine) -> Affine:
+        names = {**self.factors, **other.factors}
+        total = {n: self.factors.get(n, 0.0) + other.factors.get(n, 0.0) for n in names}
+        return Affine((self.constant + other.constant) * HAIR, total)
+
+    def either(self, other: Affine) -> Affine:
+        names = {**self.factors, **other.factors}
+        larger = {n: max(self.factors.get(n, 0.0), other.factors.get(n, 0.0)) for n in names}
+        return Affine(max(self.constant, other.constant), larger)
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0.0 or b == 0.0 else a * b * HAIR
+
+
+UNKNOWN = Affine(math.inf, {})
+
+
+class Magnitudes:
+    """Walks the typed program; `overflow` names the first value that may leave f32."""
+
+    def __init__(self, proof: Proof, exponents: Mapping[Span, Fraction]) -> None:
+        self.proof = proof
+        self.exponents = exponents
+        self.tensors: dict[str, float] = {s.name: s.abs_max or math.inf for s, _ in proof.bound.inputs}
+        self.problem: tuple[str, Span] | None = None
+        self.intervals = _Intervals(proof, proof.traces[0])
+
+    def overflow(self) -> tuple[str, Span] | None:
+        for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
+            self.intervals = _Intervals(self.proof, trace)
+            self.kernel = kernel.name
+            self._block(kernel.body, {})
+        return self.problem
+
+    def _block(self, body: tuple[core.Statement, ...], env: dict[str, Affine]) -> None:
+        for s in body:
+            match s:
+                case core.Let():
+                    env[s.name] = self._of(s.value, env)
+                case core.Store():
+                    value = self._of(s.value, env)
+                    largest = value.constant if not value.factors else math.inf
+                    self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
+                case core.For():
+                    self._loop(s, env)
+
+    def _loop(self, loop: core.For, env: dict[str, Affine]) -> None:
+        """One pass with carried names as unknowns, solved in the order given, then one with the bounds."""
+        names = [c.name for c in loop.carries if c.type.dtype.is_float]
+        saved = self.problem
+        inner = dict(env)
+        for c in loop.carries:
+            inner[c.name] = Affine(0.0, {c.name: 1.0}) if c.name in names else UNKNOWN
+        self._block(loop.body, inner)
+        steps = {c.name: self._of(c.next, inner) for c in loop.carries if c.name in names}
+        starts = {c.name: self._of(c.init, env).constant for c in loop.carries if c.name in names}
+        self.problem = saved
+        count = self._iterations(loop)
+        solved: dict[str, float] = {}
+        for _ in names:
+            for name in names:
+                if name not in solved:
+                    value = self._solve(name, steps[name], starts[name], count, solved)
+                    if value < math.inf:
+                        solved[name] = value
+        for c in loop.carries:
+            if c.name in names and c.name not in solved:
+                solved[c.name] = self._closed(c.name)
+            bound = solved.get(c.name, math.inf)
+            if c.name in names and not bound <= LARGEST_F32:
+                self._report(f"{self.kernel}: the carried '{c.name}' may leave f32 (bound {bound:.3g})", loop.span)
+            env[c.name] = inner[c.name] = Affine(bound, {})
+        self._block(loop.body, inner)
+
+    def _solve(self, name: str, step: Affine, start: float, count: float, solved: Mapping[str, float]) -> float:
+        if step.factors.get(name, 0.0) > HAIR**8:
+            return math.inf
+        constant = step.constant
+        for other, factor in step.factors.items():
+            if other != name and factor:
+                constant += _times(factor, solved.get(other, math.inf))
+        return (start + _times(count, constant)) * HAIR
+
+    def _closed(self, name: str) -> float:
+        found = self.proof.closed.get(f"{self.kernel}.{name}")
+        return math.inf if found is None else bound_of(self.proof, found[0], found[1])
+
+    def _iterations(self, loop: core.For) -> float:
+        low, high = self.intervals.symbols.get(self._counter(loop), (None, None))
+        return math.inf if low is None or high is None else max(0.0, float(high - low + 1))
+
+    def _counter(self, loop: core.For):  # type: ignore[no-untyped-def]
+        from verifier.integers import symbol
+        from verifier.terms import atom_of
+
+        return atom_of(symbol(f"{self.kernel}.{loop.counter}"))
+
+    def _report(self, what: str, span: Span) -> None:
+        self.problem = self.problem or (what, span)
+
+    def _checked(self, value: Affine, what: str, span: Span) -> Affine:
+        if not value.factors and not value.constant <= LARGEST_F32:
+            self._report(f"{self.kernel}: {what} may leave f32 (bound {value.constant:.3g})", span)
+        return value
+
+    def _of(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
+        match e:
+            case core.Var():
+                return env.get(e.name, UNKNOWN)
+            case core.Literal():
+                return Affine(abs(float(e.value)), {})
+            case core.Constant():
+                return Affine({"log2e": 1.4426951, "ln2": 0.6931472}.get(e.name, 0.0), {})
+            case core.Param():
+                return Affine(_parameter(self.proof, e.name), {})
+            case core.Unary():
+                return self._unary(e, env)
+            case core.Binary():
+                return self._binary(e, self._of(e.left, env), self._of(e.right, env))
+            case core.Select():
+                return self._of(e.then, env).either(self._of(e.otherwise, env))
+            case core.Cast() if not e.operand.type.dtype.is_float:
+                return Affine(9.3e18, {})  # an integer fits 64 bits (B2)
+            case core.Cast() | core.Broadcast() | core.Expand() | core.Transpose():
+                return self._of(e.operand, env)
+            case core.Reduce():
+                inner = self._of(e.operand, env)
+                extent = e.operand.type.shape[e.axis]
+                return self._checked(inner.scaled(extent), "a sum", e.span) if e.op == "sum" else inner
+            case core.Dot():
+                left, right = self._of(e.left, env), self._of(e.right, env)
+                out = _product(left, right).scaled(e.left.type.shape[1])
+                out = self._checked(out, "a dot", e.span)
+                return out if e.acc is None else out.plus(self._of(e.acc, env))
+            case core.Load():
+                stored = Affine(self.tensors.get(e.tensor, math.inf), {})
+                return stored if e.other is None else stored.either(self._of(e.other, env))
+            case _:
+                return UNKNOWN
+
+    def _unary(self, e: core.Unary, env: Mapping[str, Affine]) -> Affine:
+        inner = self._of(e.operand, env) if e.type.dtype.is_float else UNKNOWN
+        match e.op:
+            case "neg" | "abs":
+                return inner
+            case "exp" | "exp2":
+                limit = self.exponents.get(e.span)  # an exp no store depends on has no bound and needs none
+                return UNKNOWN if limit is None else Affine(math.exp(limit), {})
+            case "log" | "log2":
+                return Affine(150.0, {})  # of any f32: between 2^-149 and 2^128
+            case "tanh" | "sigmoid":
+                return Affine(1.0, {})
+            case "sqrt":
+                return Affine(max(1.0, inner.constant) if not inner.factors else math.inf, {})
+            case _:
+                return UNKNOWN
+
+    def _binary(self, e: core.Binary, left: Affine, right: Affine) -> Affine:
+        match e.op:
+            case "add" | "sub":
+                return left.plus(right)
+            case "mul":
+                return _product(left, right)
+            case "max" | "min":
+                return left.either(right)
+            case _:
+                return UNKNOWN
+
+
+def _product(a: Affine, b: Affine) -> Affine:
+    if not b.factors:
+        return a.scaled(b.constant)
+    if not a.factors:
+        return b.scaled(a.constant)
+    return UNKNOWN

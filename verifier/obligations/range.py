@@ -1,0 +1,69 @@
+"""S1: exponentials and accumulators stay inside the accumulating dtype.
+
+Every exponential argument met on the way to a store is shown to be at most a stated bound (0 when the
+maximum is subtracted; `verifier.linear`). With these, a magnitude pass over the typed program bounds
+every f32 value a sum, dot or carried name can reach under the spec's input and size limits: a carried
+x' = a*x + b with |a| <= 1 grows by at most |b| an iteration; failing that, its closed form is bounded as
+a weighted mean, |sum w v / sum w| <= max |v| for w >= 0. All must stay below the largest f32, and what is
+cast to f16 below the largest f16.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from ir.ast import Span
+from verifier.execute import Access
+from verifier.integers import conj
+from verifier.linear import at_most
+from verifier.magnitude import Magnitudes, bound_of
+from verifier.proof import Finding, Proof
+from verifier.reals import Real
+from verifier.smt import Context
+from verifier.tiles import Duty
+
+STATEMENT = "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input range"
+LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
+LARGEST_F16 = 65504.0
+
+
+def check(proof: Proof) -> Finding:
+    bounds: dict[Span, Fraction] = {}
+    halves: list[tuple[Duty, Access]] = []
+    shown: dict[tuple[Span, Real], Fraction] = {}
+    for trace in proof.traces:
+        for access in trace.of_kind("store", "atomic"):
+            if access.value is None:
+                continue
+            for duty in sorted(access.value.owes, key=lambda d: (d.span.line, d.span.column)):
+                if duty.kind == "half":
+                    halves.append((duty, access))
+                if duty.kind != "exp" or duty.argument is None:
+                    continue
+                context = proof.within(access).given(duty.premise)
+                found = shown.get((duty.span, duty.argument)) or exp_bound(proof, duty.argument, context)
+                if found is None:
+                    what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"
+                    return Finding(False, STATEMENT, what, duty.span)
+                bounds[duty.span] = max(bounds.get(duty.span, found), found)
+    problem = Magnitudes(proof, bounds).overflow()
+    if problem is not None:
+        return Finding(False, STATEMENT, problem[0], problem[1])
+    for duty, access in halves:
+        if duty.argument is None:
+            continue
+        context = proof.within(access).given(conj((duty.premise,)))
+        largest = bound_of(proof, duty.argument, context)
+        if largest > LARGEST_F16:
+            return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", duty.span)
+    trace_lines = tuple(f"line {s.line}: exp argument <= {b}" for s, b in sorted(bounds.items(), key=lambda i: i[0].line))
+    return Finding(True, STATEMENT, trace=trace_lines)
+
+
+def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:
+    """The smallest step of the ladder the argument is shown to stay below."""
+    for step in LADDER:
+        if at_most(argument, step, context, proof.simplifier):
+            return step
+    largest = bound_of(proof, argument, context)
+    return Fraction(largest) if largest <= LADDER[-1] else None

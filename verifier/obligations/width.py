@@ -1,0 +1,199 @@
+"""B2: integers fit the width they are computed in.
+
+Interval arithmetic under the spec's limits bounds every integer a kernel computes; all must fit 64 bits,
+and a value the candidate casts to i32 must fit 32. Address offsets are sum(index * stride) with
+0 <= index < extent (B1) and non-negative strides (the launcher checks them), so an offset and each of its
+partial sums is at most sum((extent-1) * stride): the span of the tensor, which any tensor that exists
+keeps below 2^57 (the width of a virtual address), whatever view of a fused buffer it is. 32-bit offsets
+are used only when sum((extent-1) * max_stride) fits 31 bits for every layout the spec admits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from verifier.domains import bounds
+from verifier.execute import Trace
+from verifier.integers import Atom, Bool, Int, conj, ge0, lift
+from verifier.proof import Finding, Proof
+from verifier.terms import atom_of
+
+STATEMENT = "every index and address offset fits the width it is computed in, for every size in the limits and every admitted layout"
+INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+ADDRESS_SPACE = 2**57
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    finding: Finding
+    bits: tuple[tuple[str, int], ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def check(proof: Proof) -> Widths:
+    bits = []
+    trace: list[str] = []
+    facts: list[tuple[str, str]] = []
+    for t, kernel in zip(proof.traces, proof.program.kernels, strict=True):
+        intervals = _Intervals(proof, t)
+        problem = _integers(proof, t, intervals)
+        if problem is not None:
+            return Widths(problem, (), ())
+        span = max((_span(proof, a.tensor, intervals) for a in t.accesses), default=0)
+        largest = max((intervals.high(i) or 0 for i, _ in t.integers), default=0)
+        narrow = span <= INT32 and largest <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        if kernel.schedule.offset_bits == 32 and not narrow:
+            what = f"{t.kernel} asks for 32-bit offsets, but an offset may reach {span} under the limits"
+            return Widths(Finding(False, STATEMENT, what, kernel.span), (), ())
+        bits.append((t.kernel, 32 if narrow else 64))
+        trace.append(f"{t.kernel}: offsets <= {min(span, ADDRESS_SPACE)}, integers <= {largest}: {bits[-1][1]} bits")
+        names = sorted({a.tensor for a in t.accesses})
+        safe = "any shape within the limits" if narrow else "32-bit offsets would be safe while every tensor spans <= 2147483647 elements"
+        facts.append((f"largest safe shape, {t.kernel} ({', '.join(names)})", safe))
+    return Widths(Finding(True, STATEMENT, trace=tuple(trace)), tuple(bits), tuple(facts))
+
+
+def limits(proof: Proof) -> Bool:
+    """The spec's size limits, as a formula."""
+    values = proof.sizes.values
+    return conj(ge0(lift(d.maximum) - values[d.name]) for d in proof.bound.dims)
+
+
+def _integers(proof: Proof, trace: Trace, intervals: _Intervals) -> Finding | None:
+    for value, span in trace.integers:
+        low, high = intervals.of(value)
+        if low is None or high is None or low < -INT64 or high > INT64:
+            return Finding(False, STATEMENT, f"{trace.kernel}: {value!r} may not fit 64 bits (<= {high})", span)
+    for value, width, premises, span in trace.casts:
+        largest = INT32 if width == 32 else INT64
+        low, high = intervals.of(value)
+        if low is not None and high is not None and low >= -largest - 1 and high <= largest:
+            continue
+        context = proof.context.given(conj(premises)).given(limits(proof))
+        fits = conj((ge0(value + (largest + 1)), ge0(lift(largest) - value)))
+        if not context.entails(fits):
+            what = f"{trace.kernel}: {value!r} is cast to i{width} but may reach {high}"
+            return Finding(False, STATEMENT, what, span, model=context.model(~fits))
+    return None
+
+
+def _span(proof: Proof, tensor: str, intervals: _Intervals) -> int:
+    total = 0
+    for extent in proof.extents(tensor):
+        high = intervals.high(extent)
+        total += ADDRESS_SPACE if high is None else max(0, high - 1) * proof.bound.spec.max_stride
+    return total
+
+
+class _Intervals:
+    """Bounds of integer terms under the spec's limits."""
+
+    def __init__(self, proof: Proof, trace: Trace) -> None:
+        self.values: Mapping[Int, int] = {proof.sizes.values[d.name]: d.maximum for d in proof.bound.dims}
+        self.symbols: dict[Atom, tuple[int | None, int | None]] = {}
+        for d in proof.bound.dims:
+            atom = proof.sizes.values[d.name].atom
+            if atom is not None:
+                self.symbols[atom] = (d.minimum, d.maximum)
+        maxima = {d.name: d.maximum for d in proof.bound.dims}
+        for name, (whole, _) in proof.sizes.quotients.items():
+            for value in proof.sizes.values.values():
+                for power, _c in value.terms:
+                    for a in power:
+                        if a.kind == "sym" and a.name == name:
+                            self.symbols[a] = (1, maxima[whole])
+        for pid, extent in trace.grid:
+            high = self.high(extent)
+            self.symbols[atom_of(pid)] = (0, None if high is None else high - 1)
+        self.premises = {p for a in trace.accesses for p in a.premises}
+        for access in trace.accesses:
+            for counter in access.counters:
+                self._counter(atom_of(counter), access.premises)
+
+    def _counter(self, counter: Atom, premises: tuple[Bool, ...]) -> None:
+        """Bounds of a loop counter from its range premises (one literal each way suffices)."""
+        if counter in self.symbols:
+            return
+        low: int | None = None
+        high: int | None = None
+        for p in premises:
+            a, b = self._range(counter, p)
+            low = a if low is None else low if a is None else max(low, a)
+            high = b if high is None else high if b is None else min(high, b)
+        self.symbols[counter] = (low, high)
+
+    def _range(self, counter: Atom, p: Bool) -> tuple[int | None, int | None]:
+        """Bounds a premise gives: the tightest over a conjunction, the loosest over a disjunction."""
+        if p.kind in ("and", "or"):
+            parts = [self._range(counter, q) for q in p.args]
+            lows, highs = [a for a, _ in parts], [b for _, b in parts]
+            if p.kind == "and":
+                return max((a for a in lows if a is not None), default=None), min((b for b in highs if b is not None), default=None)
+            return (
+                None if None in lows else min(a for a in lows if a is not None),
+                None if None in highs else max(b for b in highs if b is not None),
+            )
+        found = bounds(counter, p)
+        if found is None:
+            return None, None
+        lows = [self.of(x)[0] for x in found[0]]
+        highs = [self.of(x)[1] for x in found[1]]
+        return max((a for a in lows if a is not None), default=None), min((b for b in highs if b is not None), default=None)
+
+    def low(self, x: Int) -> int | None:
+        return self.of(x)[0]
+
+    def high(self, x: Int) -> int | None:
+        return self.of(x)[1]
+
+    def of(self, x: Int) -> tuple[int | None, int | None]:
+        known = self.values.get(x)
+        if known is not None:
+            return 0, known
+        low: int | None = 0
+        high: int | None = 0
+        for power, c in x.terms:
+            a, b = self._power(power)
+            a, b = (a, b) if c > 0 else (b, a)
+            low = None if low is None or a is None else low + c * a
+            high = None if high is None or b is None else high + c * b
+        return low, high
+
+    def _power(self, power: tuple[Atom, ...]) -> tuple[int | None, int | None]:
+        ends: tuple[int | None, int | None] = (1, 1)
+        for a in power:
+            low, high = self._atom(a)
+            if None in (*ends, low, high):
+                return (None, None) if len(power) > 1 else (low, high)
+            products = [x * y for x in ends for y in (low, high)]  # type: ignore[operator]
+            ends = min(products), max(products)
+        return ends
+
+    def _atom(self, a: Atom) -> tuple[int | None, int | None]:
+        match a.kind:
+            case "sym":
+                return self.symbols.get(a, (a.low, a.high))
+            case "mod":
+                high = self.high(a.args[1])
+                return 0, None if high is None else high - 1
+            case "div":
+                low, high = self.of(a.args[0])
+                return (None if low is None else min(low, 0)), (None if high is None else max(high, 0))
+            case "min":
+                (a0, b0), (a1, b1) = self.of(a.args[0]), self.of(a.args[1])
+                highs = [h for h in (b0, b1) if h is not None]
+                return (None if a0 is None or a1 is None else min(a0, a1)), (min(highs) if highs else None)
+            case "max":
+                (a0, b0), (a1, b1) = self.of(a.args[0]), self.of(a.args[1])
+                lows = [low for low in (a0, a1) if low is not None]
+                return (max(lows) if lows else None), (None if b0 is None or b1 is None else max(b0, b1))
+            case _:
+                (a0, b0), (a1, b1) = self.of(a.args[1]), self.of(a.args[2])
+                return (
+                    None if a0 is None or a1 is None else min(a0, a1),
+                    None if b0 is None or b1 is None else max(b0, b1),
+                )
+
+

@@ -1,0 +1,119 @@
+"""`prove`: every obligation of one candidate against one bound spec.
+
+A crash, an unsupported construct or an exhausted limit leaves obligations unproved, with the reason as
+residual: the gate closes and the caller goes on. A counterexample found for anything, even for an
+obligation believed shown, makes the verdict `refuted`; it never becomes `proved`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ir import program as core
+from ir.spec import Bound
+from verifier import integers, refute
+from verifier.obligations import bounds, coverage, definedness, equivalence, nonvacuity, races, range, width
+from verifier.operations import Unsupported
+from verifier.proof import Finding, Proof, analyse
+from verifier.verdict import OBLIGATIONS, Counterexample, Evidence, Report, Result, Verdict
+
+Check = Callable[[Proof], Finding]
+
+CHECKS: Mapping[str, Check] = {
+    "B1": bounds.check,
+    "R1": races.write_write,
+    "R2": races.read_write,
+    "C1": coverage.check,
+    "D1": definedness.check,
+    "E1": equivalence.check,
+    "S1": range.check,
+    "V1": nonvacuity.check,
+}
+
+
+def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool = True) -> Report:
+    """Verdict on every obligation; counterexamples are replayed before they are reported.
+
+    `seconds` of the report is proof time, refutation included, without the writing of evidence. With
+    `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs.
+    """
+    begun = time.perf_counter()
+    integers.reset()
+    proof, failure = _analysed(program, bound)
+    findings: dict[str, Finding] = {}
+    seconds = dict.fromkeys(OBLIGATIONS, 0.0)
+    spent = time.perf_counter() - begun
+    held: dict[str, tuple[int, int]] = {}
+    widths = None
+    for name in OBLIGATIONS:
+        start = time.perf_counter()
+        first = len(proof.ledger.held) if proof else 0
+        if proof is None:
+            findings[name] = Finding(False, "", failure or "the candidate could not be analysed")
+        elif name == "B2":
+            widths = _guarded(width.check, proof)
+            findings[name] = widths if isinstance(widths, Finding) else widths.finding
+        else:
+            findings[name] = _guarded(CHECKS[name], proof)  # type: ignore[assignment]
+        held[name] = (first, len(proof.ledger.held) if proof else 0)
+        seconds[name] = time.perf_counter() - start
+    seconds["E1"] += spent  # symbolic execution and closed forms serve equivalence above all
+    examples = {}
+    if not all(f.ok for f in findings.values()):
+        examples = refute.search(program, bound, findings, proof)
+    total = time.perf_counter() - begun
+    proved = proof is not None and not examples and all(f.ok for f in findings.values())
+    results = tuple(
+        _result(name, findings[name], seconds[name], examples.get(name), _evidence(name, proof, findings[name], held) if proved and evidence and proof else ())
+        for name in OBLIGATIONS
+    )
+    if isinstance(widths, width.Widths) and proved:
+        witness = findings["V1"].trace[0] if findings["V1"].trace else ""
+        return Report(results, total, widths.bits, (*widths.facts, ("witness shape", witness)))
+    return Report(results, total)
+
+
+def _analysed(program: core.Program, bound: Bound) -> tuple[Proof | None, str]:
+    try:
+        return analyse(program, bound), ""
+    except Unsupported as problem:
+        line = f" (line {problem.span.line})" if problem.span.line else ""
+        return None, f"not supported: {problem.message}{line}"
+    except Exception as error:  # a crash of the prover closes the gate; the reason is reported
+        return None, f"the prover failed: {type(error).__name__}: {error}"
+
+
+def _guarded(check: Callable[[Proof], object], proof: Proof):  # type: ignore[no-untyped-def]
+    try:
+        return check(proof)
+    except Unsupported as problem:
+        return Finding(False, "", f"not supported: {problem.message}", problem.span)
+    except Exception as error:
+        return Finding(False, "", f"the prover failed: {type(error).__name__}: {error}")
+
+
+def _result(
+    name: str, finding: Finding, seconds: float, example: Counterexample | None, evidence: tuple[Evidence, ...]
+) -> Result:
+    verdict = Verdict.REFUTED if example else Verdict.PROVED if finding.ok else Verdict.UNPROVED
+    span = example.span if example else finding.span
+    residual = "" if verdict is Verdict.PROVED else finding.residual
+    return Result(name, verdict, finding.statement, seconds, evidence, residual, example, span)
+
+
+def _evidence(name: str, proof: Proof, finding: Finding, held: Mapping[str, tuple[int, int]]) -> tuple[Evidence, ...]:
+    first, last = held[name]
+    queries = list(enumerate(proof.ledger.held))[first:last]
+    if name == "E1":  # side conditions of execution and closed forms come before every obligation
+        queries = list(enumerate(proof.ledger.held))[: held["B1"][0]] + queries
+    out = [Evidence(f"{name}-{k}", "smt", proof.ledger.smtlib(q)) for k, q in queries]
+    lines = (*(proof.notes if name == "E1" else ()), *finding.trace, *(_rules(proof) if name == "E1" else ()))
+    kind = "interval" if name == "B2" else "algebra"
+    return (*out, Evidence(f"{name}-trace", kind, "\n".join(lines) or "no condition arises"))
+
+
+def _rules(proof: Proof) -> tuple[str, ...]:
+    return tuple(f"rule used: {name}" for name in proof.simplifier.trace)
+
+
