@@ -89,7 +89,7 @@ def compile_kernels(
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"compiling for {target} took longer than {timeout:.0f} s") from error
     if done.returncode != 0:
-        raise CompileError(f"compiling for {target} failed:\n{_last_lines(done.stderr or done.stdout)}")
+        raise CompileError(f"compiling for {target} failed: {reason(done.returncode, done.stderr)}")
     return tuple(Resources(**row) for row in json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -100,8 +100,13 @@ def child_environment(interpret: bool) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1" if interpret else "0"}
 
 
-def _last_lines(text: str, count: int = 12) -> str:
-    return "\n".join(text.strip().splitlines()[-count:])
+def reason(code: int, stderr: str) -> str:
+    """The lines of a compiler's output that say what went wrong."""
+    if code < 0:
+        return f"the compiler was ended by signal {-code}"
+    lines = stderr.strip().splitlines()
+    telling = [line.strip() for line in lines if re.search(r"error|Error|Pipeline failed", line)]
+    return "\n".join((telling or lines)[-6:])
 
 
 def load_module(source: str, folder: Path) -> ModuleType:

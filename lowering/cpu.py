@@ -12,7 +12,7 @@ A certificate is the way in (`execute_certificate`); `execute` runs any typed pr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -55,12 +55,12 @@ TORCH = {
 }  # fmt: skip
 CONSTANTS = {"log2e": 1 / math.log(2), "ln2": math.log(2), "inf": math.inf}
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-FLOAT = {
+FLOAT: dict[str, Callable[..., torch.Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "min": torch.minimum,
     "max": torch.maximum, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq,
     "ne": torch.ne,
 }  # fmt: skip
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "neg": torch.neg, "exp": torch.exp, "exp2": torch.exp2, "log": torch.log, "log2": torch.log2, "abs": torch.abs,
     "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
 }  # fmt: skip

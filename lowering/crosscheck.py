@@ -10,6 +10,7 @@ the spec allows it. A failed check stops the pipeline.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -78,36 +79,42 @@ def crosscheck(
     generator: str = "normal",
     seed: int = 0,
 ) -> Crosscheck:
-    """Compare the emitted module with the reference interpreter at each of `shapes` (default: `ragged`)."""
+    """Compare the emitted module with the reference interpreter at each of `shapes` (default: `ragged`).
+
+    Raises CrosscheckFailed when the emitted module does not run at all.
+    """
     launches = plan(program, bound)
-    cases = [
-        _case(source, launches, program, bound, dict(sizes), generator, seed)
-        for sizes in (ragged(program, bound) if shapes is None else shapes)
-    ]
-    return Crosscheck(tuple(cases))
+    runs = []
+    for sizes in ragged(program, bound) if shapes is None else shapes:
+        parameters = {
+            name: min(max(float(evaluate(p["default"], sizes)), p["min"]), p["max"])
+            for name, p in launches["parameters"].items()
+        }
+        runs.append(Run(dict(sizes), parameters, generate(generator, seed, bound, sizes, parameters)))
+    results = run_interpreted(source, launches, runs)
+    inputs = describe(generator, seed)
+    return Crosscheck(tuple(_compare(program, bound, r, inputs, got) for r, got in zip(runs, results, strict=True)))
 
 
-def _case(
-    source: str, launches: Any, program: Program, bound: Bound, sizes: dict[str, int], generator: str, seed: int
-) -> Case:
-    parameters = {
-        name: min(max(float(evaluate(p["default"], sizes)), p["min"]), p["max"])
-        for name, p in launches["parameters"].items()
-    }
-    inputs = generate(generator, seed, bound, sizes, parameters)
-    reference = interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE)
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of a module is given: arrays as `ir.inputs.generate` makes them."""
+
+    sizes: dict[str, int]
+    parameters: dict[str, float]
+    inputs: dict[str, Any]
+
+
+def _compare(program: Program, bound: Bound, run: Run, inputs: str, got: Mapping[str, Any]) -> Case:
+    reference = interpret(program, bound, run.sizes, run.parameters, run.inputs, Mode.MACHINE)
     wanted = {t.name: reference.tensors[t.name] for t in program.tensors if t.role == "output"}
-    where = (tuple(sorted(sizes.items())), tuple(sorted(parameters.items())), describe(generator, seed))
-    try:
-        got = run_interpreted(source, launches, sizes, parameters, inputs)
-    except CrosscheckFailed as error:
-        return Case(*where, (), False, str(error))
     worst = mismatch(got, wanted, tolerance(program), skip_undefined=True)
     errors = tuple((name, _error(got[name], want)) for name, want in wanted.items())
-    if worst is None:
-        return Case(*where, errors, True, "")
-    message = f"{worst.tensor}{list(worst.cell)} is {worst.actual:g}, the program means {worst.expected:g}"
-    return Case(*where, errors, False, message)
+    message = "" if worst is None else (
+        f"{worst.tensor}{list(worst.cell)} is {worst.actual:g}, the program means {worst.expected:g}"
+    )  # fmt: skip
+    sizes, parameters = tuple(sorted(run.sizes.items())), tuple(sorted(run.parameters.items()))
+    return Case(sizes, parameters, inputs, errors, worst is None, message)
 
 
 def _error(got: Any, want: Any) -> float:
@@ -123,15 +130,18 @@ def tolerance(program: Program) -> float:
     return max((TOLERANCE[d] for d in dtypes if d in TOLERANCE), default=TOLERANCE[DType.F32])
 
 
-def run_interpreted(
-    source: str, launches: Any, sizes: Mapping[str, int], parameters: Mapping[str, float], inputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Outputs (float64 arrays) of an emitted module under Triton's interpreter. Raises CrosscheckFailed."""
+def run_interpreted(source: str, launches: Any, runs: list[Run]) -> list[dict[str, Any]]:
+    """Outputs (float64 arrays) of each run of an emitted module under Triton's interpreter.
+
+    Raises CrosscheckFailed when the interpreter fails or takes too long.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        request = {"source": source, "plan": launches, "sizes": dict(sizes), "parameters": dict(parameters)}
-        (folder / "request.json").write_text(json.dumps(request))
-        np.savez(folder / "inputs.npz", **inputs)
+        cases = [{"sizes": run.sizes, "parameters": run.parameters} for run in runs]
+        (folder / "request.json").write_text(json.dumps({"source": source, "plan": launches, "cases": cases}))
+        for number, run in enumerate(runs):
+            with (folder / f"inputs_{number}.npz").open("wb") as file:
+                np.savez(file, allow_pickle=False, **run.inputs)
         command = [sys.executable, "-m", "lowering.interpreted", name]
         try:
             done = subprocess.run(
@@ -141,8 +151,12 @@ def run_interpreted(
             raise CrosscheckFailed(f"Triton's interpreter took longer than {TIMEOUT:.0f} s") from error
         if done.returncode != 0:
             raise CrosscheckFailed("Triton's interpreter failed: " + "\n".join(done.stderr.splitlines()[-6:]))
-        with np.load(folder / "outputs.npz") as arrays:
-            return {n: arrays[n] for n in arrays.files}
+        return [_arrays(folder / f"outputs_{number}.npz") for number in range(len(runs))]
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return {n: arrays[n] for n in arrays.files}
 
 
 # ---- ragged shapes ---------------------------------------------------------------------------
@@ -167,11 +181,13 @@ def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
     lengths = sorted(tiles - statics) or sorted(tiles) or [16]
     small, large = lengths[0], lengths[-1]
     longs = [d.name for d in bound.dims if d.name in long_sizes(program)]
+    related = {name for r in bound.spec.requires for name in _names(formula(r, bound))}
     patterns = ([large + 5, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
     shapes: list[dict[str, int]] = []
     for pattern in patterns:
         wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}
-        shape = _complete(wanted, bound)
+        free = {name: wanted[name] for name in longs if name not in related}
+        shape = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
         if shape is not None and shape not in shapes:
             shapes.append(shape)
     return tuple(shapes)
@@ -182,20 +198,20 @@ def _complete(wanted: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
     requires = [formula(r, bound) for r in bound.spec.requires]
     fixed = {d.name: min(max(wanted[d.name], d.minimum), d.maximum) for d in bound.dims if d.name in wanted}
     others = [d for d in bound.dims if d.name not in wanted]
-    choices = [[n for n in (2, 4, 1, 3, 8, 16) if d.minimum <= n <= d.maximum] or [d.minimum] for d in others]
-    best: dict[str, int] | None = None
+    choices = [[n for n in (1, 2, 4, 3, 6, 8, 16) if d.minimum <= n <= d.maximum] or [d.minimum] for d in others]
+    related = {name for r in requires for name in _names(r)}
+    possible = []
     for values in product(*choices):
         sizes = {**fixed, **{d.name: v for d, v in zip(others, values, strict=True)}}
-        if all(evaluate(r, sizes) for r in requires) and (best is None or _rank(sizes, others) < _rank(best, others)):
-            best = sizes
-    return best
+        if all(evaluate(r, sizes) for r in requires):
+            repeated = len(values) - len(set(values))  # an index that uses the wrong size shows when sizes differ
+            ones = sum(sizes[d.name] == 1 for d in others if d.name in related)
+            possible.append((repeated, ones, math.prod(values), sizes))
+    return min(possible, key=lambda p: p[:3])[3] if possible else None
 
 
-def _rank(sizes: Mapping[str, int], others: list[Any]) -> tuple[int, int, int]:
-    """Prefer few ones, then few equal sizes, then little work."""
-    values = [sizes[d.name] for d in others]
-    work = 1
-    for value in values:
-        work *= value
-    return values.count(1), len(values) - len(set(values)), work
-
+def _names(expression: Any) -> set[str]:
+    """The sizes a requirement speaks of."""
+    if isinstance(expression, list):
+        return {name for operand in expression[1:] for name in _names(operand)}
+    return {expression} if isinstance(expression, str) else set()

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -101,21 +102,30 @@ def mend() -> None:
 
 
 def main(folder: Path) -> None:
-    """Read request.json, module.py's text and inputs.npz from `folder`; write outputs.npz there."""
+    """Run every case of request.json: inputs from inputs_K.npz, outputs to outputs_K.npz, in `folder`."""
     request = json.loads((folder / "request.json").read_text())
-    plan, sizes = request["plan"], request["sizes"]
     module = load_module(request["source"], folder)
-    with np.load(folder / "inputs.npz") as arrays:
-        dtypes = {t["name"]: DTYPES[t["dtype"]] for t in plan["tensors"]}
-        tensors = {name: torch.from_numpy(arrays[name]).to(dtypes[name]) for name in arrays.files}
+    mend()
+    for number, case in enumerate(request["cases"]):
+        with np.load(folder / f"inputs_{number}.npz") as arrays:
+            inputs = {name: arrays[name] for name in arrays.files}
+        outputs = run_case(module, request["plan"], case["sizes"], case["parameters"], inputs)
+        with (folder / f"outputs_{number}.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+
+
+def run_case(
+    module: ModuleType, plan: Any, sizes: dict[str, int], parameters: dict[str, float], inputs: dict[str, Array]
+) -> dict[str, Array]:
+    """Outputs as float64 arrays."""
+    dtypes = {t["name"]: DTYPES[t["dtype"]] for t in plan["tensors"]}
+    tensors = {name: torch.from_numpy(array).to(dtypes[name]) for name, array in inputs.items()}
     made = allocate(plan, sizes, ("output", "scratch"), "cpu")
     for tensor in made.values():
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))  # a cell nobody stores must show
-    mend()
-    run_plan(module, plan, {**tensors, **made}, sizes, request["parameters"])
-    outputs = {t["name"]: made[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
-    np.savez(folder / "outputs.npz", **{n: x.to(torch.float64).numpy() for n, x in outputs.items()})
+    run_plan(module, plan, {**tensors, **made}, sizes, parameters)
+    return {t["name"]: made[t["name"]].to(torch.float64).numpy() for t in plan["tensors"] if t["role"] == "output"}
 
 
 if __name__ == "__main__":

@@ -116,6 +116,7 @@ class Writer:
     width: int
     sizes: Mapping[str, Interval]
     taken: set[str]
+    shared: Mapping[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, Interval] = field(default_factory=dict)
     constants: dict[str, int] = field(default_factory=dict)
@@ -123,7 +124,8 @@ class Writer:
     lines: list[str] = field(default_factory=list)
 
     def name(self, wanted: str) -> str:
-        """A Python name for a candidate's name: the same, unless it is taken."""
+        """A Python name for a candidate's name: the same, unless it is taken or shares another's variable."""
+        wanted = self.shared.get(wanted, wanted)
         if wanted not in self.names:
             text = wanted
             while text in self.taken or keyword.iskeyword(text):
@@ -131,6 +133,10 @@ class Writer:
             self.taken.add(text)
             self.names[wanted] = text
         return self.names[wanted]
+
+    def varies(self, name: str) -> bool:
+        """Whether a loop gives the variable of this name other values later."""
+        return name in self.shared or name in self.shared.values()
 
     def fresh(self, wanted: str) -> str:
         """A name for something the candidate has no name for."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from ir.program import For, Kernel, Let, Param, Program, Size, Statement, Store, Var
 from ir.spec import Bound
 from lowering.intervals import UNKNOWN, Interval, interval
+from lowering.naming import shared_names
 from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
 from lowering.spelling import HELPERS, Piece, Writer, address, expr, shaped, tensor
 from verifier.certificate import Certificate, digest
@@ -90,7 +91,7 @@ def _kernel(
 ) -> tuple[list[str], set[str]]:
     if width not in (32, 64):
         raise ValueError(f"kernel {kernel.name}: the address width must be 32 or 64, not {width}")
-    w = Writer(width, sizes, _taken(kernel, program))
+    w = Writer(width, sizes, _taken(kernel, program), shared_names(kernel))
     _enter(w, kernel)
     _program_ids(w, kernel)
     warp_specialize = kernel.schedule.warp_specialize
@@ -143,7 +144,7 @@ def _statement(w: Writer, statement: Statement, depth: int, warp_specialize: boo
 def _let(w: Writer, let: Let, depth: int) -> None:
     piece = expr(w, let.value)
     w.ranges[let.name] = interval(let.value, w.sizes, w.ranges)
-    if piece.value is not None and not let.value.type.shape:
+    if piece.value is not None and not let.value.type.shape and not w.varies(let.name):
         w.constants[let.name] = piece.value  # later uses fold; the line stays for the reader
         w.line(depth, f"{w.name(let.name)} = {piece.text}", let.comment)
         return
@@ -167,7 +168,8 @@ def _store(w: Writer, store: Store, depth: int) -> None:
 def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
     for carry in loop.carries:
         init = shaped(w, tensor(w, expr(w, carry.init), carry.type), carry.type)
-        w.line(depth, f"{w.name(carry.name)} = {init.text}")
+        if init.text != w.name(carry.name):
+            w.line(depth, f"{w.name(carry.name)} = {init.text}")
         w.ranges[carry.name] = UNKNOWN
     start, stop = expr(w, loop.start), expr(w, loop.stop)
     if start.literal and stop.literal and w.width == 64:
@@ -193,7 +195,7 @@ def _advance(w: Writer, loop: For, depth: int) -> None:
     assigned: set[str] = set()
     clash = False
     for carry in loop.carries:
-        if isinstance(carry.next, Var) and carry.next.name == carry.name:
+        if isinstance(carry.next, Var) and w.name(carry.next.name) == w.name(carry.name):
             continue
         clash = clash or any(isinstance(n, Var) and n.name in assigned for n in walk(carry.next))
         assigned.add(carry.name)

@@ -1,0 +1,98 @@
+"""Ahead-of-time compilation without a GPU, and what is read back from the machine code."""
+
+from __future__ import annotations
+
+import pytest
+from lowering_cases import EVERY_OPERATION, attention, certificate_for, documented, typed, widths
+
+from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, reason
+from lowering.lower import lower
+from lowering.occupancy import occupancy
+from lowering.plan import plan
+from lowering.triton import emit_program
+
+pytest.importorskip("triton", reason="Triton is not installed on this platform")
+
+
+def compiled(text: str, target: str, dtype: str = "bf16", bits: int = 64) -> tuple[Resources, ...]:
+    bound = attention("bottom_right", dtype)
+    program = typed(text, bound)
+    return compile_kernels(emit_program(program, bound, widths(program, bits)), plan(program, bound)["launches"], target)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_attention_compiles_for_every_target_with_tensor_cores(target: str) -> None:
+    (found,) = compiled(documented(), target)
+    assert found.kernel == "attention" and found.target == target
+    assert found.tensor_core > 0 and found.exponentials > 0
+    assert 0 < found.registers <= 512
+    assert 0 < found.occupancy <= 1
+    assert found.shared >= 64 * 64 * 2  # at least one tile of keys
+    assert len(found.binary_sha256) == 64 and found.seconds > 0
+
+
+def test_hopper_uses_its_own_matrix_instructions_without_spilling() -> None:
+    (found,) = compiled(documented(), "sm_90")
+    assert found.tensor_core == 8 and found.spills == 0
+
+
+def test_narrow_addresses_take_no_more_registers() -> None:
+    (wide,), (narrow,) = compiled(documented(), "sm_90"), compiled(documented(), "sm_90", bits=32)
+    assert narrow.registers <= wide.registers
+
+
+def test_every_operation_compiles_in_every_kernel_of_a_file() -> None:
+    rows = compiled(EVERY_OPERATION, "sm_90", dtype="fp32")
+    assert [r.kernel for r in rows] == ["fill", "shift"]
+
+
+def test_warp_specialisation_shows_in_the_compiled_kernel() -> None:
+    text = documented().replace("num_warps = 8, num_stages = 3", "num_warps = 4, num_stages = 2")
+    asked = text.replace("num_stages = 2", "num_stages = 2, warp_specialize = true")
+    (without,), (with_it,) = compiled(text, "sm_100"), compiled(asked, "sm_100")
+    assert not without.warp_specialized and without.warps == 4
+    assert with_it.warp_specialized and with_it.warps > 4  # the compiler added warps for loads and products
+
+
+def test_the_reason_of_a_failure_is_the_compilers_line() -> None:
+    log = "Traceback\n  File x\nk.py:3:0: error: Pipeline failed while executing [`SomePass`]\n  more\nRuntimeError: no"
+    assert reason(1, log).splitlines() == ["k.py:3:0: error: Pipeline failed while executing [`SomePass`]", "RuntimeError: no"]
+    assert reason(-11, "") == "the compiler was ended by signal 11"
+
+
+def test_a_tile_too_small_for_a_dot_is_the_compilers_error() -> None:
+    text = documented().replace("BN = 64", "BN = 8")
+    with pytest.raises(CompileError, match="sm_90"):
+        compiled(text, "sm_90")
+
+
+def test_a_compiler_that_takes_too_long_is_an_error() -> None:
+    bound = attention()
+    program = typed(documented(), bound)
+    source = emit_program(program, bound, widths(program))
+    with pytest.raises(CompileError, match="took longer"):
+        compile_kernels(source, plan(program, bound)["launches"], "sm_90", timeout=0.01)
+
+
+def test_an_unknown_target_names_the_known_ones() -> None:
+    with pytest.raises(CompileError, match="gfx942"):
+        compiled(documented(), "sm_75")
+
+
+def test_lower_writes_source_plan_and_resources_into_the_certificate() -> None:
+    bound = attention()
+    program = typed(documented(), bound)
+    certificate = certificate_for(documented(), bound)
+    lowered = lower(certificate, program, bound, targets=("sm_90",))
+    assert lowered.id != certificate.id
+    section = lowered.body["lowered"]
+    assert section["source"].startswith('"""attention (causal = bottom_right')
+    assert section["plan"]["launches"][0]["grid"] == ["B", "H", ["floordiv", ["add", "M", 127], 128]]
+    assert section["resources"]["sm_90"][0]["registers"] > 0
+
+
+def test_occupancy_counts_whole_programs() -> None:
+    assert occupancy("sm_90", registers=128, shared=0, warps=4) == 0.25  # 16 warps by registers
+    assert occupancy("sm_90", registers=32, shared=100 * 1024, warps=8) == 0.25  # two programs by shared memory
+    assert occupancy("sm_90", registers=255, shared=0, warps=16) == 0.0  # one program does not fit
+    assert occupancy("gfx942", registers=128, shared=32 * 1024, warps=4) == 0.25
