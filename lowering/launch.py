@@ -17,7 +17,6 @@ import math
 import operator
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -104,13 +103,9 @@ def run_plan(
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
 ) -> None:
-    """Launch every kernel in order on tensors that already exist. Raises AssumptionViolated (grid)."""
+    """Launch every kernel in order on tensors that already exist."""
     for launch in plan["launches"]:
-        programs = math.prod(int(evaluate(extent, sizes)) for extent in launch["grid"])
-        if programs > GRID_LIMIT:
-            raise AssumptionViolated(
-                "grid", f"{launch['kernel']} needs {programs} programs, more than 2^31 - 1", "split the batch"
-            )
+        programs = grid(launch, sizes)
         if programs <= 0:
             continue
         arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
@@ -119,6 +114,15 @@ def run_plan(
         if schedule["maxnreg"] is not None and torch.version.hip is None:
             options["maxnreg"] = schedule["maxnreg"]
         getattr(module, launch["kernel"])[(programs,)](*arguments, **options)
+
+
+def grid(launch: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    """How many programs a launch has. Raises AssumptionViolated (grid) beyond what a device can start."""
+    programs = math.prod(max(int(evaluate(extent, sizes)), 0) for extent in launch["grid"])
+    if programs > GRID_LIMIT:
+        message = f"{launch['kernel']} needs {programs} programs, more than 2^31 - 1"
+        raise AssumptionViolated("grid", message, "split the batch into several calls")
+    return programs
 
 
 def _argument(
@@ -292,16 +296,24 @@ class Launcher:
         and sizes no tensor shape gives. `check_range` also checks |x| <= abs_max, which reads the
         inputs once. Raises AssumptionViolated, with nothing run.
         """
-        tensors, sizes, parameters = self.check(arguments, check_range)
-        device = next(iter(tensors.values())).device
+        return self.prepare(check_range=check_range, **arguments)()
+
+    def prepare(self, *, check_range: bool = False, **arguments: Any) -> Callable[[], dict[str, torch.Tensor]]:
+        """Check and allocate once; the function returned only launches, into the same outputs each time."""
+        plan = self.plan
+        given, sizes, parameters = self.check(arguments, check_range)
+        device = next(iter(given.values())).device
         if device.type != "cuda":
             raise AssumptionViolated("device", f"tensors are on {device}", "move them to a GPU")
-        outputs = [t["name"] for t in self.plan["tensors"] if t["role"] == "output"]
-        tensors = allocate(self.plan, sizes, ("output", "scratch"), device) | tensors
-        guard: AbstractContextManager[Any] = torch.cuda.device(device) if device.index is not None else nullcontext()
-        with guard:
-            run_plan(self.module, self.plan, tensors, sizes, parameters)
-        return {name: tensors[name] for name in outputs}
+        tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
+        outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
+
+        def run() -> dict[str, torch.Tensor]:
+            with torch.cuda.device(device):
+                run_plan(self.module, plan, tensors, sizes, parameters)
+            return outputs
+
+        return run
 
     def check(
         self, arguments: Mapping[str, Any], check_range: bool = False
@@ -320,6 +332,8 @@ class Launcher:
         _check_shapes(plan, given, sizes)
         parameters = _parameters(plan, {k: v for k, v in arguments.items() if k in plan["parameters"]}, sizes)
         _check_aliases(plan, given)
+        for launch in plan["launches"]:
+            grid(launch, sizes)
         if check_range:
             _check_range(plan, given)
         return given, sizes, parameters
