@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -98,13 +99,16 @@ def execute(
 ) -> dict[str, torch.Tensor]:
     """Outputs by name. `sizes`: every symbolic dimension of `bound`; `inputs`: CPU tensors of the spec's dtypes.
 
-    Output cells no program stores are NaN. Raises ExecutionError.
+    Output cells no program stores are NaN. Runs as many chunks at a time as torch has threads, each on
+    one thread: torch's own threads would meet at a barrier after every small operation. Raises
+    ExecutionError.
     """
     missing = [d.name for d in bound.dims if d.name not in sizes]
     missing += [p.name for p in bound.spec.parameters if p.name not in parameters]
     if missing:
         raise ExecutionError(f"no value given for {', '.join(missing)}")
-    machine = _Machine(dict(sizes), {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items()}, {})
+    scalars = {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items()}
+    machine = _Machine(dict(sizes), scalars, {})
     for tensor in program.tensors:
         shape = tuple(machine.number(extent) for extent in tensor.shape)
         if tensor.role == "input":
@@ -112,9 +116,13 @@ def execute(
         else:
             fill = math.nan if tensor.dtype.is_float else 0
             machine.tensors[tensor.name] = torch.full(shape, fill, dtype=TORCH[tensor.dtype])
-    with torch.no_grad():
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for kernel in program.kernels:
-            machine.launch(kernel)
+            machine.launch(kernel, workers)
+    finally:
+        torch.set_num_threads(workers)
     return {t.name: machine.tensors[t.name] for t in program.tensors if t.role == "output"}
 
 
@@ -144,20 +152,33 @@ class _Machine:
             raise ExecutionError("an extent depends on something else than sizes")
         return value.uniform
 
-    def launch(self, kernel: Kernel) -> None:
-        self.env = {}
+    def launch(self, kernel: Kernel, workers: int) -> None:
+        """Every program of the grid, in chunks; `workers` chunks at a time."""
         extents = [self.number(axis.extent) for axis in kernel.grid]
         programs, rows = math.prod(extents), extents[-1] if extents else 1
-        chunk = _chunk(kernel, rows)
-        for first in range(0, programs, chunk):
-            ids = torch.arange(first, min(first + chunk, programs))
-            self.env, self.active = {}, None
-            for axis, extent in zip(reversed(kernel.grid), reversed(extents), strict=True):
-                value = ids % extent
-                ids = ids // extent
-                same = bool((value == value[0]).all())
-                self.env[axis.name] = Lanes(int(value[0]) if same else value)
-            self.run(kernel.body)
+        size = _chunk(kernel, rows)
+        firsts = range(0, programs, size)
+
+        def work(first: int) -> None:
+            chunk = _Machine(self.sizes, self.parameters, self.tensors)
+            with torch.no_grad():  # a setting of the thread, not of the process
+                chunk.programs(kernel, extents, torch.arange(first, min(first + size, programs)))
+
+        if workers == 1 or len(firsts) == 1 or any(_atomic(s) for s in kernel.body):
+            for first in firsts:  # concurrent atomic additions would have to be locked
+                work(first)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(work, firsts))
+
+    def programs(self, kernel: Kernel, extents: list[int], ids: torch.Tensor) -> None:
+        """The programs with these linear numbers, together."""
+        for axis, extent in zip(reversed(kernel.grid), reversed(extents), strict=True):
+            value = ids % extent
+            ids = ids // extent
+            same = bool((value == value[0]).all())
+            self.env[axis.name] = Lanes(int(value[0]) if same else value)
+        self.run(kernel.body)
 
     def run(self, statements: tuple[Statement, ...]) -> None:
         for statement in statements:
@@ -394,6 +415,16 @@ def _logic(op: str, left: Value, right: Value) -> Value:
                 return other if known is (op == "and") else known
     x, y = _tensor(left), _tensor(right)
     return {"and": torch.logical_and, "or": torch.logical_or, "eq": torch.eq, "ne": torch.ne}[op](x, y)
+
+
+def _atomic(statement: Statement) -> bool:
+    match statement:
+        case Store(atomic=atomic):
+            return atomic
+        case For(body=body):
+            return any(_atomic(s) for s in body)
+        case _:
+            return False
 
 
 @cache
