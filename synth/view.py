@@ -29,11 +29,11 @@ def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
     for result in report.results:
         if result.verdict is not Verdict.PROVED:
             console.print(f"\n[bold]{result.id} {TITLES.get(result.id, '')}[/]: {result.verdict.value}", style="bold")
-            console.print("\n".join(explanation(result, text, name)), markup=False)
+            console.print("\n".join(explanation(result, text, name)), markup=False, soft_wrap=True)
     colour = COLOURS[report.verdict]
-    console.print(f"\n{name}: [{colour}]{report.verdict.value}[/] in {report.seconds:.2f} s")
+    console.print(f"\n{name}: [{colour}]{report.verdict.value}[/] in {report.seconds:.2f} s", soft_wrap=True)
     for key, value in report.facts:
-        console.print(f"  {key}: {value}", markup=False)
+        console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
 
 
 def obligations(report: Report) -> Table:
@@ -101,14 +101,14 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     console.print(f"[bold]settings[/]    {settings}")
     for section in ("claim", "assumptions", "facts", "widths", "witness"):
         console.print(f"\n[bold]{section}[/]")
-        console.print("\n".join(_lines(body.get(section))), markup=False)
+        console.print("\n".join(_lines(body.get(section))), markup=False, soft_wrap=True)
     console.print("\n[bold]evidence[/]")
     console.print(f"  {len(_leaves(body.get('evidence')))} items; `synth show --json` prints them")
     for section in ("lowered", "tests", "benchmarks"):
         if section in body:
             console.print(f"[bold]{section}[/]: recorded (evidence, not proof)")
     console.print("\n[bold]candidate[/]")
-    console.print(textwrap.indent(certificate.candidate, "  "), markup=False)
+    console.print(textwrap.indent(certificate.candidate, "  "), markup=False, soft_wrap=True)
 
 
 def _lines(value: object, depth: int = 1) -> list[str]:

@@ -1,0 +1,181 @@
+"""The command line: exit codes, errors a person can act on, and nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ir.loader import bind, load_spec
+from synth import __version__
+from synth.cli import main, settings_of
+from synth.propose.choices import Choices
+from synth.propose.compose import compose
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    """A right kernel for attention without a mask."""
+    path = tmp_path / "kernel.tile"
+    path.write_text(compose(bind(load_spec("attention"), {}), Choices()))
+    return path
+
+
+@pytest.fixture
+def wrong(kernel: Path) -> Path:
+    """The same one with its rescale forgotten."""
+    kernel.write_text(kernel.read_text().replace("acc * alpha[:, None]", "acc"))
+    return kernel
+
+
+# ---- prove -------------------------------------------------------------------------------------------
+
+
+def test_prove_exits_0_and_names_every_obligation(kernel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", str(kernel), "--spec", "attention"]) == 0
+    printed = capsys.readouterr().out
+    assert all(o in printed for o in ("B1", "B2", "R1", "R2", "C1", "D1", "E1", "S1", "V1"))
+    assert f"{kernel}: proved" in printed
+
+
+def test_prove_exits_1_with_the_counterexample(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", str(wrong), "--spec", "attention", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"] == "refuted"
+    (fallen,) = [r for r in report["results"] if r["verdict"] == "refuted"]
+    assert fallen["id"] == "E1"
+    assert fallen["counterexample"]["tensor"] == "O"
+    assert main(["prove", str(wrong), "--spec", "attention"]) == 1
+    printed = capsys.readouterr().out
+    assert "expected" in printed and "actual" in printed and "program" in printed
+
+
+def test_prove_takes_settings(kernel: Path) -> None:
+    assert main(["prove", str(kernel), "--spec", "attention", "--set", "causal=true"]) == 1  # it has no mask
+    assert main(["prove", str(kernel), "--spec", "attention", "--set", "dtype=fp16", "--set", "D=128"]) == 0
+
+
+def test_prove_writes_a_certificate_that_show_reads(
+    kernel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certificate.json"
+    assert main(["prove", str(kernel), "--spec", "attention", "--certificate", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["show", str(path)]) == 0
+    assert "assumptions" in capsys.readouterr().out
+    assert main(["show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == 1
+
+
+def test_a_refuted_kernel_gets_no_certificate(wrong: Path, tmp_path: Path) -> None:
+    path = tmp_path / "certificate.json"
+    assert main(["prove", str(wrong), "--spec", "attention", "--certificate", str(path)]) == 1
+    assert not path.exists()
+
+
+def test_a_changed_certificate_is_refused(kernel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "certificate.json"
+    assert main(["prove", str(kernel), "--spec", "attention", "--certificate", str(path)]) == 0
+    path.write_text(path.read_text().replace("attention", "detention", 1))
+    assert main(["show", str(path)]) == 64
+    assert "changed after it was issued" in capsys.readouterr().err
+
+
+# ---- usage errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prove"], "kernel"),
+        (["prove", "kernel.tile"], "--spec"),
+        (["prove", "no-such-file.tile", "--spec", "attention"], "cannot be read"),
+        (["nonsense"], "No such command"),
+        (["prove-and-run", "attention", "--set", "causal"], "NAME=VALUE"),
+        (["prove-and-run", "attention", "--set", "causal=sideways"], "not a choice"),
+        (["prove-and-run", "attention", "--set", "casual=none"], "did you mean `causal`"),
+        (["prove-and-run", "attention", "--target", "sm_12"], "sm_90"),
+        (["prove-and-run", "attention", "--max-candidates", "0"], "--max-candidates"),
+        (["prove-and-run", "atention"], "did you mean `attention`"),
+        (["show", "no-such-certificate.json"], "cannot be read"),
+    ],
+)
+def test_usage_errors_exit_64_and_say_what_to_do(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 64
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_a_syntax_error_exits_64_with_a_caret(kernel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.write_text(kernel.read_text().replace("sum(p, axis=1)", "sum(p, axis=1"))
+    assert main(["prove", str(kernel), "--spec", "attention"]) == 64
+    error = capsys.readouterr().err
+    assert error.startswith("error[") and "^" in error and f"{kernel}:" in error
+
+
+def test_a_type_error_exits_64_with_a_caret(kernel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel.write_text(kernel.read_text().replace("alpha[:, None]", "alpha"))
+    assert main(["prove", str(kernel), "--spec", "attention"]) == 64
+    assert "^" in capsys.readouterr().err
+
+
+def test_settings_are_name_value_pairs() -> None:
+    assert settings_of(["causal=true", " D = 128 "]) == {"causal": "true", "D": "128"}
+    assert settings_of(None) == {}
+
+
+# ---- fmt ---------------------------------------------------------------------------------------------
+
+
+def test_fmt_prints_checks_and_writes(kernel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fmt", str(kernel), "--write"]) == 0
+    tidy = kernel.read_text()
+    kernel.write_text(tidy.replace("s = scale * dot(", "s  =  scale*dot("))
+    assert main(["fmt", str(kernel), "--check"]) == 1
+    assert main(["fmt", str(kernel)]) == 0
+    assert capsys.readouterr().out == tidy
+    assert main(["fmt", str(kernel), "--write"]) == 0
+    assert main(["fmt", str(kernel), "--check"]) == 0
+    assert kernel.read_text() == tidy
+
+
+# ---- starting up ---------------------------------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"synth {__version__}\n"
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    heavy = ("torch", "triton", "z3", "lark", "sympy", "numpy")
+    code = (
+        "import sys; from synth.cli import main; main(['--help']);"
+        f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        times.append(time.perf_counter() - begin)
+    assert done.stderr.strip() == "[]"
+    assert "prove-and-run" in done.stdout
+    assert min(times) < 0.5
+
+
+def test_proving_works_where_torch_and_triton_do_not_exist(kernel: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['triton'] = None; from synth.cli import main;"
+        f"raise SystemExit(main(['prove', {str(kernel)!r}, '--spec', 'attention']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
