@@ -230,20 +230,30 @@ def _merge(variables: tuple[Atom, ...], body: Any) -> tuple[tuple[Atom, ...], di
     """A pair of bound symbols that an index treats as quotient and remainder, re-indexed to one."""
     if len(variables) < 2:
         return None
-    for index in indices(body):
+    read, others = indices(body)
+    for index, whole in [(i, True) for i in read] + [(i, False) for i in others]:
         inside = [v for v in variables if v in free(index)]
         for y in inside:
             for x in inside:
-                new = fresh("~")
-                mapping = domains.merge_pair(x, y, index, as_int(new)) if x is not y else None
+                if x is y:
+                    continue
+                # An index of a tensor is taken as it is; of a guard only the part that is bound, so that
+                # the new symbol runs forwards from 0 as a spec's does.
+                shown = index if whole else _bound_part(index, x, y)
+                mapping = None if shown is None else domains.merge_pair(x, y, shown, as_int(new := fresh("~")))
                 if mapping is not None:
                     return tuple(v for v in variables if v not in (x, y)) + (new,), mapping
     return None
 
 
-def indices(term: Any) -> list[Int]:
-    """Integer terms inside: tensor indices first, then those of guards."""
-    reads: dict[Int, None] = {}
+def _bound_part(index: Int, x: Atom, y: Atom) -> Int | None:
+    a, s = domains.coefficient(index, x), domains.coefficient(index, y)
+    return (as_int(x) * a + as_int(y) * s) * s if a and s in (1, -1) else None
+
+
+def indices(term: Any) -> tuple[list[Int], list[Int]]:
+    """Integer terms inside: tensor indices, and those of guards."""
+    inside: dict[Int, None] = {}
     others: dict[Int, None] = {}
     seen: set[Any] = set()
 
@@ -255,12 +265,12 @@ def indices(term: Any) -> list[Int]:
             into[t] = None
             return
         if not isinstance(t, tuple):
-            into = reads if isinstance(t, RealAtom) and t.kind == "read" else others
+            into = inside if isinstance(t, RealAtom) and t.kind == "read" else others
         for child in children(t):
             visit(child, into)
 
     visit(term, others)
-    return [*reads, *others]
+    return list(inside), list(others)
 
 
 def _separate(variables: tuple[Atom, ...], guard: Bool, factors: Factors, exponent: Real | None) -> Real:
@@ -303,6 +313,13 @@ def _connected(variables: tuple[Atom, ...], items: list[tuple[frozenset[Atom], s
         return number(max(0, variables[0].high - variables[0].low + 1))
     guard = conj(v for _, kind, v in items if kind == "guard")
     body = _assemble(i for i in items if i[1] != "guard")
+    shifted = _shift(variables, body)
+    if shifted is not None:
+        v, w, value = shifted
+        at = {v: value}
+        ranges = substitute(unbounded_range(v), at)
+        left = tuple(w if u is v else u for u in variables)
+        return make_sum(left, conj((substitute(guard, at), ranges)), substitute(body, at))
     candidates = []
     orders = permutations(variables) if 1 < len(variables) <= MAX_PERMUTED else (variables,)
     for order in orders:
@@ -310,6 +327,39 @@ def _connected(variables: tuple[Atom, ...], items: list[tuple[frozenset[Atom], s
         candidates.append((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)))
     best = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: (repr(c[2]), repr(c[1])))
     return of(real_atom("sum", *best))
+
+
+def _shift(variables: tuple[Atom, ...], body: Real) -> tuple[Atom, Atom, Int] | None:
+    """(v, w, v as a term in w), so that the first dimension v addresses is read at w itself: sums whose
+    symbols differ by a literal offset or a sign are then equal. None when every symbol is so already."""
+    for v in variables:
+        places: dict[tuple[str, int], set[tuple[int, Int]]] = {}
+        for read in reads(body):
+            for position, index in enumerate(read.args[1]):
+                k = domains.coefficient(index, v)
+                if k in (1, -1):
+                    places.setdefault((read.args[0], position), set()).add((k, index - as_int(v) * k))
+        if not places:
+            continue
+        first = places[min(places)]
+        k, rest = next(iter(first))
+        if len(first) == 1 and (k != 1 or rest.terms) and rest.constant is not None:
+            w = fresh("~")
+            return v, w, (as_int(w) - rest) * k
+    return None
+
+
+def reads(term: Any) -> list[RealAtom]:
+    """The tensor reads in a term."""
+    seen: dict[Any, None] = {}
+    todo: list[Any] = [term]
+    while todo:
+        t = todo.pop()
+        if isinstance(t, (str, int)) or t is None or t in seen:
+            continue
+        seen[t] = None
+        todo.extend(children(t))
+    return [t for t in seen if isinstance(t, RealAtom) and t.kind == "read"]
 
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:
@@ -326,6 +376,12 @@ def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Membe
         left, mapping = merged
         ranges = conj(substitute(unbounded_range(v), mapping) for v in variables if v not in left)
         return members(left, conj((substitute(guard, mapping), ranges)), substitute(body, mapping))
+    shifted = _shift(variables, body)
+    if shifted is not None:
+        v, w, value = shifted
+        ranges = substitute(unbounded_range(v), {v: value})
+        left = tuple(w if u is v else u for u in variables)
+        return members(left, conj((substitute(guard, {v: value}), ranges)), substitute(body, {v: value}))
     used = tuple(v for v in variables if v in free(body))
     guard = domains.exists([v for v in variables if v not in used], guard)
     new, mapping, ranges = domains.rename(used, max(level(body), level(guard)))

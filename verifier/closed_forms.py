@@ -385,8 +385,6 @@ class _Scan:
             return False
         loop, x = self.loop, self.x
         starts = x.init.real
-        if self.unsure and starts is not number(0):
-            return False
         earlier = fresh("earlier")
         summand = Substitution({loop.counter: as_int(earlier)}).real(self.beta)
         summed = make_sum((earlier,), loop.before(as_int(earlier), loop.n), summand)
@@ -401,14 +399,21 @@ class _Scan:
         return True
 
     def _initially(self, phi: Real) -> Real | None:
-        """phi of the state before the loop; it must not be zero, as x0 = phi(s0)*x0 / phi(s0)."""
-        mono = phi.terms[0][0]
-        if any(not reals.is_positive_constant(a) for a, _ in mono.factors):
-            return None
+        """phi of the state before the loop, where x0 is not 0. Then x0 = phi(s0)*x0 / phi(s0) needs
+        phi(s0) != 0 where the pivots start finite, and x0 = 0 where one starts at -inf."""
+        loop = self.loop
+        starts_finite: list[Bool] = []
+        for p in self.unsure:
+            start = loop.carried[p.args[0]].at(p.args[1]).bool(loop.carried[p.args[0]].init.finite)
+            starts_finite.append(start)
+            if loop.simplifier.real(self.x.init.real, loop.context.given(negate(start))) is not number(0):
+                return None
 
         def value(a: RealAtom) -> Real | None:
-            return self.loop.value_at(a.args[0], self.loop.start, a.args[1])[0] if a.kind == "state" else None
+            return loop.value_at(a.args[0], loop.start, a.args[1])[0] if a.kind == "state" else None
 
-        return Substitution({self.loop.counter: self.loop.start}, value).real(phi)
-
-
+        change = Substitution({loop.counter: loop.start}, value)
+        for a, _ in phi.terms[0][0].factors:
+            if not loop.context.given(conj(starts_finite)).entails(compare("ne", change.real(of(a)))):
+                return None
+        return change.real(phi)

@@ -125,10 +125,10 @@ def bounds(v: Atom, guard: Bool) -> tuple[list[Int], list[Int]] | None:
 def merge_pair(x: Atom, y: Atom, index: Int, fresh: Int) -> dict[Atom, Int] | None:
     """x and y in terms of `fresh` = s*index (s = coefficient of y = +-1), if index = a*x + s*y + rest with
     0 <= y < |a| known from y's static bounds. The map (x, y) -> fresh is then a bijection of Z x [0, |a|)
-    onto Z, and what is returned is its inverse."""
+    onto Z, and what is returned is its inverse; the caller keeps the ranges of x and y as guards."""
     a = coefficient(index, x)
     s = coefficient(index, y)
-    if a is None or s is None or abs(s) != 1 or y.low != 0 or y.high is None or abs(a) != y.high + 1 or a == 0:
+    if not a or s is None or abs(s) != 1 or y.low is None or y.low < 0 or y.high is None or y.high >= abs(a):
         return None
     rest = index - polynomial({(x,): a, (y,): s})
     t = s * (s * fresh - rest)  # = s*a*x + y, as s*index = fresh

@@ -117,10 +117,10 @@ class _Solver:
         if len(terms) == 1:
             return self._single(terms[0], target)
         for power, c in terms:
-            width = self._width(power) if abs(c) == 1 else None
+            others = polynomial({p: k for p, k in terms if p != power}) * c
+            width = (self._width(power) or self._guess(others)) if abs(c) == 1 else None
             if width is None:
                 continue
-            others = polynomial({p: k for p, k in terms if p != power}) * c
             quotient, remainder = split_multiple(others, width)
             if remainder is lift(0):
                 self.equations.append((polynomial({power: 1}), mod(target * c, width)))
@@ -157,6 +157,14 @@ class _Solver:
         if atom.kind == "sym" and atom.low == 0 and atom.high is not None:
             return lift(atom.high + 1)
         return self.extents.get(atom)
+
+    def _guess(self, others: Int) -> Int | None:
+        """The known factor of a lone other term: what the remaining digit should stay below."""
+        if len(others.terms) != 1:
+            return None
+        power, c = others.terms[0]
+        known = tuple(a for a in power if not self._mentions(a))
+        return polynomial({known: abs(c)}) if known or abs(c) > 1 else None
 
     def _pairs(self) -> bool:
         """x div d = u and x mod d = v give x = u*d + v; also with (y div e) for x and y div (e*d) for u."""

@@ -15,12 +15,13 @@ import z3
 
 from verifier import reals
 from verifier.binders import open_binder, substitute
+from verifier.binders import reads as reads_in
 from verifier.domains import coefficient
 from verifier.integers import TRUE, Atom, Bool, Int, polynomial
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, static_bounds
-from verifier.terms import children, conditions, free
+from verifier.terms import conditions, free
 
 LN2_LOW, LN2_HIGH = "0.693147", "0.693148"
 MAX_INSTANCES = 8
@@ -113,8 +114,8 @@ class _Query:
     def _values(self, v: Atom, body: Real, x: Real) -> list[Int]:
         """Values of v at which a read in the body is a read in x."""
         found: dict[Int, None] = {}
-        for mine in _reads(body):
-            for theirs in _reads(x):
+        for mine in reads_in(body):
+            for theirs in reads_in(x):
                 if mine.args[0] != theirs.args[0]:
                     continue
                 for i, j in zip(mine.args[1], theirs.args[1], strict=True):
@@ -141,17 +142,3 @@ class _Query:
             solver.add(self.translate.bool(fact), *map(self.translate.bool, static_bounds(fact)))
         solver.add(*self.facts, goal)
         return bool(solver.check() == z3.unsat)
-
-
-def _reads(x: Real) -> list[RealAtom]:
-    seen: dict[Any, None] = {}
-    todo: list[Any] = [x]
-    while todo:
-        t = todo.pop()
-        if t in seen or isinstance(t, (str, int)) or t is None:
-            continue
-        seen[t] = None
-        todo.extend(children(t))
-    return [t for t in seen if isinstance(t, RealAtom) and t.kind == "read"]
-
-

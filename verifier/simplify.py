@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from verifier import reals
-from verifier.binders import make_sum, members, open_binder
+from verifier.binders import Substitution, make_sum, members
 from verifier.integers import (
     FALSE,
     TRUE,
@@ -27,15 +27,18 @@ from verifier.integers import (
     disj,
     div,
     equal,
+    ge0,
     le,
     lift,
+    lt,
     maximum,
     minimum,
     mod,
+    symbol,
 )
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
-from verifier.terms import as_int
+from verifier.terms import as_int, atom_of
 
 
 class Simplifier:
@@ -46,6 +49,8 @@ class Simplifier:
         self.sums: dict[tuple[Any, Real], list[RealAtom]] = {}
         self.reads: dict[str, list[RealAtom]] = {}
         self.opened: dict[Any, tuple[tuple[Atom, ...], Bool, Real]] = {}
+        self.maxima: dict[Any, list[RealAtom]] = {}
+        self.depth = 0
         self.trace: dict[str, None] = {}
 
     # ---- integers and booleans -----------------------------------------------------------
@@ -69,14 +74,14 @@ class Simplifier:
                 return self.int(a.args[1 if decided else 2], context)
             return choose(a.args[0], self.int(a.args[1], context), self.int(a.args[2], context))
         x, y = self.int(a.args[0], context), self.int(a.args[1], context)
-        if a.kind == "div":
-            return div(x, y)
-        if a.kind == "mod":
-            return mod(x, y)
-        decided = context.decide(le(x, y))
-        if decided is None:
-            return minimum(x, y) if a.kind == "min" else maximum(x, y)
-        return x if decided == (a.kind == "min") else y
+        if a.kind in ("div", "mod"):
+            small = y.constant is None and context.entails(conj((ge0(x), lt(x, y))))
+            return (lift(0) if a.kind == "div" else x) if small else div(x, y) if a.kind == "div" else mod(x, y)
+        if context.entails(le(x, y)):
+            return x if a.kind == "min" else y
+        if context.entails(le(y, x)):
+            return y if a.kind == "min" else x
+        return minimum(x, y) if a.kind == "min" else maximum(x, y)
 
     def bool(self, b: Bool, context: Context) -> Bool:
         """Equivalent to b in the context, without the parts the context decides."""
@@ -144,7 +149,7 @@ class Simplifier:
             case "sum":
                 return self._sum(a, context)
             case "max":
-                return maximum_of(m for part in a.args[0] for m in self._member(part, context))
+                return self._known_max(maximum_of(m for part in a.args[0] for m in self._member(part, context)), context)
             case "state" | "new" | "pivot":
                 return of(real_atom(a.kind, a.args[0], tuple(self.int(i, context) for i in a.args[1])))
             case _:
@@ -154,9 +159,9 @@ class Simplifier:
         index = tuple(self.int(i, context) for i in a.args[1])
         a = real_atom("read", a.args[0], index)
         known = self.reads.setdefault(a.args[0], [])
-        if a in known:
-            return a
         for other in known:
+            if other is a:
+                return a
             claim = conj(equal(i, k) for i, k in zip(index, other.args[1], strict=True))
             if claim is not FALSE and context.entails(claim):
                 return other
@@ -164,15 +169,24 @@ class Simplifier:
         return a
 
     def _open(self, variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[tuple[Atom, ...], Bool, Real]:
-        """The binder with fresh symbols; the same ones each time, so that contexts are shared. Canonical
-        names must not stay free inside: a sum rebuilt there would get another canonical name."""
-        key = (variables, guard, body)
+        """The binder with the symbols of this depth of nesting. Canonical names must not stay free inside:
+        a sum rebuilt there would get another canonical name. Binders at one depth share their symbols, so
+        that terms inside them can be compared; a context never speaks of two of them at once."""
+        key = (variables, guard, body, self.depth)
         found = self.opened.get(key)
         if found is None:
-            new, opening = open_binder(variables, guard)
-            found = new, opening.bool(guard), opening.real(body)
+            new = tuple(symbol(f"&{self.depth}.{k}") for k in range(len(variables)))
+            opening = Substitution(dict(zip(variables, new, strict=True)))
+            found = tuple(map(atom_of, new)), opening.bool(guard), opening.real(body)
             self.opened[key] = found
         return found
+
+    def _inside(self, x: Real, context: Context) -> Real:
+        self.depth += 1
+        try:
+            return self.real(x, context)
+        finally:
+            self.depth -= 1
 
     def _sum(self, a: RealAtom, context: Context) -> Real:
         variables, guard, body = self._open(*a.args)
@@ -181,7 +195,7 @@ class Simplifier:
             self.trace["sum-empty"] = None
             return number(0)
         guard = conj(p for p in conjuncts(guard) if p.kind != "or" or not context.entails(p))
-        return self._each_sum(make_sum(variables, guard, self.real(body, inner)), context)
+        return self._each_sum(make_sum(variables, guard, self._inside(body, inner)), context)
 
     def _each_sum(self, x: Real, context: Context) -> Real:
         """Replace every sum factor of x by a known equal one."""
@@ -200,14 +214,30 @@ class Simplifier:
         """An earlier sum with the same body and a domain equivalent in this context, or a itself."""
         variables, guard, body = a.args
         known = self.sums.setdefault((variables, body), [])
-        if a in known:
-            return a
-        for other in known:
+        for other in known:  # in order, so that all that are equal here become the first of them
+            if other is a:
+                return a
             if context.given(guard).entails(other.args[1]) and context.given(other.args[1]).entails(guard):
                 self.trace["sum-domain"] = None
                 return other
         known.append(a)
         return a
+
+    def _known_max(self, x: Real, context: Context) -> Real:
+        """An earlier maximum with the same bodies over domains equivalent here, or x itself."""
+        a = x.atom
+        if a is None or a.kind != "max":
+            return x
+        known = self.maxima.setdefault(tuple((v, body) for v, _, body in a.args[0]), [])
+        for other in known:
+            if other is a:
+                return x
+            pairs = [(m[1], o[1]) for m, o in zip(a.args[0], other.args[0], strict=True)]
+            if all(context.given(g).entails(h) and context.given(h).entails(g) for g, h in pairs):
+                self.trace["max-domain"] = None
+                return of(other)
+        known.append(a)
+        return x
 
     def _member(self, part: Member, context: Context) -> Iterable[Member]:
         variables, guard, body = self._open(*part)
@@ -216,7 +246,7 @@ class Simplifier:
             return ()
         if not variables:
             guard = self.bool(guard, context)
-        return members(variables, guard, self.real(body, inner))
+        return members(variables, guard, self._inside(body, inner))
 
     # ---- union ---------------------------------------------------------------------------
 
