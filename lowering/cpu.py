@@ -12,10 +12,9 @@ A certificate is the way in (`execute_certificate`); `execute` runs any typed pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 
@@ -46,29 +45,25 @@ from ir.program import (
     Var,
 )
 from ir.spec import Bound
-from lowering.lanes import Integer, Lanes, arange, arithmetic, compare, dense
+from lowering.lanes import Integer, Lanes, arange, arithmetic, compare
 from lowering.memory import Block, read, write
+from lowering.values import (
+    COMPARISONS,
+    CONSTANTS,
+    FLOAT,
+    FUNCTIONS,
+    TORCH,
+    Value,
+    as_tensor,
+    constant,
+    covers,
+    full,
+    logic,
+    zero,
+)
 from verifier.certificate import Certificate
 
-TORCH = {
-    DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16,
-    DType.I32: torch.int32, DType.I64: torch.int64, DType.INT: torch.int64, DType.BOOL: torch.bool,
-}  # fmt: skip
-CONSTANTS = {"log2e": 1 / math.log(2), "ln2": math.log(2), "inf": math.inf}
-COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-FLOAT: dict[str, Callable[..., torch.Tensor]] = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "min": torch.minimum,
-    "max": torch.maximum, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq,
-    "ne": torch.ne,
-}  # fmt: skip
-FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
-    "neg": torch.neg, "exp": torch.exp, "exp2": torch.exp2, "log": torch.log, "log2": torch.log2, "abs": torch.abs,
-    "sqrt": torch.sqrt, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
-}  # fmt: skip
 CHUNK_BYTES = 1 << 20  # of the largest tile, over a chunk's programs: about what a core's cache holds
-
-# A float value is 0-d (a constant) or [P or 1, *shape]; a truth value also a Python bool when uniform.
-Value = Integer | bool | torch.Tensor
 
 
 class ExecutionError(Exception):
@@ -221,10 +216,10 @@ class _Machine:
         """The new value in programs still running, the old one in those whose loop has ended."""
         if self.active is None or new is old:
             return new
-        return torch.where(self.active.view(-1, *(1,) * rank), _tensor(new), _tensor(old))
+        return torch.where(self.active.view(-1, *(1,) * rank), as_tensor(new), as_tensor(old))
 
     def store(self, store: Store) -> None:
-        value = _tensor(self.value(store.value))
+        value = as_tensor(self.value(store.value))
         mask = True if store.mask is None else self.truth(store.mask)
         block = Block(tuple(self.index(k) for k in store.index), store.value.type.shape)
         write(self.tensors[store.tensor], block, value, self.masked(mask, block.shape), store.atomic)
@@ -268,9 +263,9 @@ class _Machine:
             case Literal() if expr.type.dtype is DType.BOOL:
                 return bool(expr.value)
             case Literal():
-                return _constant(float(expr.value), expr.type.dtype)
+                return constant(float(expr.value), expr.type.dtype)
             case Constant(name=name):
-                return _constant(CONSTANTS[name], expr.type.dtype)
+                return constant(CONSTANTS[name], expr.type.dtype)
             case Unary():
                 return self.unary(expr)
             case Size(name=name):
@@ -290,7 +285,7 @@ class _Machine:
 
     def load(self, expr: Load) -> torch.Tensor:
         mask = True if expr.mask is None else self.truth(expr.mask)
-        other = None if expr.other is None else _tensor(self.value(expr.other))
+        other = None if expr.other is None else as_tensor(self.value(expr.other))
         block = Block(tuple(self.index(k) for k in expr.index), expr.type.shape)
         loaded = read(self.tensors[expr.tensor], block, self.masked(mask, block.shape), other)
         return loaded.to(torch.int64) if expr.type.dtype.is_int else loaded
@@ -320,48 +315,48 @@ class _Machine:
     def unary(self, expr: Unary) -> Value:
         value = self.value(expr.operand)
         if expr.op == "not":
-            return (not value) if isinstance(value, bool) else ~_tensor(value)
+            return (not value) if isinstance(value, bool) else ~as_tensor(value)
         if expr.type.dtype.is_int and not isinstance(value, bool):
-            negative = arithmetic("sub", _zero(value), value)
+            negative = arithmetic("sub", zero(value), value)
             return negative if expr.op == "neg" else arithmetic("max", value, negative)
-        x = _tensor(value)
+        x = as_tensor(value)
         return FUNCTIONS[expr.op](x, out=x if _fresh(expr.operand, x) else None)
 
     def binary(self, expr: Binary) -> Value:
         left, right = self.value(expr.left), self.value(expr.right)
         if expr.op in ("and", "or") or expr.left.type.dtype is DType.BOOL:
-            return _logic(expr.op, left, right)
+            return logic(expr.op, left, right)
         if expr.left.type.dtype.is_int:
             if isinstance(left, bool) or isinstance(right, bool):
                 raise ExecutionError("a truth value is used as an integer")
             if expr.op in COMPARISONS:
                 return compare(expr.op, left, right)
             return arithmetic(expr.op, left, right)
-        x, y = _tensor(left), _tensor(right)
+        x, y = as_tensor(left), as_tensor(right)
         if expr.op in COMPARISONS:
             return FLOAT[expr.op](x, y)
-        if _covers(x, y) and _fresh(expr.left, x):
+        if covers(x, y) and _fresh(expr.left, x):
             return FLOAT[expr.op](x, y, out=x)
-        return FLOAT[expr.op](x, y, out=y if _covers(y, x) and _fresh(expr.right, y) else None)
+        return FLOAT[expr.op](x, y, out=y if covers(y, x) and _fresh(expr.right, y) else None)
 
     def select(self, expr: Select) -> Value:
         condition = self.truth(expr.condition)
         if isinstance(condition, bool):
             return self.value(expr.then if condition else expr.otherwise)
-        return torch.where(condition, _tensor(self.value(expr.then)), _tensor(self.value(expr.otherwise)))
+        return torch.where(condition, as_tensor(self.value(expr.then)), as_tensor(self.value(expr.otherwise)))
 
     def cast(self, expr: Cast) -> Value:
         value, target = self.value(expr.operand), expr.type.dtype
         if target.is_int and expr.operand.type.dtype.is_int:
             return value  # a claim that it fits, proved elsewhere
         if target.is_int:
-            return _tensor(value).to(torch.int64)
+            return as_tensor(value).to(torch.int64)
         if target is DType.BOOL:
-            return value if expr.operand.type.dtype is DType.BOOL else _tensor(value) != 0
-        return _tensor(value).to(TORCH[target])
+            return value if expr.operand.type.dtype is DType.BOOL else as_tensor(value) != 0
+        return as_tensor(value).to(TORCH[target])
 
     def reduce(self, expr: Reduce) -> Value:
-        operand = _full(self.value(expr.operand), expr.operand.type.shape)
+        operand = full(self.value(expr.operand), expr.operand.type.shape)
         axis = expr.axis + 1
         if expr.op != "sum":
             return operand.amax(axis) if expr.op == "max" else operand.amin(axis)
@@ -370,8 +365,8 @@ class _Machine:
         return total.to(TORCH[expr.type.dtype]) if half else total
 
     def dot(self, expr: Dot) -> torch.Tensor:
-        left, right = (_full(self.value(x), x.type.shape).to(torch.float32) for x in (expr.left, expr.right))
-        acc = None if expr.acc is None else _full(self.value(expr.acc), expr.acc.type.shape)
+        left, right = (full(self.value(x), x.type.shape).to(torch.float32) for x in (expr.left, expr.right))
+        acc = None if expr.acc is None else full(self.value(expr.acc), expr.acc.type.shape)
         if right.shape[0] == 1 and left.shape[0] > 1 and left.is_contiguous():
             product = torch.matmul(left.view(-1, left.shape[2]), right[0]).view(-1, *expr.type.shape)
             return product if acc is None else product.add_(acc)
@@ -380,41 +375,10 @@ class _Machine:
         return torch.bmm(left, right) if acc is None else torch.baddbmm(acc.expand(programs, -1, -1), left, right)
 
 
-def _tensor(value: Value) -> torch.Tensor:
-    if isinstance(value, bool):
-        return torch.tensor(value)
-    return dense(value)
-
-
 def _fresh(expr: Expr, value: torch.Tensor) -> bool:
     """Whether nothing else can hold this value, so that its memory may take the next result: it came
     straight from an operation, was not given a name, and is more than a constant."""
     return isinstance(expr, Dot | Unary | Binary) and value.dim() > 0
-
-
-def _covers(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether a result of x and y has x's shape: y is a constant, or nowhere larger."""
-    return y.dim() == 0 or (x.dim() > 0 and all(n <= m for n, m in zip(y.shape, x.shape, strict=True)))
-
-
-def _zero(like: Integer) -> Integer:
-    return Lanes(0, (0,) * len(like.shape), like.shape) if isinstance(like, Lanes) else torch.zeros_like(like)
-
-
-def _full(value: Value, shape: tuple[int, ...]) -> torch.Tensor:
-    """With every lane there: [P or 1, *shape]."""
-    x = _tensor(value)
-    programs = x.shape[0] if x.dim() else 1
-    return x.expand(programs, *shape)
-
-
-def _logic(op: str, left: Value, right: Value) -> Value:
-    if op in ("and", "or"):
-        for known, other in ((left, right), (right, left)):
-            if isinstance(known, bool):
-                return other if known is (op == "and") else known
-    x, y = _tensor(left), _tensor(right)
-    return {"and": torch.logical_and, "or": torch.logical_or, "eq": torch.eq, "ne": torch.ne}[op](x, y)
 
 
 def _atomic(statement: Statement) -> bool:
@@ -425,11 +389,6 @@ def _atomic(statement: Statement) -> bool:
             return any(_atomic(s) for s in body)
         case _:
             return False
-
-
-@cache
-def _constant(value: float, dtype: DType) -> torch.Tensor:
-    return torch.tensor(value, dtype=TORCH[dtype])
 
 
 def _tiles(statements: tuple[Statement, ...]) -> Iterator[int]:

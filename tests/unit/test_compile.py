@@ -17,7 +17,8 @@ pytest.importorskip("triton", reason="Triton is not installed on this platform")
 def compiled(text: str, target: str, dtype: str = "bf16", bits: int = 64) -> tuple[Resources, ...]:
     bound = attention("bottom_right", dtype)
     program = typed(text, bound)
-    return compile_kernels(emit_program(program, bound, widths(program, bits)), plan(program, bound)["launches"], target)
+    source = emit_program(program, bound, widths(program, bits))
+    return compile_kernels(source, plan(program, bound)["launches"], target)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -55,8 +56,8 @@ def test_warp_specialisation_shows_in_the_compiled_kernel() -> None:
 
 
 def test_the_reason_of_a_failure_is_the_compilers_line() -> None:
-    log = "Traceback\n  File x\nk.py:3:0: error: Pipeline failed while executing [`SomePass`]\n  more\nRuntimeError: no"
-    assert reason(1, log).splitlines() == ["k.py:3:0: error: Pipeline failed while executing [`SomePass`]", "RuntimeError: no"]
+    said = ["k.py:3:0: error: Pipeline failed while executing [`SomePass`]", "RuntimeError: no"]
+    assert reason(1, f"Traceback\n  File x\n{said[0]}\n  more\n{said[1]}").splitlines() == said
     assert reason(-11, "") == "the compiler was ended by signal 11"
 
 

@@ -13,16 +13,19 @@ from ir.inputs import generate
 from ir.interpret import Mode, interpret
 from ir.program import Program
 from ir.spec import Bound
-from lowering.cpu import TORCH, ExecutionError, execute, execute_certificate
+from lowering.cpu import ExecutionError, execute, execute_certificate
 from lowering.crosscheck import tolerance
 from lowering.lanes import Lanes, arange, arithmetic, compare, dense
 from lowering.lower import NotCertified
 from lowering.memory import Block, OutOfBounds, read, write
+from lowering.values import TORCH
 
 SCALE = {"scale": 0.125}
 
 
-def tensors(program: Program, bound: Bound, sizes: dict[str, int], generator: str = "normal") -> dict[str, torch.Tensor]:
+def tensors(
+    program: Program, bound: Bound, sizes: dict[str, int], generator: str = "normal"
+) -> dict[str, torch.Tensor]:
     arrays = generate(generator, 3, bound, sizes, SCALE)
     return {name: torch.from_numpy(a).to(TORCH[program.tensor(name).dtype]) for name, a in arrays.items()}
 

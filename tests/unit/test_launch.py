@@ -80,7 +80,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("assumption", "arguments", "says"), BROKEN)
-def test_a_broken_assumption_is_named(launcher: Launcher, assumption: str, arguments: dict[str, Any], says: str) -> None:
+def test_a_broken_assumption_is_named(
+    launcher: Launcher, assumption: str, arguments: dict[str, Any], says: str
+) -> None:
     with pytest.raises(AssumptionViolated, match=f"^\\[{assumption}\\].*{says}") as caught:
         launcher(**arguments)
     assert caught.value.assumption == assumption
