@@ -18,10 +18,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench-proof: $(READY)
-	$(BIN)/python -m benchmarks.proof
+	$(BIN)/python benchmarks/bench_proof.py
 
 bench-cpu: $(READY)
-	$(BIN)/python -m benchmarks.cpu
+	$(BIN)/python benchmarks/bench_cpu.py
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.
