@@ -150,6 +150,8 @@ class _Machine:
     def launch(self, kernel: Kernel, workers: int) -> None:
         """Every program of the grid, in chunks; `workers` chunks at a time."""
         extents = [self.number(axis.extent) for axis in kernel.grid]
+        if any(extent <= 0 for extent in extents):
+            return
         programs, rows = math.prod(extents), extents[-1] if extents else 1
         size = _chunk(kernel, rows)
         firsts = range(0, programs, size)

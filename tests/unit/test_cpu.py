@@ -119,6 +119,10 @@ def test_atomics_and_loops_of_unequal_length() -> None:
     assert_means_the_same(COUNTING, attention(dtype="fp32"), {"B": 2, "G": 1, "H": 2, "M": 11, "N": 37})
 
 
+def test_a_grid_without_programs_runs_nothing() -> None:
+    assert_means_the_same(COUNTING, attention(dtype="fp32"), {"B": 1, "G": 1, "H": 2, "M": 11, "N": 0})
+
+
 def test_a_cell_nobody_stores_is_nan() -> None:
     bound = attention(dtype="fp32")
     sizes = {"B": 1, "G": 1, "H": 1, "M": 20, "N": 5}
