@@ -364,12 +364,12 @@ def reads(term: Any) -> list[RealAtom]:
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:
     """One member of a maximum in canonical form; a maximum inside is flattened."""
-    inner = body.atom
-    if inner is not None and inner.kind == "max":
+    inner = reals.scaled_max(body)
+    if inner is not None:
         out: list[Member] = []
-        for part in inner.args[0]:
+        for part in inner[0].args[0]:
             new, opened = open_binder(part[0], part[1])
-            out.extend(members(variables + new, conj((guard, opened.bool(part[1]))), opened.real(part[2])))
+            out.extend(members(variables + new, conj((guard, opened.bool(part[1]))), opened.real(part[2]) * inner[1]))
         return tuple(out)
     merged = _merge(variables, (body, guard))
     if merged is not None:

@@ -133,7 +133,7 @@ def _fold(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
     value = finite.assuming({}).real(x.next.real)
     if value is of(x.state):
         return _unchanged(loop, finite, x)
-    atom = value.atom
+    atom = value.atom  # a factor common to x and the items would have been moved out: x has none
     if atom is None or atom.kind != "max" or x.name not in finite.before:
         return False
     own = [m for m in atom.args[0] if not m[0] and m[2] is of(x.state) and m[1] in (TRUE, x.finite)]
@@ -313,9 +313,11 @@ class _Scan:
                 continue
             updated = self._updated(p, phase, case, context)
             new = of(real_atom("new", p.args[0], p.args[1]))
-            atom = updated.atom
+            atom, scaled = updated.atom, reals.scaled_max(updated)
             if atom is not None:
                 names[atom] = new
+            elif scaled is not None:
+                names[scaled[0]] = new * reals.power(scaled[1], -1)
             names[real_atom("poly", updated)] = new
         return Substitution({}, lambda a: names.get(a))
 

@@ -87,16 +87,17 @@ class _Query:
 
     def facts_for(self, x: Real) -> None:
         """What rules say of the maxima in x."""
-        maxima = [a for mono, _ in x.terms for a, k in mono.factors if a.kind == "max" and k == 1]
-        for m in maxima:
-            alone = self._unknown(reals.of(m).terms[0][0])
+        plain = [reals.monomial(TRUE, dict(mono.factors), mono.exponent) for mono, _ in x.terms]
+        scaled = [found for found in map(reals.scaled_max, plain) if found is not None]
+        for m, p in scaled:
+            alone = self.linear(reals.of(m) * p)
             for member in m.args[0]:
                 for guard, body in self._instances(member, x):
                     self._link(guard)
-                    self.facts.append(z3.Implies(self.translate.bool(guard), alone >= self.linear(body)))
-            for other in maxima:
-                if other is not m and self._included(m, other):
-                    self.facts.append(alone <= self._unknown(reals.of(other).terms[0][0]))
+                    self.facts.append(z3.Implies(self.translate.bool(guard), alone >= self.linear(body * p)))
+            for other, q in scaled:
+                if other is not m and q is p and self._included(m, other):
+                    self.facts.append(alone <= self.linear(reals.of(other) * p))
 
     def _instances(self, member: Member, x: Real) -> list[tuple[Bool, Real]]:
         variables, guard, body = member

@@ -14,7 +14,7 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
             (then x > 0 wherever the product is, which is the definedness condition of the log)
   inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
             so x * x^-1 = 1 needs no further condition
-  max-pos   c * max(S) = max(c S) for c > 0
+  max-pos   max(c S) = c * max(S) for c > 0
 """
 
 from __future__ import annotations
@@ -198,24 +198,7 @@ def _multiply(m: Monomial, n: Monomial) -> Real:
         exponent = n.exponent if exponent is None else exponent + n.exponent
         if not exponent.terms:
             exponent = None
-    product = monomial(conj((m.guard, n.guard)), powers, exponent)
-    return _scale_into_max(product)
-
-
-def _scale_into_max(x: Real) -> Real:
-    """max-pos: move positive constant factors of a lone maximum inside it."""
-    if len(x.terms) != 1:
-        return x
-    mono, c = x.terms[0]
-    maxima = [a for a, k in mono.factors if a.kind == "max" and k == 1]
-    others = [(a, k) for a, k in mono.factors if a.kind != "max"]
-    if len(maxima) != 1 or len(others) + 1 != len(mono.factors) or mono.exponent is not None:
-        return x
-    if not others or not all(is_positive_constant(a) for a, _ in others):
-        return x
-    scale = monomial(TRUE, dict(others), None)
-    members = tuple((v, g, body * scale) for v, g, body in maxima[0].args[0])
-    return guarded(mono.guard, maximum_of(members)) * number(c)
+    return monomial(conj((m.guard, n.guard)), powers, exponent)
 
 
 def is_positive_constant(a: RealAtom) -> bool:
@@ -315,4 +298,35 @@ def maximum_of(members: Iterable[Member]) -> Real:
     kept = tuple(sorted(((v, g, b) for (v, b), g in merged.items()), key=lambda m: (m[2].serial, m[1].serial)))
     if len(kept) == 1 and not kept[0][0]:
         return kept[0][2]
-    return of(real_atom("max", kept))
+    common = _common_factor([body for _, _, body in kept])
+    if not common:
+        return of(real_atom("max", kept))
+    inverse = monomial(TRUE, {a: -k for a, k in common.items()}, None)
+    return monomial(TRUE, common, None) * maximum_of((v, g, body * inverse) for v, g, body in kept)
+
+
+def scaled_max(x: Real) -> tuple[RealAtom, Real] | None:
+    """(m, p) when x = p * m for a maximum m and a product p of positive constants and a positive number."""
+    if len(x.terms) != 1:
+        return None
+    mono, c = x.terms[0]
+    maxima = [a for a, k in mono.factors if a.kind == "max" and k == 1]
+    others = {a: k for a, k in mono.factors if a.kind != "max"}
+    if c <= 0 or len(maxima) != 1 or len(others) + 1 != len(mono.factors):
+        return None
+    if mono.exponent is not None or mono.guard is not TRUE or not all(map(is_positive_constant, others)):
+        return None
+    return maxima[0], monomial(TRUE, others, None) * number(c)
+
+
+def _common_factor(bodies: list[Real]) -> dict[RealAtom, int]:
+    """max-pos: positive constants that every term of every body has as a factor, to what power."""
+    powers = [dict(m.factors) for body in bodies for m, _ in body.terms]
+    if not powers:
+        return {}
+    out: dict[RealAtom, int] = {}
+    for a, _ in powers[0].items():
+        ks = [p.get(a, 0) for p in powers]
+        if is_positive_constant(a) and (min(ks) > 0 or max(ks) < 0):
+            out[a] = min(ks) if min(ks) > 0 else max(ks)
+    return out
