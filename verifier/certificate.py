@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ir.spec import Bound
-from verifier.verdict import Report, Verdict
+from verifier.verdict import TITLES, Evidence, Report, Verdict
 
 FORMAT = 1
 
@@ -83,8 +83,74 @@ class Certificate:
         return certificate
 
 
+ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("input-range", "every input element is finite and within the abs_max the spec states", "caller"),
+    ("parameters", "every parameter is within the range the spec states", "launcher"),
+    ("sizes", "every size is within the spec's limits and meets its requirements", "launcher"),
+    ("layout", "strides are non-negative, at most max_stride; outputs alias neither inputs nor each other", "launcher"),
+    ("dtype", "tensors have the dtypes the settings name and live on one device", "launcher"),
+    ("address-space", "every tensor spans fewer than 2^57 elements", "hardware"),
+    ("lowering", "the emitted Triton means what the candidate means", "cross-check (evidence, not proof)"),
+    ("compiler", "Triton, LLVM and ptxas compile the emitted source correctly", "compiler"),
+    ("solver", "Z3 is right when it answers unsat", "solver"),
+    ("rounding", "rounding, and log2e and ln2 as machine numbers, are outside these obligations", "not yet discharged (N1)"),
+)
+
+TRUSTED = (
+    "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py",
+    "ir/loader.py", "ir/formulas.py", "verifier/integers.py", "verifier/reals.py", "verifier/domains.py",
+    "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/smt.py", "verifier/simplify.py",
+    "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py", "verifier/scan.py",
+    "verifier/closed_forms.py", "verifier/formula.py", "verifier/inverse.py", "verifier/linear.py",
+    "verifier/magnitude.py", "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py",
+    "verifier/certificate.py", "verifier/obligations/bounds.py", "verifier/obligations/width.py",
+    "verifier/obligations/races.py", "verifier/obligations/coverage.py", "verifier/obligations/definedness.py",
+    "verifier/obligations/equivalence.py", "verifier/obligations/range.py", "verifier/obligations/nonvacuity.py",
+)  # fmt: skip
+
+
 def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
-    """Turn a complete, all-proved report into a certificate; NotProved otherwise."""
+    """Turn a complete, all-proved report with its evidence into a certificate; NotProved otherwise."""
     if report.verdict is not Verdict.PROVED:
         raise NotProved(f"the report says {report.verdict.value}; only proved candidates are certified")
-    raise NotProved("certificates are not issued yet")
+    bare = [r.id for r in report.results if not r.evidence]
+    if bare:
+        raise NotProved(f"no evidence was recorded for {', '.join(bare)}; prove with evidence=True")
+    subject = {
+        "candidate": {"text": candidate, "sha256": digest(candidate)},
+        "spec": {"text": bound.spec.source, "sha256": digest(bound.spec.source), "name": bound.spec.name},
+        "settings": dict(bound.settings),
+        "versions": _versions(),
+    }
+    return Certificate(
+        {
+            "format": FORMAT,
+            "subject": subject,
+            "claim": [{"id": r.id, "title": TITLES[r.id], "statement": r.statement} for r in report.results],
+            "assumptions": [{"id": i, "text": t, "discharged_by": who} for i, t, who in ASSUMPTIONS],
+            "evidence": [
+                {"obligation": r.id, "seconds": round(r.seconds, 4), "items": [_item(e) for e in r.evidence]}
+                for r in report.results
+            ],
+            "widths": dict(report.widths),
+            "facts": dict(report.facts),
+            "trusted": _trusted(),
+        }
+    )
+
+
+def _item(e: Evidence) -> dict[str, str]:
+    return {"name": e.name, "kind": e.kind, "body": e.body}
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("z3-solver", "lark", "sympy", "numpy")}
+
+
+def _trusted() -> list[dict[str, str | int]]:
+    """The files a reader has to believe, with their line counts and hashes."""
+    root = Path(__file__).resolve().parent.parent
+    texts = {name: (root / name).read_text() for name in TRUSTED}
+    return [{"file": n, "lines": t.count("\n"), "sha256": digest(t)} for n, t in texts.items()]

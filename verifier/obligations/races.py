@@ -22,7 +22,7 @@ def _copy(trace: Trace, access: Access) -> tuple[Bool, tuple[Int, ...], Bool]:
     """The access with its unknowns renamed: its premises and mask, its index, and the condition that all
     unknowns have the values of the original."""
     unknowns = unknowns_of(trace, access)
-    renamed = {a: as_int(fresh(a.name + "'", a.low, a.high)) for a in unknowns}
+    renamed = {a: as_int(fresh(a.name + "_other", a.low, a.high)) for a in unknowns}
     change = Substitution(renamed)
     here = conj((*map(change.bool, access.premises), change.bool(access.mask)))
     same = tuple(equal(as_int(a), renamed[a]) for a in unknowns)
