@@ -20,6 +20,7 @@ A name that fits nothing stays arbitrary, which can only make equivalence fail.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -30,10 +31,12 @@ from verifier.integers import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negat
 from verifier.reals import Monomial, Real, RealAtom, maximum_of, number, of, real_atom
 from verifier.scan import Carried, Closed, Loop
 from verifier.signs import compare
+from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.terms import as_int, conditions, free, fresh, states
 
 MAX_CONDITIONS = 3
+MAX_SPLITS = 3
 
 
 def solve(loop: Loop) -> None:
@@ -228,9 +231,24 @@ class _Scan:
         if len(open_conditions) > MAX_CONDITIONS:
             return False
         cases = [dict(zip(open_conditions, v, strict=True)) for v in product((TRUE, FALSE), repeat=len(open_conditions))]
+        return all(self._cases(phase, cases, split) for split in self._split(phase, cases, context, MAX_SPLITS))
+
+    def _split(self, phase: str, cases: list[dict[Bool, Bool]], context: Context, depth: int) -> list[Context]:
+        """The context, split until the guards of every pivot's update are decided in it."""
+        if context.impossible:
+            return []
+        for case in cases:
+            for p in self.pivots:
+                found = open_guard(self._updated(p, phase, case, context), context)
+                if found is not None and depth:
+                    parts = (context.given(found), context.given(negate(found)))
+                    return [c for part in parts for c in self._split(phase, cases, part, depth - 1)]
+        return [context]
+
+    def _cases(self, phase: str, cases: list[dict[Bool, Bool]], context: Context) -> bool:
         # The case that moves a pivot fixes phi; one that leaves it unchanged says nothing about it.
-        cases.sort(key=lambda case: -sum(self._moves(p, phase, case, context) for p in self.pivots))
-        return all(self._case(phase, case, context) for case in cases)
+        moving = sorted(cases, key=lambda case: -sum(self._moves(p, phase, case, context) for p in self.pivots))
+        return all(self._case(phase, case, context) for case in moving)
 
     def _moves(self, p: RealAtom, phase: str, case: dict[Bool, Bool], context: Context) -> bool:
         return self._updated(p, phase, case, context) is not of(p)
@@ -284,18 +302,22 @@ class _Scan:
         if phase == "none":
             return value is number(0) and self.beta is not None and simplify.real(self.beta, context) is number(0)
         kept = {p for p in self.pivots if not self._moves(p, phase, case, context)}
-        value = self._name_new(phase, case, context, kept).real(value)
+        if phase == "finite":
+            value = self._name_new(phase, case, context, kept).real(value)
         linear = self._linear(value)
         if linear is None:
             return False
         a, b = linear
-        if phase == "finite" and self.phi is None:
+        if self.phi is None:
             self.phi = self._potential(a)
         if self.phi is None:
             return False
-        after = self._after(self.phi, kept)
-        if phase == "finite" and (a * after) is not self.phi:
-            return False
+        if phase == "finite":
+            after = self._after(self.phi, lambda p: of(p) if p in kept else of(real_atom("new", p.args[0], p.args[1])))
+            if (a * after) is not self.phi:
+                return False
+        else:  # nothing cancels against a here, so the new pivots are written out
+            after = self._after(self.phi, lambda p: self._updated(p, phase, case, context))
         if not self._nonzero(context):
             return False
         beta = simplify.real(after * b, context)
@@ -357,15 +379,10 @@ class _Scan:
             return kinds == {"state"}
         return self.loop.counter in free(part) and k > 0
 
-    def _after(self, phi: Real, kept: set[RealAtom]) -> Real:
+    def _after(self, phi: Real, update: Callable[[RealAtom], Real]) -> Real:
         """phi of the next state: counters move on, pivots take their new values."""
-
-        def value(a: RealAtom) -> Real | None:
-            if a.kind != "state":
-                return None
-            return of(a) if a in kept else of(real_atom("new", a.args[0], a.args[1]))
-
-        return Substitution({self.loop.counter: self.loop.n + 1}, value).real(phi)
+        on_real = lambda a: update(a) if a.kind == "state" else None  # noqa: E731
+        return Substitution({self.loop.counter: self.loop.n + 1}, on_real).real(phi)
 
     def _nonzero(self, context: Context) -> bool:
         """phi(s') != 0: each factor, at the start of the next iteration, under the premises here."""

@@ -38,7 +38,7 @@ from verifier.integers import (
 )
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
-from verifier.terms import as_int, atom_of
+from verifier.terms import atom_of, as_int, children
 
 
 class Simplifier:
@@ -294,3 +294,18 @@ class Simplifier:
         return guarded(m.guard, reals.monomial(TRUE, shared, m.exponent) * of(same)) * number(c)
 
 
+def open_guard(x: Real, context: Context) -> Bool | None:
+    """A guard in x, outside every binder, that the context leaves open: something to split on."""
+    seen: set[Any] = set()
+    todo: list[Any] = [x]
+    while todo:
+        term = todo.pop()
+        if term in seen or isinstance(term, (str, int)) or term is None:
+            continue
+        seen.add(term)
+        if isinstance(term, Bool):
+            if term.kind not in ("true", "false") and context.decide(term) is None:
+                return term
+        elif getattr(term, "kind", "") not in ("sum", "max", "read", "sym"):
+            todo.extend(children(term))
+    return None

@@ -11,9 +11,8 @@ from __future__ import annotations
 from verifier.execute import Access
 from verifier.integers import Bool, conj, disj, negate
 from verifier.proof import Finding, Proof
-from verifier.reals import Real
+from verifier.simplify import open_guard
 from verifier.smt import Context
-from verifier.terms import children
 from verifier.tiles import Scalar
 
 STATEMENT = "for every output cell: the stored value equals the spec's formula over the reals, and is -inf exactly where it is"
@@ -51,7 +50,7 @@ def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, spl
     a, b = simplify.real(stored.real, context), simplify.real(wanted.real, context)
     if undecided is None and simplify.real(a - b, context) is simplify.real(a - a, context):
         return ""
-    undecided = undecided or _guard(context, b) or _guard(context, a)
+    undecided = undecided or open_guard(b, context) or open_guard(a, context)
     if undecided is None or splits == 0:
         return f"stored {a!r}\n  spec   {b!r}"
     for case in (undecided, negate(undecided)):
@@ -66,25 +65,6 @@ def _undecided(context: Context, condition: Bool) -> Bool | None:
     if context.decide(condition) is not None:
         return None
     return condition
-
-
-def _guard(context: Context, x: Real) -> Bool | None:
-    """A guard in x, outside every binder, that the context leaves open."""
-    seen: set[object] = set()
-    todo: list[object] = [x]
-    while todo:
-        term = todo.pop()
-        if term in seen or isinstance(term, (str, int)) or term is None:
-            continue
-        seen.add(term)
-        if isinstance(term, Bool):
-            if term.kind not in ("true", "false") and context.decide(term) is None:
-                return term
-            continue
-        kind = getattr(term, "kind", "")
-        if kind not in ("sum", "max", "read", "sym"):
-            todo.extend(children(term))
-    return None
 
 
 def _shown(proof: Proof, access: Access, context: Context, wanted: Scalar) -> str:
