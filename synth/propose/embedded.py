@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
-from ir.printer import print_module
-
+from ir.diagnostics import TypeProblem
 from ir.parser import parse
+from ir.printer import print_module
+from ir.program import DType
 from ir.spec import Bound
+from ir.typing import check
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
@@ -35,18 +38,32 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
     seen: set[str] = set()
     reason: NothingToPropose | None = None
     for choices in (*LEADING, *_others(seed)):
+        choices = fitted(choices, bound)
         try:
             text = print_module(parse(compose(bound, choices)))
+            check(parse(text), bound, text)
         except DoesNotApply:
             continue
         except NothingToPropose as error:
             reason = error
+            continue
+        except TypeProblem as error:  # a tile over the language's limit, say
+            reason = NothingToPropose(str(error))
             continue
         if text not in seen:
             seen.add(text)
             yield Candidate(_name(choices), text, choices.named())
     if not seen:
         raise reason or NothingToPropose("no choice applies to this spec")
+
+
+def fitted(choices: Choices, bound: Bound) -> Choices:
+    """Smaller tiles for float32 inputs: such products run without tensor cores and hold their operands in registers."""
+    if not all(dtype is DType.F32 for tensor, dtype in bound.inputs if len(tensor.shape) > 2):
+        return choices
+    longest = max((v for _, v in bound.settings if isinstance(v, int)), default=0)
+    rows = min(choices.rows, 64 if longest <= 64 else 32)
+    return replace(choices, rows=rows, keys=min(choices.keys, 32), warps=8)
 
 
 def _others(seed: int) -> list[Choices]:
