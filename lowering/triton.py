@@ -14,13 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ir.program import For, Kernel, Let, Param, Program, Size, Statement, Store, Var
+from ir.program import Binary, Carry, Expr, For, Kernel, Let, Param, Program, Reduce, Size, Statement, Store, Var
 from ir.spec import Bound
 from lowering.intervals import UNKNOWN, Interval, interval
 from lowering.naming import shared_names
 from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
 from lowering.spelling import HELPERS, Piece, Writer, address, expr, shaped, tensor
 from verifier.certificate import Certificate, digest
+
+
+# How to say "the same value" so that Triton's folding leaves an operation there.
+UNCHANGED = {"add": "{} + 0.0", "max": 'tl.maximum({}, -float("inf"))', "min": 'tl.minimum({}, float("inf"))'}
 
 
 def emit(certificate: Certificate, program: Program, bound: Bound) -> str:
@@ -187,6 +191,31 @@ def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
     _advance(w, loop, depth + 1)
     if len(w.lines) == before:
         w.line(depth + 1, "pass")
+    for carry in loop.carries:
+        op = _folds(loop, carry)
+        if op is not None:
+            name = w.name(carry.name)
+            w.line(depth, f"{name} = {UNCHANGED[op].format(name)}", "unchanged; Triton's locality pass wants one use here")
+
+
+def _folds(loop: For, carry: Carry) -> str | None:
+    """add, max or min when the loop only folds a reduction into the carried value, `m = maximum(m, max(s))`.
+
+    Triton (3.6.0, 3.7.1) moves such a reduction out of the loop and aborts unless the result then has
+    exactly one use.
+    """
+    value: Expr = carry.next
+    if isinstance(value, Var):
+        name = value.name
+        value = next((s.value for s in loop.body if isinstance(s, Let) and s.name == name), value)
+    match value:
+        case Binary(op="add" | "max" | "min" as op, left=left, right=right) if carry.type.shape:
+            parts = (left, right)
+            reduced = any(isinstance(p, Reduce) and p.op == ("sum" if op == "add" else op) for p in parts)
+            carried = any(isinstance(p, Var) and p.name == carry.name for p in parts)
+            return op if reduced and carried and carry.type.dtype.is_float else None
+        case _:
+            return None
 
 
 def _advance(w: Writer, loop: For, depth: int) -> None:

@@ -55,6 +55,27 @@ def test_warp_specialisation_shows_in_the_compiled_kernel() -> None:
     assert with_it.warp_specialized and with_it.warps > 4  # the compiler added warps for loads and products
 
 
+ROW_MAXIMUM = """
+kernel row_maximum(b < B, h < H, t < cdiv(M, 32)):
+    i = t * 32 + arange(32)
+    m = full([32], -inf, f32)
+    l = zeros([32], f32)
+    for n in range(0, D // 32) carry m, l:
+        e = n * 32 + arange(32)
+        q = load(Q[b, h, i[:, None], e[None, :]], mask=i[:, None] < M, other=0)
+        m = maximum(m, max(q, axis=1))
+        l = l + sum(q, axis=1)
+        store(O[b, h, i[:, None], e[None, :]], q, mask=i[:, None] < M)
+    store(LSE[b, h, i], where(m == -inf, 0.0, m) + m * l + l, mask=i < M)
+"""
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_reductions_folded_by_a_loop_compile_however_often_they_are_used(target: str) -> None:
+    (found,) = compiled(ROW_MAXIMUM, target, dtype="fp32")
+    assert found.registers > 0
+
+
 def test_the_reason_of_a_failure_is_the_compilers_line() -> None:
     said = ["k.py:3:0: error: Pipeline failed while executing [`SomePass`]", "RuntimeError: no"]
     assert reason(1, f"Traceback\n  File x\n{said[0]}\n  more\n{said[1]}").splitlines() == said
