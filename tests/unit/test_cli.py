@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -162,14 +162,13 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "import sys; from synth.cli import main; main(['--help']);"
         f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
     )
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-        times.append(time.perf_counter() - begin)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == "[]"
     assert "prove-and-run" in done.stdout
-    assert min(times) < 0.5
+    # processor time, so that a busy machine does not matter
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_proving_works_where_torch_and_triton_do_not_exist(kernel: Path) -> None:
