@@ -75,7 +75,8 @@ def compile_kernels(
     """Compile every launch's kernel of an emitted module for one of TARGETS, in order.
 
     `launches` as `lowering.plan.plan(...)["launches"]`; `timeout` in seconds for all of them. Raises
-    CompileError with the compiler's message, also when the compiler crashes or takes too long.
+    CompileError with the compiler's message, also when the compiler crashes or takes too long, and when
+    a kernel compiles but cannot be resident on the target.
     """
     if target not in TARGETS:
         raise CompileError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
@@ -90,7 +91,12 @@ def compile_kernels(
         raise CompileError(f"compiling for {target} took longer than {timeout:.0f} s") from error
     if done.returncode != 0:
         raise CompileError(f"compiling for {target} failed: {reason(done.returncode, done.stderr)}")
-    return tuple(Resources(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+    rows = tuple(Resources(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+    for r in rows:
+        if r.occupancy == 0:
+            need = f"{r.warps} warps of {r.registers} registers a lane and {r.shared} bytes of shared memory"
+            raise CompileError(f"{r.kernel} does not fit on {target}: {need}; use smaller tiles or fewer stages")
+    return rows
 
 
 def child_environment(interpret: bool) -> dict[str, str]:

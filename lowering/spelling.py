@@ -1,7 +1,8 @@
 """How each expression of the typed core is spelled in Triton, and why the spelling is faithful:
 
-- every integer is computed in the width B2 proved for the kernel: sizes, program ids, ranges and
-  counters enter in that width, and Triton's promotion then never narrows them;
+- every integer is computed in the width B2 proved for the kernel's integers: sizes, program ids, ranges
+  and counters enter in that width, and Triton's promotion then never narrows them; strides enter in the
+  width proved for address offsets, which may be wider, and widen what they multiply;
 - Triton's `//` and `%` truncate; they are used only where both operands are known non-negative,
   elsewhere `_floordiv` and `_mod` round towards minus infinity as the language says;
 - Triton folds arithmetic between two literals in double precision, so one of them is always

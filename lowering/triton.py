@@ -22,28 +22,40 @@ from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_
 from lowering.spelling import HELPERS, Piece, Writer, address, expr, shaped, tensor
 from verifier.certificate import Certificate, digest
 
-
 # How to say "the same value" so that Triton's folding leaves an operation there.
+UNCHANGED_NOTE = "unchanged; Triton's locality pass wants one use here"
 UNCHANGED = {"add": "{} + 0.0", "max": 'tl.maximum({}, -float("inf"))', "min": 'tl.minimum({}, float("inf"))'}
 
 
 def emit(certificate: Certificate, program: Program, bound: Bound) -> str:
-    """The Triton module of a certified program; address widths are the ones the certificate proves.
+    """The Triton module of a certified program; widths are the ones the certificate proves.
 
     Raises KeyError when the certificate proves no width for a kernel, UnsupportedByTriton when the
     program uses something Triton cannot say.
     """
     subject = f"candidate sha256 {digest(certificate.candidate)}\nspec      sha256 {digest(certificate.spec_source)}"
-    return emit_program(program, bound, certificate.widths, subject)
+    indices = certificate.body.get("index_widths")
+    return emit_program(program, bound, certificate.widths, subject, indices)
 
 
-def emit_program(program: Program, bound: Bound, widths: Mapping[str, int], subject: str = "") -> str:
-    """The module text for a typed program, given the width in bits (32 or 64) of each kernel's integers."""
+def emit_program(
+    program: Program,
+    bound: Bound,
+    widths: Mapping[str, int],
+    subject: str = "",
+    index_widths: Mapping[str, int] | None = None,
+) -> str:
+    """The module text for a typed program.
+
+    `widths`: bits (32 or 64) of each kernel's address offsets; `index_widths`: of its other integers, the
+    same where not given. 32 must have been proved to fit.
+    """
     sizes: dict[str, Interval] = {d.name: (d.minimum, d.maximum) for d in bound.dims}
     helpers: set[str] = set()
     kernels: list[str] = []
     for kernel in program.kernels:
-        lines, used = _kernel(kernel, program, sizes, widths[kernel.name])
+        bits = (index_widths or widths)[kernel.name], widths[kernel.name]
+        lines, used = _kernel(kernel, program, sizes, bits)
         helpers |= used
         kernels.append("\n".join(lines) + "\n")
     parts = [_header(program, bound, subject), "import triton\nimport triton.language as tl\n"]
@@ -91,12 +103,15 @@ def _signature(kernel: Kernel, program: Program) -> list[str]:
 
 
 def _kernel(
-    kernel: Kernel, program: Program, sizes: Mapping[str, Interval], width: int
+    kernel: Kernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
 ) -> tuple[list[str], set[str]]:
-    if width not in (32, 64):
-        raise ValueError(f"kernel {kernel.name}: the address width must be 32 or 64, not {width}")
-    w = Writer(width, sizes, _taken(kernel, program), shared_names(kernel))
+    """The lines of one kernel and the helper functions it calls; `bits`: of its integers, of its offsets."""
+    if bits not in ((32, 32), (32, 64), (64, 64)):
+        raise ValueError(f"kernel {kernel.name}: integers and offsets of {bits} bits; each must be 32 or 64")
+    w = Writer(bits[0], sizes, _taken(kernel, program), shared_names(kernel))
     _enter(w, kernel)
+    if bits[0] < bits[1]:
+        _widen_strides(w, kernel, program, bits[1])
     _program_ids(w, kernel)
     warp_specialize = kernel.schedule.warp_specialize
     for statement in kernel.body:
@@ -113,6 +128,18 @@ def _enter(w: Writer, kernel: Kernel) -> None:
     for name in sorted({n.name for n in nodes if isinstance(n, Param)}):
         text = argument_name(name)
         w.line(1, f"{text} = tl.cast({text}, tl.float32)")
+
+
+def _widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> None:
+    """Offsets need more bits than indices: index * stride is then computed in the stride's width."""
+    strides: dict[str, list[str]] = {}
+    for argument in arguments(kernel, program):
+        if argument[0] == "stride":
+            strides.setdefault(str(argument[1]), []).append(_argument_text(argument))
+    for names in strides.values():
+        for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
+            casts = ", ".join(f"tl.cast({name}, tl.int{bits})" for name in pair)
+            w.line(1, f"{', '.join(pair)} = {casts}")
 
 
 def _program_ids(w: Writer, kernel: Kernel) -> None:
@@ -195,7 +222,7 @@ def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
         op = _folds(loop, carry)
         if op is not None:
             name = w.name(carry.name)
-            w.line(depth, f"{name} = {UNCHANGED[op].format(name)}", "unchanged; Triton's locality pass wants one use here")
+            w.line(depth, f"{name} = {UNCHANGED[op].format(name)}", UNCHANGED_NOTE)
 
 
 def _folds(loop: For, carry: Carry) -> str | None:

@@ -96,6 +96,11 @@ def test_a_compiler_that_takes_too_long_is_an_error() -> None:
         compile_kernels(source, plan(program, bound)["launches"], "sm_90", timeout=0.01)
 
 
+def test_a_kernel_the_target_cannot_hold_is_an_error() -> None:
+    with pytest.raises(CompileError, match="attention does not fit on gfx942.*shared memory"):
+        compiled(documented().replace("BN = 64", "BN = 128").replace("num_stages = 3", "num_stages = 8"), "gfx942")
+
+
 def test_an_unknown_target_names_the_known_ones() -> None:
     with pytest.raises(CompileError, match="gfx942"):
         compiled(documented(), "sm_75")

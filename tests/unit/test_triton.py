@@ -57,6 +57,17 @@ def test_integers_take_the_proved_width() -> None:
     assert "int64" not in narrow
 
 
+def test_indices_may_be_narrower_than_offsets() -> None:
+    bound = attention()
+    program = typed(documented(), bound)
+    source = emit_program(program, bound, widths(program, 64), index_widths=widths(program, 32))
+    assert "Q_s0, Q_s1 = tl.cast(Q_s0, tl.int64), tl.cast(Q_s1, tl.int64)" in source
+    assert "j = n * 64 + tl.arange(0, 64)\n" in source  # lanes and counters stay 32 bits wide
+    crosscheck(source, program, bound, shapes=({"B": 1, "G": 2, "H": 4, "M": 133, "N": 70},)).require()
+    with pytest.raises(ValueError, match="32 or 64"):
+        emit_program(program, bound, widths(program, 32), index_widths=widths(program, 64))
+
+
 def test_the_last_grid_axis_varies_fastest() -> None:
     lines = [line.strip() for line in emitted(documented()).splitlines()]
     at = lines.index("t_count = (M + 127) // 128")
@@ -101,6 +112,8 @@ def test_emit_takes_widths_and_subject_from_the_certificate() -> None:
     source = emit(certificate, typed(documented(), bound), bound)
     assert certificate.body["subject"]["candidate"]["sha256"] in source
     assert "int64" not in source
+    mixed = certificate_for(documented(), bound).with_section("index_widths", {"attention": 32})
+    assert "pid = tl.program_id(0)\n" in emit(mixed, typed(documented(), bound), bound)
 
 
 def test_only_the_certified_program_gets_through_the_door() -> None:
