@@ -72,6 +72,16 @@ def _small(rng: Generator, shape: Shape, limit: float, position: int) -> Array:
     return 1e-3 * rng.standard_normal(shape)
 
 
+def _flat(rng: Generator, shape: Shape, limit: float, position: int) -> Array:
+    return np.full(shape, limit if position % 3 == 2 else 0.0)
+
+
+def _ramp(rng: Generator, shape: Shape, limit: float, position: int) -> Array:
+    length = shape[-2] if len(shape) > 1 else 1
+    slope = np.linspace(0.0, 2.0, max(length, 1)).reshape((-1, 1) if len(shape) > 1 else (-1,))
+    return np.broadcast_to(slope, shape).copy() if 0 not in shape else np.zeros(shape)
+
+
 _GENERATORS: dict[str, Callable[[Generator, Shape, float, int], Array]] = {
     "normal": _normal,
     "uniform": _uniform,
@@ -82,6 +92,8 @@ _GENERATORS: dict[str, Callable[[Generator, Shape, float, int], Array]] = {
     "zeros": _zeros,
     "spread": _spread,  # one in twenty is huge, the rest is small
     "small": _small,
+    "flat": _flat,  # zeros, but every third input at the limit: equal logits over large values
+    "ramp": _ramp,  # grows from 0 to 2 along the last but one axis: a maximum that keeps moving a little
 }
 GENERATORS: tuple[str, ...] = tuple(_GENERATORS)
 

@@ -231,7 +231,10 @@ class _Scan:
         if len(open_conditions) > MAX_CONDITIONS:
             return False
         cases = [dict(zip(open_conditions, v, strict=True)) for v in product((TRUE, FALSE), repeat=len(open_conditions))]
-        return all(self._cases(phase, cases, split) for split in self._split(phase, cases, context, MAX_SPLITS))
+        pairs = [(case, part) for part in self._split(phase, cases, context, MAX_SPLITS) for case in cases]
+        # A case that moves a pivot fixes phi; one that leaves it unchanged says nothing about it.
+        pairs.sort(key=lambda pair: -sum(self._moves(p, phase, *pair) for p in self.pivots))
+        return all(self._case(phase, case, part) for case, part in pairs)
 
     def _split(self, phase: str, cases: list[dict[Bool, Bool]], context: Context, depth: int) -> list[Context]:
         """The context, split until the guards of every pivot's update are decided in it."""
@@ -244,11 +247,6 @@ class _Scan:
                     parts = (context.given(found), context.given(negate(found)))
                     return [c for part in parts for c in self._split(phase, cases, part, depth - 1)]
         return [context]
-
-    def _cases(self, phase: str, cases: list[dict[Bool, Bool]], context: Context) -> bool:
-        # The case that moves a pivot fixes phi; one that leaves it unchanged says nothing about it.
-        moving = sorted(cases, key=lambda case: -sum(self._moves(p, phase, case, context) for p in self.pivots))
-        return all(self._case(phase, case, context) for case in moving)
 
     def _moves(self, p: RealAtom, phase: str, case: dict[Bool, Bool], context: Context) -> bool:
         return self._updated(p, phase, case, context) is not of(p)

@@ -142,27 +142,31 @@ def _order(item: tuple[Power, int]) -> tuple[int, ...]:
 
 
 def polynomial(terms: Mapping[Power, int]) -> Int:
-    for power in terms:
-        if len(power) == 1 and power[0].kind == "mod" and terms[power]:
-            whole = _recombined(terms, power)
-            if whole is not None:
-                return whole
+    if len(terms) > 1:
+        for power in terms:
+            for atom in power:
+                if atom.kind == "mod" and terms[power]:
+                    whole = _recombined(terms, power, atom)
+                    if whole is not None:
+                        return whole
     kept = tuple(sorted(((p, c) for p, c in terms.items() if c), key=_order))
     return interned(("int", kept), lambda serial: Int(kept, serial))
 
 
-def _recombined(terms: Mapping[Power, int], power: Power) -> Int | None:
-    """c*(x mod d) + c*d*(x div d) = c*x, where the quotient is there in full."""
-    x, d = power[0].args
-    quotient = _table.get(("atom", "div", x, d))
+def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> Int | None:
+    """c*(x mod d) + c*d*(x div d) = c*x for a product c, where the quotient is there in full."""
+    x, d = remainder.args
+    quotient = div(x, d).atom
     if quotient is None or len(d.terms) != 1:
         return None
     (symbols, factor), c = d.terms[0], terms[power]
-    partner = tuple(sorted((*symbols, quotient), key=_serial))
+    others = list(power)
+    others.remove(remainder)
+    partner = tuple(sorted((*others, *symbols, quotient), key=_serial))
     if terms.get(partner) != c * factor:
         return None
     rest = {p: k for p, k in terms.items() if p not in (power, partner)}
-    return polynomial(rest) + x * c
+    return polynomial(rest) + x * polynomial({tuple(others): c})
 
 
 def lift(value: Int | int) -> Int:
@@ -286,7 +290,7 @@ def _small_div(rest: Int, d: Int) -> Int:
     atom = rest.atom
     if atom is not None and atom.kind == "mod" and atom.args[1] is d:
         return lift(0)
-    if atom is not None and atom.kind == "div" and n is not None and atom.args[1].constant is not None:
+    if atom is not None and atom.kind == "div":
         return div(atom.args[0], d * atom.args[1])  # (x div a) div b = x div (a*b), a, b > 0
     return _compound("div", rest, d)
 

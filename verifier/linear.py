@@ -106,24 +106,11 @@ class _Query:
         if len(variables) != 1:
             return []
         out = []
-        for value in self._values(variables[0], body, x)[:MAX_INSTANCES]:
+        for value in values_of(variables[0], body, x)[:MAX_INSTANCES]:
             at = {variables[0]: value}
             here = substitute(guard, at)
             out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
         return out
-
-    def _values(self, v: Atom, body: Real, x: Real) -> list[Int]:
-        """Values of v at which a read in the body is a read in x."""
-        found: dict[Int, None] = {}
-        for mine in reads_in(body):
-            for theirs in reads_in(x):
-                if mine.args[0] != theirs.args[0]:
-                    continue
-                for i, j in zip(mine.args[1], theirs.args[1], strict=True):
-                    k = coefficient(i, v)
-                    if k in (1, -1) and v not in free(j):
-                        found[(j - (i - polynomial({(v,): k}))) * k] = None
-        return [f for f in found if not any(a.name.startswith("%") for a in free(f))]
 
     def _included(self, small: RealAtom, large: RealAtom) -> bool:
         """Every member of `small` is one of `large`."""
@@ -143,3 +130,17 @@ class _Query:
             solver.add(self.translate.bool(fact), *map(self.translate.bool, static_bounds(fact)))
         solver.add(*self.facts, goal)
         return bool(solver.check() == z3.unsat)
+
+
+def values_of(v: Atom, body: Real, x: Real) -> list[Int]:
+    """Values of the bound symbol v at which a read in the body is a read in x."""
+    found: dict[Int, None] = {}
+    for mine in reads_in(body):
+        for theirs in reads_in(x):
+            if mine.args[0] != theirs.args[0]:
+                continue
+            for i, j in zip(mine.args[1], theirs.args[1], strict=True):
+                k = coefficient(i, v)
+                if k in (1, -1) and v not in free(j):
+                    found[(j - (i - polynomial({(v,): k}))) * k] = None
+    return [f for f in found if not any(a.name.startswith("%") for a in free(f))]

@@ -14,21 +14,30 @@ from fractions import Fraction
 
 from ir import program as core
 from ir.ast import Span
-from verifier.obligations.width import _Intervals
+from verifier.binders import substitute
+from verifier.integers import TRUE, negate
+from verifier.linear import values_of
+from verifier.obligations.width import Intervals
 from verifier.proof import Proof
-from verifier.reals import Monomial, Real, RealAtom, monomial
+from verifier.reals import Monomial, Real, RealAtom, monomial, number
 from verifier.signs import positive_when
+from verifier.simplify import open_guard
 from verifier.smt import Context
-from verifier.integers import TRUE
 
 LARGEST_F32 = 3.4028234e38
 HAIR = 1.0 + 1e-9
 
 
-def bound_of(proof: Proof, x: Real, context: Context) -> float:
+def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
     """An upper bound on |x| where the context holds; inf when none is found."""
+    if context.impossible:
+        return 0.0
+    x = proof.simplifier.real(x, context)
+    split = open_guard(x, context) if splits else None
+    if split is not None:
+        return max(bound_of(proof, x, context.given(case), splits - 1) for case in (split, negate(split)))
     total = 0.0
-    for mono, c in proof.simplifier.real(x, context).terms:
+    for mono, c in x.terms:
         total += abs(float(c)) * _monomial(proof, mono, context.given(mono.guard)) * HAIR
     return total
 
@@ -38,6 +47,9 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     if mean is not None:
         return mean
     out = 1.0
+    share = _share(proof, mono, context)
+    if share is not None:
+        mono = share
     if mono.exponent is not None:
         from verifier.obligations.range import exp_bound
 
@@ -69,6 +81,26 @@ def _weighted_mean(proof: Proof, mono: Monomial) -> float | None:
     if extra[0][0].kind != "read":
         return None
     return abs(float(c / d)) * _read_limit(proof, extra[0][0].args[0])
+
+
+def _share(proof: Proof, mono: Monomial, context: Context) -> Monomial | None:
+    """exp(e) / sum(exp(..)) where e is the exponent of one member of the sum: at most 1. What is left
+    of the monomial without the two."""
+    if mono.exponent is None:
+        return None
+    for atom, k in mono.factors:
+        if atom.kind != "sum" or k != -1 or len(atom.args[0]) != 1:
+            continue
+        v, guard, body = atom.args[0][0], atom.args[1], atom.args[2]
+        if len(body.terms) != 1 or body.terms[0][0].factors or body.terms[0][0].exponent is None:
+            continue
+        for value in values_of(v, body, mono.exponent):
+            here = context.entails(substitute(guard, {v: value}))
+            member = proof.simplifier.real(substitute(body.terms[0][0].exponent, {v: value}), context)
+            if here and proof.simplifier.real(member - mono.exponent, context) is number(0):
+                rest = {a: p for a, p in mono.factors if a is not atom}
+                return monomial(TRUE, rest, None).terms[0][0]
+    return None
 
 
 def _read_limit(proof: Proof, tensor: str) -> float:
@@ -110,7 +142,7 @@ def _extent(proof: Proof, v: object, guard: object) -> float:
     if not isinstance(v, Atom) or not isinstance(guard, Bool):
         return math.inf
     found = bounds(v, guard)
-    intervals = _Intervals(proof, proof.traces[0])
+    intervals = Intervals(proof, proof.traces[0])
     if found is None or not found[0] or not found[1]:
         return math.inf
     gaps = [intervals.high(u - low) for low in found[0] for u in found[1]]
@@ -159,11 +191,11 @@ class Magnitudes:
         self.exponents = exponents
         self.tensors: dict[str, float] = {s.name: s.abs_max or math.inf for s, _ in proof.bound.inputs}
         self.problem: tuple[str, Span] | None = None
-        self.intervals = _Intervals(proof, proof.traces[0])
+        self.intervals = Intervals(proof, proof.traces[0])
 
     def overflow(self) -> tuple[str, Span] | None:
         for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
-            self.intervals = _Intervals(self.proof, trace)
+            self.intervals = Intervals(self.proof, trace)
             self.kernel = kernel.name
             self._block(kernel.body, {})
         return self.problem
@@ -176,9 +208,20 @@ class Magnitudes:
                 case core.Store():
                     value = self._of(s.value, env)
                     largest = value.constant if not value.factors else math.inf
+                    if largest > LARGEST_F32:
+                        largest = self._stored(s)
                     self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
                 case core.For():
                     self._loop(s, env)
+
+    def _stored(self, s: core.Store) -> float:
+        """The bound of a stored value as a term, where the walk over the program found none."""
+        for trace in self.proof.traces:
+            for access in trace.of_kind("store", "atomic"):
+                if trace.kernel == self.kernel and access.span == s.span and access.value is not None:
+                    if access.tensor == s.tensor and isinstance(access.value.value, Real):
+                        return bound_of(self.proof, access.value.value, self.proof.within(access))
+        return math.inf
 
     def _loop(self, loop: core.For, env: dict[str, Affine]) -> None:
         """One pass with carried names as unknowns, solved in the order given, then one with the bounds."""

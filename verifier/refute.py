@@ -23,7 +23,7 @@ from verifier.verdict import Counterexample
 
 MODEST = (("normal", 1e-6), ("mean", 1e-6))
 EXTREME = (("low", 1e-4), ("high", 1e-4), ("spread", 1e-4), ("large", 1e-4))
-MACHINE = ("high", "large", "low", "normal")
+MACHINE = ("flat", "ramp", "high", "large", "low", "normal")
 OBLIGATION_OF_FAULT = {
     "bounds": "B1",
     "width": "B2",
@@ -56,16 +56,19 @@ def search(
         if _exact(program, bound, sizes, generator, tolerance, findings, found):
             return found
     if not findings["S1"].ok:
-        for sizes in shapes[:4]:
-            for generator in MACHINE:
-                if _machine(program, bound, sizes, generator, found):
-                    return found
+        for extreme in (False, True):
+            for sizes in shapes[:4]:
+                for generator in MACHINE:
+                    if _machine(program, bound, sizes, generator, extreme, found):
+                        return found
     return found
 
 
-def _parameters(bound: Bound, sizes: Mapping[str, int]) -> dict[str, float]:
-    """Values that differ from the defaults, so that a constant written for one shows."""
+def _parameters(bound: Bound, sizes: Mapping[str, int], extreme: bool = False) -> dict[str, float]:
+    """Values that differ from the defaults, so that a constant written for one shows; or the largest."""
     usual = parameters_default(bound, sizes)
+    if extreme:
+        return {p.name: float(p.upper) for p in bound.spec.parameters}
     return {p.name: float(min(max(usual[p.name] * 1.5, p.lower), p.upper)) for p in bound.spec.parameters}
 
 
@@ -120,9 +123,9 @@ def _clamp(d: Dim, value: int) -> int:
 
 
 def _run(
-    program: core.Program, bound: Bound, sizes: Mapping[str, int], generator: str, mode: Mode
+    program: core.Program, bound: Bound, sizes: Mapping[str, int], generator: str, mode: Mode, extreme: bool = False
 ) -> tuple[Outcome, dict[str, float], object] | None:
-    parameters = _parameters(bound, sizes)
+    parameters = _parameters(bound, sizes, extreme)
     try:
         inputs = generate(generator, 0, bound, sizes, parameters)
         return interpret(program, bound, sizes, parameters, inputs, mode, fuel=FUEL), parameters, inputs
@@ -160,9 +163,14 @@ def _exact(
 
 
 def _machine(
-    program: core.Program, bound: Bound, sizes: Mapping[str, int], generator: str, found: dict[str, Counterexample]
+    program: core.Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    generator: str,
+    extreme: bool,
+    found: dict[str, Counterexample],
 ) -> bool:
-    run = _run(program, bound, sizes, generator, Mode.MACHINE)
+    run = _run(program, bound, sizes, generator, Mode.MACHINE, extreme)
     if run is None:
         return False
     outcome, parameters, inputs = run

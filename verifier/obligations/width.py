@@ -37,7 +37,7 @@ def check(proof: Proof) -> Widths:
     trace: list[str] = []
     facts: list[tuple[str, str]] = []
     for t, kernel in zip(proof.traces, proof.program.kernels, strict=True):
-        intervals = _Intervals(proof, t)
+        intervals = Intervals(proof, t)
         problem = _integers(proof, t, intervals)
         if problem is not None:
             return Widths(problem, (), ())
@@ -61,7 +61,7 @@ def limits(proof: Proof) -> Bool:
     return conj(ge0(lift(d.maximum) - values[d.name]) for d in proof.bound.dims)
 
 
-def _integers(proof: Proof, trace: Trace, intervals: _Intervals) -> Finding | None:
+def _integers(proof: Proof, trace: Trace, intervals: Intervals) -> Finding | None:
     for value, span in trace.integers:
         low, high = intervals.of(value)
         if low is None or high is None or low < -INT64 or high > INT64:
@@ -79,7 +79,7 @@ def _integers(proof: Proof, trace: Trace, intervals: _Intervals) -> Finding | No
     return None
 
 
-def _span(proof: Proof, tensor: str, intervals: _Intervals) -> int:
+def _span(proof: Proof, tensor: str, intervals: Intervals) -> int:
     total = 0
     for extent in proof.extents(tensor):
         high = intervals.high(extent)
@@ -87,7 +87,7 @@ def _span(proof: Proof, tensor: str, intervals: _Intervals) -> int:
     return total
 
 
-class _Intervals:
+class Intervals:
     """Bounds of integer terms under the spec's limits."""
 
     def __init__(self, proof: Proof, trace: Trace) -> None:
