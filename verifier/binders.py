@@ -34,17 +34,20 @@ from verifier.integers import (
     minimum,
     mod,
     negate,
+    term_cache,
 )
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
-from verifier.terms import as_int, children, free, fresh, level, unbounded_range
+from verifier.terms import as_int, children, conditions, free, fresh, level, states, unbounded_range
 
 MAX_PERMUTED = 4
+_READS = term_cache()
 
 
 class Substitution:
     """Replaces symbols by integers, and atoms by what the hooks return, everywhere in a term.
 
-    Binders are opened with fresh symbols, so nothing is captured. Each result is normalised again.
+    Binders are opened with fresh symbols, so nothing is captured. Each result is normalised again. Hooks
+    are offered loop states and opaque comparisons, and what contains them; with `everywhere` all atoms.
     """
 
     def __init__(
@@ -52,14 +55,19 @@ class Substitution:
         symbols: Mapping[Atom, Int],
         on_real: Callable[[RealAtom], Real | None] | None = None,
         on_bool: Callable[[Bool], Bool | None] | None = None,
+        everywhere: bool = False,
     ) -> None:
+        self.everywhere = everywhere
         self.symbols = symbols
         self.on_real = on_real
         self.on_bool = on_bool
         self.memo: dict[Any, Any] = {}
 
     def _untouched(self, term: Any) -> bool:
-        return self.on_real is None and self.on_bool is None and free(term).isdisjoint(self.symbols)
+        if self.on_real is not None or self.on_bool is not None:
+            if self.everywhere or states(term) or conditions(term):
+                return False
+        return free(term).isdisjoint(self.symbols)
 
     def int(self, x: Int) -> Int:
         found = self.memo.get(x)
@@ -93,8 +101,9 @@ class Substitution:
     def bool(self, b: Bool) -> Bool:
         found = self.memo.get(b)
         if found is None:
-            hooked = self.on_bool(b) if self.on_bool else None
-            found = hooked if hooked is not None else b if self._untouched(b) else self._bool(b)
+            found = self.on_bool(b) if self.on_bool else None
+            if found is None:
+                found = b if self._untouched(b) else self._bool(b)
             self.memo[b] = found
         return found  # type: ignore[no-any-return]
 
@@ -349,17 +358,20 @@ def _shift(variables: tuple[Atom, ...], body: Real) -> tuple[Atom, Atom, Int] | 
     return None
 
 
-def reads(term: Any) -> list[RealAtom]:
-    """The tensor reads in a term."""
-    seen: dict[Any, None] = {}
-    todo: list[Any] = [term]
-    while todo:
-        t = todo.pop()
-        if isinstance(t, (str, int)) or t is None or t in seen:
-            continue
-        seen[t] = None
-        todo.extend(children(t))
-    return [t for t in seen if isinstance(t, RealAtom) and t.kind == "read"]
+def reads(term: Any) -> tuple[RealAtom, ...]:
+    """The tensor reads in a term, without repetition."""
+    found = _READS.get(term)
+    if found is None:
+        inside: dict[RealAtom, None] = {}
+        for child in children(term):
+            if not isinstance(child, (str, int)):
+                inside.update(dict.fromkeys(reads(child)))
+        if isinstance(term, RealAtom) and term.kind == "read":
+            inside[term] = None
+        found = tuple(inside)
+        if not isinstance(term, tuple):
+            _READS[term] = found
+    return found  # type: ignore[no-any-return]
 
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:

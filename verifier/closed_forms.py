@@ -180,6 +180,7 @@ class _Scan:
     beta: Real | None = None
     pivots: tuple[RealAtom, ...] = ()
     unsure: tuple[RealAtom, ...] = ()
+    memo: dict[tuple[object, ...], Real] = field(default_factory=dict)
 
     def solve(self) -> bool:
         x, loop = self.x, self.loop
@@ -256,7 +257,10 @@ class _Scan:
         return x.at(p.args[1]).real(x.next.real)
 
     def _updated(self, p: RealAtom, phase: str, case: dict[Bool, Bool], context: Context) -> Real:
-        return self.loop.simplifier.real(self._resolving(phase, case).real(self._update(p)), context)
+        key = (p, phase, tuple(case.values()), context)
+        if key not in self.memo:
+            self.memo[key] = self.loop.simplifier.real(self._resolving(phase, case).real(self._update(p)), context)
+        return self.memo[key]
 
     def _resolving(self, phase: str, case: dict[Bool, Bool]) -> Substitution:
         """Finiteness of pivots as the phase says; comparisons by closed forms, else as the case says.
@@ -339,7 +343,7 @@ class _Scan:
             elif scaled is not None:
                 names[scaled[0]] = new * reals.power(scaled[1], -1)
             names[real_atom("poly", updated)] = new
-        return Substitution({}, lambda a: names.get(a))
+        return Substitution({}, lambda a: names.get(a), everywhere=True)
 
     def _linear(self, value: Real) -> tuple[Real, Real] | None:
         """(a, b) with value = a*x + b and neither mentioning x; a is one monomial without guard (or 0)."""

@@ -24,12 +24,22 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 _table: dict[Any, Any] = {}
 _counter: list[int] = [0]
+_caches: list[dict[Any, Any]] = []
 
 
 def reset() -> None:
     """Forget every interned term; call before a proof. Terms of two proofs must not be mixed."""
     _table.clear()
     _counter[0] = 0
+    for cache in _caches:
+        cache.clear()
+
+
+def term_cache() -> dict[Any, Any]:
+    """A memo table keyed by terms, forgotten with them."""
+    cache: dict[Any, Any] = {}
+    _caches.append(cache)
+    return cache
 
 
 def interned(key: Any, make: Callable[[int], T]) -> T:
@@ -99,13 +109,17 @@ class Int:
         return None
 
     def __add__(self, other: Int | int) -> Int:
+        added = lift(other)
+        if not added.terms or not self.terms:
+            return added if not self.terms else self
         total = dict(self.terms)
-        for power, coefficient in lift(other).terms:
+        for power, coefficient in added.terms:
             total[power] = total.get(power, 0) + coefficient
         return polynomial(total)
 
     def __neg__(self) -> Int:
-        return polynomial({p: -c for p, c in self.terms})
+        kept = tuple((p, -c) for p, c in self.terms)  # still sorted, still without zeros
+        return interned(("int", kept), lambda serial: Int(kept, serial))
 
     def __sub__(self, other: Int | int) -> Int:
         return self + -lift(other)
@@ -170,7 +184,10 @@ def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> In
 
 
 def lift(value: Int | int) -> Int:
-    return value if isinstance(value, Int) else polynomial({(): value})
+    if isinstance(value, Int):
+        return value
+    kept = (((), value),) if value else ()
+    return interned(("int", kept), lambda serial: Int(kept, serial))
 
 
 def symbol(name: str, low: int | None = None, high: int | None = None) -> Int:
@@ -338,12 +355,13 @@ class Bool:
     """kind: true, false, ge (x >= 0), eq (x == 0), not, and, or, real (an opaque comparison of
     reals), exists (bound symbols, body), state (finiteness of a carried value)."""
 
-    __slots__ = ("kind", "args", "serial")
+    __slots__ = ("kind", "args", "serial", "negation")
 
     def __init__(self, kind: str, args: tuple[Any, ...], serial: int) -> None:
         self.kind: Final = kind
         self.args: Final = args
         self.serial: Final = serial
+        self.negation: Bool | None = None
 
     def __and__(self, other: Bool) -> Bool:
         return conj((self, other))
@@ -440,6 +458,14 @@ def equal(a: Int | int, b: Int | int) -> Bool:
 
 
 def negate(x: Bool) -> Bool:
+    found = x.negation
+    if found is None:
+        found = _negate(x)
+        x.negation = found
+    return found
+
+
+def _negate(x: Bool) -> Bool:
     match x.kind:
         case "true":
             return FALSE

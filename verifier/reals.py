@@ -93,14 +93,14 @@ class Monomial:
 class Real:
     __slots__ = ("terms", "serial")
 
-    def __init__(self, terms: tuple[tuple[Monomial, Fraction], ...], serial: int) -> None:
+    def __init__(self, terms: tuple[tuple[Monomial, Fraction | int], ...], serial: int) -> None:
         self.terms: Final = terms
         self.serial: Final = serial
 
     @property
-    def constant(self) -> Fraction | None:
+    def constant(self) -> Fraction | int | None:
         if not self.terms:
-            return Fraction(0)
+            return 0
         (mono, c), *rest = self.terms
         return c if not rest and mono is _unit() else None
 
@@ -124,14 +124,16 @@ class Real:
         return self + -other
 
     def __mul__(self, other: Real) -> Real:
-        out: list[tuple[Monomial, Fraction]] = []
+        if self.constant == 1 or other.constant == 1:
+            return other if self.constant == 1 else self
+        out: list[tuple[Monomial, Fraction | int]] = []
         for m, c in self.terms:
             for n, d in other.terms:
                 out.extend((t, c * d * k) for t, k in _multiply(m, n).terms)
         return total(out)
 
     def __repr__(self) -> str:
-        def term(m: Monomial, c: Fraction) -> str:
+        def term(m: Monomial, c: Fraction | int) -> str:
             return str(c) if m is _unit() else repr(m) if c == 1 else f"-{m!r}" if c == -1 else f"{c} * {m!r}"
 
         return " + ".join(term(m, c) for m, c in self.terms).replace("+ -", "- ") or "0"
@@ -141,18 +143,19 @@ def _unit() -> Monomial:
     return interned(("mono", TRUE, (), None), lambda s: Monomial(TRUE, (), None, s))
 
 
-def total(terms: Iterable[tuple[Monomial, Fraction]]) -> Real:
+def total(terms: Iterable[tuple[Monomial, Fraction | int]]) -> Real:
     """Collect equal monomials."""
-    sums: dict[Monomial, Fraction] = {}
+    sums: dict[Monomial, Fraction | int] = {}
     for mono, c in terms:
         if mono.guard.kind != "false":
-            sums[mono] = sums.get(mono, Fraction(0)) + c
+            sums[mono] = sums[mono] + c if mono in sums else c
     kept = tuple(sorted(((m, c) for m, c in sums.items() if c), key=lambda t: t[0].serial))
     return interned(("real", kept), lambda s: Real(kept, s))
 
 
 def number(value: Fraction | int) -> Real:
-    return total(((_unit(), Fraction(value)),))
+    """A literal. Integral coefficients are kept as int: equal to the Fraction, and much faster."""
+    return total(((_unit(), int(value) if value.denominator == 1 else value),))
 
 
 def real_atom(kind: str, *args: Any) -> RealAtom:
@@ -170,13 +173,13 @@ def monomial(guard: Bool, powers: dict[RealAtom, int], exponent: Real | None) ->
     if exponent is not None:
         exponent, extra = _split_logs(exponent)
     mono = interned(("mono", guard, factors, exponent), lambda s: Monomial(guard, factors, exponent, s))
-    out = total(((mono, Fraction(1)),))
+    out = total(((mono, 1),))
     return out if extra is None else out * extra
 
 
 def _split_logs(exponent: Real) -> tuple[Real | None, Real | None]:
     """exp-log: exp(e) = exp(rest) * extra, with every integer multiple of a bare log moved to extra."""
-    rest: list[tuple[Monomial, Fraction]] = []
+    rest: list[tuple[Monomial, Fraction | int]] = []
     extra: Real | None = None
     for mono, c in exponent.terms:
         log = mono.factors[0][0] if len(mono.factors) == 1 and mono.factors[0][1] == 1 else None
@@ -221,7 +224,7 @@ def power(x: Real, k: int) -> Real:
     if len(x.terms) == 1 and x.terms[0][0].guard is TRUE:
         mono, c = x.terms[0]
         exponent = None if mono.exponent is None else mono.exponent * number(k)
-        return monomial(TRUE, {a: p * k for a, p in mono.factors}, exponent) * number(Fraction(1) / c ** (-k))
+        return monomial(TRUE, {a: p * k for a, p in mono.factors}, exponent) * number(Fraction(1) / Fraction(c) ** (-k))
     return of(real_atom("poly", x), k)
 
 

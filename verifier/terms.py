@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from verifier.integers import Atom, Bool, Int, boolean, conj, interned, polynomial, symbol
+from verifier.integers import Atom, Bool, Int, boolean, conj, interned, polynomial, symbol, term_cache
 from verifier.reals import Monomial, Real, RealAtom
 
 EMPTY: frozenset[Atom] = frozenset()
+_FREE, _LEVEL, _STATES, _CONDITIONS = term_cache(), term_cache(), term_cache(), term_cache()
 
 
 def children(term: Any) -> tuple[Any, ...]:
@@ -29,16 +31,21 @@ def children(term: Any) -> tuple[Any, ...]:
 
 def free(term: Any) -> frozenset[Atom]:
     """The symbols a term depends on, bound ones excluded."""
-    if isinstance(term, Atom) and term.kind == "sym":
-        return frozenset((term,))
-    if isinstance(term, tuple):
-        return EMPTY.union(*map(free, term))
-    if not isinstance(term, (Int, Bool, Real, RealAtom, Monomial, Atom)):
-        return EMPTY
-    return interned(("free", term), lambda _: _free(term))
+    found = _FREE.get(term)
+    if found is None:
+        found = _free(term)
+        if not isinstance(term, tuple):
+            _FREE[term] = found
+    return found  # type: ignore[no-any-return]
 
 
 def _free(term: Any) -> frozenset[Atom]:
+    if isinstance(term, tuple):
+        return EMPTY.union(*map(free, term))
+    if isinstance(term, Atom) and term.kind == "sym":
+        return frozenset((term,))
+    if not isinstance(term, (Int, Bool, Real, RealAtom, Monomial, Atom)):
+        return EMPTY
     if isinstance(term, RealAtom) and term.kind == "sum":
         return free(term.args[1:]) - frozenset(term.args[0])
     if isinstance(term, RealAtom) and term.kind == "max":
@@ -56,7 +63,10 @@ def level(term: Any) -> int:
         return int(term.name[1:].split(".")[0]) + 1 if term.name.startswith("%") else 0
     if not isinstance(term, (Int, Bool, Real, RealAtom, Monomial, Atom)):
         return 0
-    return interned(("level", term), lambda _: level(children(term)))
+    found = _LEVEL.get(term)
+    if found is None:
+        found = _LEVEL[term] = level(children(term))
+    return found  # type: ignore[no-any-return]
 
 
 def fresh(stem: str = "~", low: int | None = None, high: int | None = None) -> Atom:
@@ -88,24 +98,26 @@ def unbounded_range(v: Atom) -> Bool:
 
 def states(term: Any) -> frozenset[Any]:
     """The loop-state atoms in a term: reals of kind state or new, booleans of kind state."""
-    if isinstance(term, tuple):
-        return frozenset().union(*map(states, term))
-    if not isinstance(term, (Bool, Real, RealAtom, Monomial, Int, Atom)):
-        return frozenset()
-    return interned(("states", term), lambda _: _states(term))
-
-
-def _states(term: Any) -> frozenset[Any]:
-    own = frozenset((term,)) if isinstance(term, (RealAtom, Bool)) and term.kind in ("state", "new") else frozenset()
-    return own | states(children(term))
+    found = _STATES.get(term)
+    if found is None:
+        own = isinstance(term, (RealAtom, Bool)) and term.kind in ("state", "new")
+        found = _gathered(states, term, own)
+        if not isinstance(term, tuple):
+            _STATES[term] = found
+    return found  # type: ignore[no-any-return]
 
 
 def conditions(term: Any) -> frozenset[Bool]:
     """The opaque comparisons of reals in a term."""
-    if isinstance(term, tuple):
-        return frozenset().union(*map(conditions, term))
-    if not isinstance(term, (Bool, Real, RealAtom, Monomial, Int, Atom)):
-        return frozenset()
-    if isinstance(term, Bool) and term.kind == "real":
-        return frozenset((term,))
-    return interned(("conditions", term), lambda _: conditions(children(term)))
+    found = _CONDITIONS.get(term)
+    if found is None:
+        own = isinstance(term, Bool) and term.kind == "real"
+        found = frozenset((term,)) if own else _gathered(conditions, term, False)
+        if not isinstance(term, tuple):
+            _CONDITIONS[term] = found
+    return found  # type: ignore[no-any-return]
+
+
+def _gathered(collect: Callable[[Any], frozenset[Any]], term: Any, own: bool) -> frozenset[Any]:
+    inside = frozenset().union(*(collect(c) for c in children(term) if not isinstance(c, (str, int))))
+    return inside | {term} if own else inside
