@@ -81,7 +81,7 @@ class Substitution:
                         part = part * self._atom(a)
                     found = found + part
             self.memo[x] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _atom(self, a: Atom) -> Int:
         match a.kind:
@@ -105,7 +105,7 @@ class Substitution:
             if found is None:
                 found = b if self._untouched(b) else self._bool(b)
             self.memo[b] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _bool(self, b: Bool) -> Bool:
         match b.kind:
@@ -125,8 +125,9 @@ class Substitution:
                 old = [v for x in b.args[0] for v in free(x)]
                 new, opened = open_binder(tuple(old), b.args[1])
                 return domains.exists(new, self.bool(opened.bool(b.args[1])))
-            case "state":
-                return boolean("state", b.args[0], tuple(map(self.int, b.args[1])))
+            case "state" | "unknown":
+                places = (tuple(map(self.int, part)) for part in b.args[1:])
+                return boolean(b.kind, b.args[0], *places)
             case _:
                 return b
 
@@ -144,7 +145,7 @@ class Substitution:
                         part = part * reals.exp(self.real(mono.exponent))
                     found = found + guarded(self.bool(mono.guard), part)
             self.memo[x] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def atom(self, a: RealAtom) -> Real:
         found = self.memo.get(a)
@@ -152,7 +153,7 @@ class Substitution:
             hooked = self.on_real(a) if self.on_real else None
             found = hooked if hooked is not None else of(a) if self._untouched(a) else self._real_atom(a)
             self.memo[a] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _real_atom(self, a: RealAtom) -> Real:
         match a.kind:
@@ -371,7 +372,7 @@ def reads(term: Any) -> tuple[RealAtom, ...]:
         found = tuple(inside)
         if not isinstance(term, tuple):
             _READS[term] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:

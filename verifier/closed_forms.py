@@ -78,7 +78,8 @@ class _Finiteness:
         shrunk = True
         while shrunk:
             assume = self.assuming({})
-            failing = {n for n in self.always if not self.loop.context.entails(assume.bool(self.loop.carried[n].next.finite))}
+            nexts = {n: assume.bool(self.loop.carried[n].next.finite) for n in self.always}
+            failing = {n for n, finite in nexts.items() if not self.loop.context.entails(finite)}
             self.always -= failing
             shrunk = bool(failing)
         for name in self.always:
@@ -109,7 +110,8 @@ class _Finiteness:
                     return own if b.args[1] == x.lanes else None
                 if b.args[0] in self.always:
                     return TRUE
-                return self.loop.carried[b.args[0]].at(b.args[1]).bool(others[b.args[0]]) if b.args[0] in others else None
+                other = others.get(b.args[0])
+                return None if other is None else self.loop.carried[b.args[0]].at(b.args[1]).bool(other)
 
             return Substitution({}, None, condition).bool(x.next.finite)
 
@@ -231,7 +233,8 @@ class _Scan:
         open_conditions = [c for c in open_conditions if states(c)]
         if len(open_conditions) > MAX_CONDITIONS:
             return False
-        cases = [dict(zip(open_conditions, v, strict=True)) for v in product((TRUE, FALSE), repeat=len(open_conditions))]
+        values = product((TRUE, FALSE), repeat=len(open_conditions))
+        cases = [dict(zip(open_conditions, v, strict=True)) for v in values]
         pairs = [(case, part) for part in self._split(phase, cases, context, MAX_SPLITS) for case in cases]
         # A case that moves a pivot fixes phi; one that leaves it unchanged says nothing about it.
         pairs.sort(key=lambda pair: -sum(self._moves(p, phase, *pair) for p in self.pivots))

@@ -49,7 +49,8 @@ def sizes_of(bound: Bound) -> Sizes:
     rest = []
     for r in bound.spec.requires:
         pair = _divisibility(r)
-        if pair and all(p in values and minimum[p] >= 1 for p in pair) and values[pair[0]].atom and values[pair[1]].atom:
+        known = pair is not None and all(p in values and minimum[p] >= 1 and values[p].atom for p in pair)
+        if pair is not None and known:
             name = f"{pair[0]}/{pair[1]}"
             quotients[name] = pair
             values[pair[0]] = values[pair[1]] * symbol(name, 1, None)

@@ -22,6 +22,13 @@ from math import gcd
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+MAX_TERMS = 3_000_000  # flash attention needs about 25,000
+
+
+class ProofTooLarge(Exception):
+    """The terms or queries of one proof exceed their limit; the verdict is `unproved`."""
+
+
 _table: dict[Any, Any] = {}
 _counter: list[int] = [0]
 _caches: list[dict[Any, Any]] = []
@@ -47,9 +54,11 @@ def interned(key: Any, make: Callable[[int], T]) -> T:
     found = _table.get(key)
     if found is None:
         _counter[0] += 1
+        if _counter[0] > MAX_TERMS:
+            raise ProofTooLarge(f"the proof needs more than {MAX_TERMS} terms")
         found = make(_counter[0])
         _table[key] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 # ---- integers --------------------------------------------------------------------------------
@@ -170,7 +179,7 @@ def polynomial(terms: Mapping[Power, int]) -> Int:
 def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> Int | None:
     """c*(x mod d) + c*d*(x div d) = c*x for a product c, where the quotient is there in full."""
     x, d = remainder.args
-    quotient = div(x, d).atom
+    quotient: Atom | None = div(x, d).atom
     if quotient is None or len(d.terms) != 1:
         return None
     (symbols, factor), c = d.terms[0], terms[power]
@@ -180,7 +189,8 @@ def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> In
     if terms.get(partner) != c * factor:
         return None
     rest = {p: k for p, k in terms.items() if p not in (power, partner)}
-    return polynomial(rest) + x * polynomial({tuple(others): c})
+    whole: Int = polynomial(rest) + x * polynomial({tuple(others): c})
+    return whole
 
 
 def lift(value: Int | int) -> Int:

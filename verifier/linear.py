@@ -40,7 +40,7 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier) 
     return query.refutes(query.linear(x) > _rational(bound))
 
 
-def _rational(q: Fraction) -> Any:
+def _rational(q: Fraction | int) -> Any:
     return z3.Q(q.numerator, q.denominator)
 
 

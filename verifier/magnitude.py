@@ -76,7 +76,8 @@ def _weighted_mean(proof: Proof, mono: Monomial) -> float | None:
     extra = [f for f in m.factors if f not in n.factors]
     if m.exponent is not n.exponent or m.guard is not n.guard or len(extra) != 1 or extra[0][1] != 1:
         return None
-    if monomial(TRUE, {**dict(n.factors), extra[0][0]: 1}, m.exponent) is not monomial(TRUE, dict(m.factors), m.exponent):
+    weighted = monomial(TRUE, {**dict(n.factors), extra[0][0]: 1}, m.exponent)
+    if weighted is not monomial(TRUE, dict(m.factors), m.exponent):
         return None
     if extra[0][0].kind != "read":
         return None

@@ -14,7 +14,7 @@ from verifier import integers, reals
 from verifier.binders import make_max, make_sum
 from verifier.domains import exists
 from verifier.integers import FALSE, TRUE, Atom, Bool, Int, choose, conj, disj, negate
-from verifier.reals import Real, maximum_of, number, select
+from verifier.reals import maximum_of, number, select
 from verifier.signs import compare
 from verifier.terms import unbounded_range
 from verifier.tiles import Duties, Duty, Scalar, under

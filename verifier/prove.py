@@ -55,7 +55,7 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
             widths = _guarded(width.check, proof)
             findings[name] = widths if isinstance(widths, Finding) else widths.finding
         else:
-            findings[name] = _guarded(CHECKS[name], proof)  # type: ignore[assignment]
+            findings[name] = _guarded(CHECKS[name], proof)
         held[name] = (first, len(proof.ledger.held) if proof else 0)
         seconds[name] = time.perf_counter() - start
     seconds["E1"] += spent  # symbolic execution and closed forms serve equivalence above all
@@ -64,14 +64,14 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
         examples = refute.search(program, bound, findings, proof)
     total = time.perf_counter() - begun
     proved = proof is not None and not examples and all(f.ok for f in findings.values())
-    results = tuple(
-        _result(name, findings[name], seconds[name], examples.get(name), _evidence(name, proof, findings[name], held) if proved and evidence and proof else ())
-        for name in OBLIGATIONS
-    )
+    results = []
+    for name in OBLIGATIONS:
+        shown = _evidence(name, proof, findings[name], held) if proved and evidence and proof else ()
+        results.append(_result(name, findings[name], seconds[name], examples.get(name), shown))
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
-        return Report(results, total, widths.bits, (*widths.facts, ("witness shape", witness)))
-    return Report(results, total)
+        return Report(tuple(results), total, widths.bits, (*widths.facts, ("witness shape", witness)))
+    return Report(tuple(results), total)
 
 
 def _analysed(program: core.Program, bound: Bound) -> tuple[Proof | None, str]:

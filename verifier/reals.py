@@ -183,7 +183,8 @@ def _split_logs(exponent: Real) -> tuple[Real | None, Real | None]:
     extra: Real | None = None
     for mono, c in exponent.terms:
         log = mono.factors[0][0] if len(mono.factors) == 1 and mono.factors[0][1] == 1 else None
-        if log is not None and log.kind == "log" and mono.guard is TRUE and mono.exponent is None and c.denominator == 1:
+        bare = log is not None and log.kind == "log" and mono.guard is TRUE and mono.exponent is None
+        if log is not None and bare and c.denominator == 1:
             part = power(log.args[0], int(c))
             extra = part if extra is None else extra * part
         else:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from ir import program as core
+from ir.ast import Span
 from ir.compare import Mismatch, mismatch
 from ir.evaluate import EvaluationError, check_requires, evaluate, parameters_default
 from ir.inputs import describe, generate
@@ -222,7 +223,7 @@ def _mismatch(
     )  # fmt: skip
 
 
-def _storing(program: core.Program, tensor: str) -> tuple[str, core.Span]:
+def _storing(program: core.Program, tensor: str) -> tuple[str, Span]:
     def stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
         for s in body:
             if isinstance(s, core.For):

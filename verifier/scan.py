@@ -8,7 +8,6 @@ terms, so what is proved of iteration n holds for every iteration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -104,7 +103,8 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     n = symbol(f"{run.kernel.name}.{loop.counter}")
     inside = (le(start, n), lt(n, stop))
     saved = run.context, run.premises, run.counters
-    run.context, run.premises, run.counters = run.context.given(conj(inside)), run.premises + inside, run.counters + (n,)
+    run.context = run.context.given(conj(inside))
+    run.premises, run.counters = run.premises + inside, run.counters + (n,)
     inner = dict(env)
     inner[loop.counter] = Tile((), lambda lanes: Scalar(n))
     steps = _integer_steps(run, loop, inner, env, n - start)
@@ -214,7 +214,7 @@ class _DutyCollector:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.iteration = fresh("iteration")
-        self.memo: dict[tuple[str, Lanes], frozenset[Duty]] = {}
+        self.memo: dict[tuple[str, Lanes], frozenset[tuple[bool, Duty]]] = {}
 
     def resolve(self, s: Scalar, n: Int) -> Scalar:
         """A scalar of the body of iteration n, with carried values replaced and their duties added."""
@@ -229,10 +229,9 @@ class _DutyCollector:
 
     def of(self, name: str, lanes: Lanes, end: Int) -> Duties:
         """Duties of all iterations before `end` for carried `name` at `lanes`."""
-        k = as_int(self.iteration)
+        earlier = self.loop.before(as_int(self.iteration), end)
         return frozenset(
-            Duty(d.kind, conj((d.premise, self.loop.before(k, end))) if looped else d.premise, d.claim, d.argument, d.what, d.span)
-            for looped, d in self._all(name, lanes)
+            replace(d, premise=conj((d.premise, earlier))) if looped else d for looped, d in self._all(name, lanes)
         )
 
     def _all(self, name: str, lanes: Lanes) -> frozenset[tuple[bool, Duty]]:

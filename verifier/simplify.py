@@ -38,7 +38,7 @@ from verifier.integers import (
 )
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
-from verifier.terms import atom_of, as_int, children
+from verifier.terms import as_int, atom_of, children
 
 
 class Simplifier:
@@ -99,7 +99,7 @@ class Simplifier:
                 else:
                     found = b if decided is None else TRUE if decided else FALSE
             self.memo[key] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     # ---- reals ---------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Simplifier:
                     out = out + guarded(guard, self._product(mono, context.given(guard))) * number(c)
             found = self._union(out, context)
             self.memo[key] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _product(self, mono: Monomial, context: Context) -> Real:
         if context.impossible:
@@ -132,7 +132,7 @@ class Simplifier:
         if found is None:
             found = self._simplify_atom(a, context)
             self.memo[key] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _simplify_atom(self, a: RealAtom, context: Context) -> Real:
         match a.kind:
@@ -149,7 +149,8 @@ class Simplifier:
             case "sum":
                 return self._sum(a, context)
             case "max":
-                return self._known_max(maximum_of(m for part in a.args[0] for m in self._member(part, context)), context)
+                parts = (m for part in a.args[0] for m in self._member(part, context))
+                return self._known_max(maximum_of(parts), context)
             case "state" | "new" | "pivot":
                 return of(real_atom(a.kind, a.args[0], tuple(self.int(i, context) for i in a.args[1])))
             case _:

@@ -17,9 +17,22 @@ from typing import Any
 
 import z3
 
-from verifier.integers import FALSE, TRUE, Atom, Bool, Int, conj, conjuncts, negate
+from verifier.integers import (
+    FALSE,
+    TRUE,
+    Atom,
+    Bool,
+    Int,
+    ProofTooLarge,
+    boolean,
+    conj,
+    conjuncts,
+    negate,
+    polynomial,
+)
 
 RESOURCE_LIMIT = 3_000_000  # about two seconds of Z3
+MAX_QUERIES = 20_000  # flash attention needs about 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +66,7 @@ class Translator:
     def __init__(self) -> None:
         self.memo: dict[Any, Any] = {}
 
-    def int(self, x: Int) -> Any:
+    def integer(self, x: Int) -> Any:
         found = self.memo.get(x)
         if found is None:
             parts = [self._product(power, c) for power, c in x.terms]
@@ -74,14 +87,14 @@ class Translator:
                 case "sym":
                     found = z3.Int(a.name)
                 case "div":
-                    found = self.int(a.args[0]) / self.int(a.args[1])
+                    found = self.integer(a.args[0]) / self.integer(a.args[1])
                 case "mod":
-                    found = self.int(a.args[0]) % self.int(a.args[1])
+                    found = self.integer(a.args[0]) % self.integer(a.args[1])
                 case "min" | "max":
-                    x, y = self.int(a.args[0]), self.int(a.args[1])
+                    x, y = self.integer(a.args[0]), self.integer(a.args[1])
                     found = z3.If(x <= y, x, y) if a.kind == "min" else z3.If(x <= y, y, x)
                 case "ite":
-                    found = z3.If(self.bool(a.args[0]), self.int(a.args[1]), self.int(a.args[2]))
+                    found = z3.If(self.bool(a.args[0]), self.integer(a.args[1]), self.integer(a.args[2]))
             self.memo[a] = found
         return found
 
@@ -92,9 +105,9 @@ class Translator:
                 case "true" | "false":
                     found = z3.BoolVal(b is TRUE)
                 case "ge":
-                    found = self.int(b.args[0]) >= 0
+                    found = self.integer(b.args[0]) >= 0
                 case "eq":
-                    found = self.int(b.args[0]) == 0
+                    found = self.integer(b.args[0]) == 0
                 case "not":
                     found = z3.Not(self.bool(b.args[0]))
                 case "and":
@@ -102,7 +115,7 @@ class Translator:
                 case "or":
                     found = z3.Or(*map(self.bool, b.args))
                 case "exists":
-                    found = z3.Exists([self.int(v) for v in b.args[0]], self.bool(b.args[1]))
+                    found = z3.Exists([self.integer(v) for v in b.args[0]], self.bool(b.args[1]))
                 case _:
                     found = z3.Bool(f"{b.kind}!{b.serial}")
             self.memo[b] = found
@@ -118,13 +131,16 @@ class Prover:
         self.solver = z3.Solver()
         self.solver.set("rlimit", RESOURCE_LIMIT)
         self.loaded: list[Bool] = []
-        self.bounds_of: dict[Any, tuple[Bool, ...]] = {}
+        self.asked = 0
 
     def unsat(self, facts: Iterable[Bool]) -> bool:
         """Whether the facts, with the static bounds of every symbol in them, have no model."""
-        return self.check(facts) == z3.unsat
+        return bool(self.check(facts) == z3.unsat)
 
     def check(self, facts: Iterable[Bool]) -> Any:
+        self.asked += 1
+        if self.asked > MAX_QUERIES:
+            raise ProofTooLarge(f"the proof needs more than {MAX_QUERIES} solver queries")
         wanted = list(facts)
         common = 0
         while common < min(len(wanted), len(self.loaded)) and wanted[common] is self.loaded[common]:
@@ -148,8 +164,6 @@ class Prover:
 
 def static_bounds(fact: Bool) -> tuple[Bool, ...]:
     """low <= symbol <= high for the symbols of a fact that carry bounds."""
-    from verifier.integers import boolean
-
     out: dict[Bool, None] = {}
     for a in symbols(fact):
         value = _plain(a)
@@ -162,8 +176,6 @@ def static_bounds(fact: Bool) -> tuple[Bool, ...]:
 
 
 def _plain(a: Atom) -> Int:
-    from verifier.integers import polynomial
-
     return polynomial({(a,): 1})
 
 

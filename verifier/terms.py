@@ -36,7 +36,7 @@ def free(term: Any) -> frozenset[Atom]:
         found = _free(term)
         if not isinstance(term, tuple):
             _FREE[term] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _free(term: Any) -> frozenset[Atom]:
@@ -66,7 +66,7 @@ def level(term: Any) -> int:
     found = _LEVEL.get(term)
     if found is None:
         found = _LEVEL[term] = level(children(term))
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def fresh(stem: str = "~", low: int | None = None, high: int | None = None) -> Atom:
@@ -104,7 +104,7 @@ def states(term: Any) -> frozenset[Any]:
         found = _gathered(states, term, own)
         if not isinstance(term, tuple):
             _STATES[term] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def conditions(term: Any) -> frozenset[Bool]:
@@ -115,7 +115,7 @@ def conditions(term: Any) -> frozenset[Bool]:
         found = frozenset((term,)) if own else _gathered(conditions, term, False)
         if not isinstance(term, tuple):
             _CONDITIONS[term] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _gathered(collect: Callable[[Any], frozenset[Any]], term: Any, own: bool) -> frozenset[Any]:

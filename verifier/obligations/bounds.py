@@ -19,7 +19,8 @@ def check(proof: Proof) -> Finding:
             claim = in_bounds(access.index, extents)
             context = proof.within(access)
             if not context.entails(claim):
-                where = f"{trace.kernel}: {access.kind} {access.tensor}{list(access.index)} with extents {list(extents)}"
-                return Finding(False, STATEMENT, f"not shown to be in bounds: {where}", access.span, model=context.model(~claim))
+                cell = f"{access.tensor}{list(access.index)} with extents {list(extents)}"
+                what = f"{trace.kernel}: the {access.kind} of {cell} is not shown to be in bounds"
+                return Finding(False, STATEMENT, what, access.span, model=context.model(~claim))
     count = sum(len(t.accesses) for t in proof.traces)
     return Finding(True, STATEMENT, trace=(f"{count} accesses",))

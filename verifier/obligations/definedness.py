@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from verifier.proof import Finding, Proof
 
-STATEMENT = "for every stored cell: no operation its value depends on is undefined (x/0, -inf - -inf, 0*inf, log of a negative)"
+STATEMENT = (
+    "for every stored cell: no operation its value depends on is undefined "
+    "(x/0, -inf - -inf, 0*inf, log of a negative)"
+)
 
 
 def check(proof: Proof) -> Finding:

@@ -15,7 +15,9 @@ from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.tiles import Scalar
 
-STATEMENT = "for every output cell: the stored value equals the spec's formula over the reals, and is -inf exactly where it is"
+STATEMENT = (
+    "for every output cell: the stored value equals the spec's formula over the reals, and is -inf exactly where it is"
+)
 MAX_SPLITS = 6
 
 
@@ -27,7 +29,8 @@ def check(proof: Proof) -> Finding:
                 continue
             wanted = proof.formula.output(access.tensor, access.index)
             context = proof.within(access)
-            context = context.given(conj(disj((negate(d.premise), d.claim)) for d in wanted.owes if d.kind == "defined"))
+            duties = [d for d in wanted.owes if d.kind == "defined"]
+            context = context.given(conj(disj((negate(d.premise), d.claim)) for d in duties))
             residual = _compare(proof, context, access.value, wanted, MAX_SPLITS)
             if residual:
                 return Finding(False, STATEMENT, f"{access.tensor}{list(access.index)}: {residual}", access.span)

@@ -22,7 +22,9 @@ from verifier.reals import Real
 from verifier.smt import Context
 from verifier.tiles import Duty
 
-STATEMENT = "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input range"
+STATEMENT = (
+    "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input range"
+)
 LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
 LARGEST_F16 = 65504.0
 
@@ -56,8 +58,8 @@ def check(proof: Proof) -> Finding:
         largest = bound_of(proof, duty.argument, context)
         if largest > LARGEST_F16:
             return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", duty.span)
-    trace_lines = tuple(f"line {s.line}: exp argument <= {b}" for s, b in sorted(bounds.items(), key=lambda i: i[0].line))
-    return Finding(True, STATEMENT, trace=trace_lines)
+    in_order = sorted(bounds.items(), key=lambda item: item[0].line)
+    return Finding(True, STATEMENT, trace=tuple(f"line {s.line}: exp argument <= {b}" for s, b in in_order))
 
 
 def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:

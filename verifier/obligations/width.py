@@ -19,7 +19,10 @@ from verifier.integers import Atom, Bool, Int, conj, ge0, lift
 from verifier.proof import Finding, Proof
 from verifier.terms import atom_of
 
-STATEMENT = "every index and address offset fits the width it is computed in, for every size in the limits and every admitted layout"
+STATEMENT = (
+    "every index and address offset fits the width it is computed in, for every size in the limits and every "
+    "admitted layout"
+)
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 ADDRESS_SPACE = 2**57
@@ -50,7 +53,8 @@ def check(proof: Proof) -> Widths:
         bits.append((t.kernel, 32 if narrow else 64))
         trace.append(f"{t.kernel}: offsets <= {min(span, ADDRESS_SPACE)}, integers <= {largest}: {bits[-1][1]} bits")
         names = sorted({a.tensor for a in t.accesses})
-        safe = "any shape within the limits" if narrow else "32-bit offsets would be safe while every tensor spans <= 2147483647 elements"
+        unsafe = f"32-bit offsets would be safe while every tensor spans <= {INT32} elements"
+        safe = "any shape within the limits" if narrow else unsafe
         facts.append((f"largest safe shape, {t.kernel} ({', '.join(names)})", safe))
     return Widths(Finding(True, STATEMENT, trace=tuple(trace)), tuple(bits), tuple(facts))
 
@@ -130,7 +134,7 @@ class Intervals:
             parts = [self._range(counter, q) for q in p.args]
             lows, highs = [a for a, _ in parts], [b for _, b in parts]
             if p.kind == "and":
-                return max((a for a in lows if a is not None), default=None), min((b for b in highs if b is not None), default=None)
+                return _tightest(lows, highs)
             return (
                 None if None in lows else min(a for a in lows if a is not None),
                 None if None in highs else max(b for b in highs if b is not None),
@@ -140,7 +144,7 @@ class Intervals:
             return None, None
         lows = [self.of(x)[0] for x in found[0]]
         highs = [self.of(x)[1] for x in found[1]]
-        return max((a for a in lows if a is not None), default=None), min((b for b in highs if b is not None), default=None)
+        return _tightest(lows, highs)
 
     def low(self, x: Int) -> int | None:
         return self.of(x)[0]
@@ -197,3 +201,6 @@ class Intervals:
                 )
 
 
+def _tightest(lows: list[int | None], highs: list[int | None]) -> tuple[int | None, int | None]:
+    known_lows, known_highs = [a for a in lows if a is not None], [b for b in highs if b is not None]
+    return max(known_lows, default=None), min(known_highs, default=None)
