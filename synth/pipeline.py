@@ -22,7 +22,6 @@ from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
 from synth import runfolder
 from synth.bench import timing
-from synth.certify import certify
 from synth.events import (
     Benchmarked,
     CrossChecked,
@@ -38,8 +37,11 @@ from synth.events import (
 from synth.propose import Candidate
 from synth.propose.embedded import propose
 from synth.propose.mutate import mutants
+from synth.prover import Prover
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
+
+PROOF_SECONDS = 45.0  # for one candidate; most take one or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,13 @@ def prove_and_run(plan: Plan) -> Iterator[Event]:
     counts = dict.fromkeys(Verdict, 0)
     status = "interrupted"
     try:
-        for event in _stages(plan, folder, results, begin + plan.budget):
-            results.note(event)
-            match event:
-                case Judged(candidate, report) if not candidate.expected:
-                    counts[report.verdict] += 1
-            yield event
+        with Prover(plan.bound, PROOF_SECONDS) as prover:
+            for event in _stages(plan, prover, folder, results, begin + plan.budget):
+                results.note(event)
+                match event:
+                    case Judged(candidate, report) if not candidate.expected:
+                        counts[report.verdict] += 1
+                yield event
         status = "finished" if time.monotonic() < begin + plan.budget else "out of budget"
     finally:
         seconds = time.monotonic() - begin
@@ -88,7 +91,9 @@ def prove_and_run(plan: Plan) -> Iterator[Event]:
     yield done
 
 
-def _stages(plan: Plan, folder: Path, results: runfolder.Results, deadline: float) -> Iterator[Event]:
+def _stages(
+    plan: Plan, prover: Prover, folder: Path, results: runfolder.Results, deadline: float
+) -> Iterator[Event]:
     bound = plan.bound
     yield Started(bound.spec.name, bound.settings, plan.target, timing.device_label(), folder)
     bench: timing.Bench | None = None
@@ -96,12 +101,12 @@ def _stages(plan: Plan, folder: Path, results: runfolder.Results, deadline: floa
         if number and time.monotonic() > deadline:
             return
         yield Proposed(candidate)
-        certified, verdict = judge(candidate, bound)
+        certified, verdict = judge(candidate, prover)
         yield verdict
         if plan.mutate and number == 0:
             for broken in mutants(candidate):
                 yield Proposed(broken)
-                yield judge(broken, bound)[1]  # shown and recorded; whatever the verdict, not run
+                yield judge(broken, prover)[1]  # shown and recorded; whatever the verdict, not run
         if certified is None:
             continue
         try:
@@ -128,9 +133,9 @@ class StageFailed(Exception):
         self.stage = stage
 
 
-def judge(candidate: Candidate, bound: Bound) -> tuple[Certified | None, Judged]:
+def judge(candidate: Candidate, prover: Prover) -> tuple[Certified | None, Judged]:
     """Prove or refute; a `Certified` exactly when proved."""
-    found = certify(candidate.text, bound, f"{candidate.name}.tile")
+    found = prover.certify(candidate.text, f"{candidate.name}.tile")
     certificate = found.certificate
     judged = Judged(candidate, found.report, certificate.id if certificate is not None else "")
     certified = None if certificate is None else Certified(candidate, found.program, certificate)

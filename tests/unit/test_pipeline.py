@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ir.diagnostics import SourceError
 from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
 from ir.loader import bind, load_spec, parse_spec
@@ -16,6 +17,7 @@ from ir.spec import Bound, Shapes
 from lowering.launch import LaunchError, load
 from synth import runfolder
 from synth.bench import peers, roofline, timing
+from synth.certify import certify
 from synth.cli import main
 from synth.events import Benchmarked, CrossChecked, Finished, Judged, Lowered, PeersMeasured, Proposed, Started
 from synth.pipeline import Plan, judge, prove_and_run
@@ -24,6 +26,7 @@ from synth.propose.choices import Choices
 from synth.propose.compose import compose
 from synth.propose.embedded import propose
 from synth.propose.mutate import mutants
+from synth.prover import Prover
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
 
@@ -103,22 +106,52 @@ def test_the_command_prints_json_lines(tmp_path: Path, capsys: pytest.CaptureFix
 def test_only_a_proved_candidate_is_certified() -> None:
     bound = attention(causal="bottom_right")
     right = Candidate("right", compose(bound, Choices()))
-    certified, judged = judge(right, bound)
-    assert certified is not None and judged.report.verdict is Verdict.PROVED
     rule = {"no-rescale", "strict-comparison", "last-row-unwritten", "mask-dropped", "wrong-corner"}
     broken = [m for m in mutants(right) if dict(m.choices)["broken"] in rule]
     assert len(broken) == len(rule)
-    for mutant in broken:
-        certified, judged = judge(mutant, bound)
-        assert certified is None, mutant.name
-        fallen = {r.id for r in judged.report.results if r.verdict is Verdict.REFUTED}
-        assert fallen & set(mutant.expected), mutant.name
+    with Prover(bound, 100.0) as prover:
+        certified, judged = judge(right, prover)
+        assert certified is not None and judged.report.verdict is Verdict.PROVED
+        for mutant in broken:
+            certified, judged = judge(mutant, prover)
+            assert certified is None, mutant.name
+            fallen = {r.id for r in judged.report.results if r.verdict is Verdict.REFUTED}
+            assert fallen & set(mutant.expected), mutant.name
+
+
+def test_a_proof_that_takes_too_long_is_unproved_and_the_next_one_still_runs() -> None:
+    bound = attention()
+    candidate = next(propose(bound))
+    with Prover(bound, 0.01) as prover:
+        certified, judged = judge(candidate, prover)
+        assert certified is None and judged.report.verdict is Verdict.UNPROVED
+        assert "no answer within" in judged.report.results[0].residual
+        prover.seconds = 100.0
+        certified, judged = judge(candidate, prover)
+        assert certified is not None
+
+
+def test_a_prover_that_dies_is_unproved() -> None:
+    bound = attention()
+    candidate = next(propose(bound))
+    with Prover(bound, 100.0) as prover:
+        assert judge(candidate, prover)[0] is not None
+        assert prover.process is not None
+        prover.process.kill()
+        certified, judged = judge(candidate, prover)
+        assert certified is None and "ended unasked" in judged.report.results[0].residual
+        assert judge(candidate, prover)[0] is not None
+
+
+def test_a_text_that_is_no_kernel_is_an_error_with_its_place() -> None:
+    with Prover(attention(), 100.0) as prover, pytest.raises(SourceError, match="nonsense.tile:1"):
+        prover.certify("nonsense", "nonsense.tile")
 
 
 def test_a_certificate_without_emitted_code_cannot_be_launched(tmp_path: Path) -> None:
     bound = attention()
-    certified, _ = judge(next(propose(bound)), bound)
-    assert certified is not None
+    certified = certify(next(propose(bound)).text, bound)
+    assert certified.certificate is not None
     certified.certificate.save(tmp_path / "c.json")
     with pytest.raises(LaunchError, match="lower"):
         load(tmp_path / "c.json")
