@@ -46,6 +46,7 @@ from ir.program import (
 )
 from ir.spec import Bound
 from lowering.lanes import Integer, Lanes, arange, arithmetic, compare
+from lowering.lower import require_certified
 from lowering.memory import Block, read, write
 from lowering.values import (
     COMPARISONS,
@@ -79,8 +80,6 @@ def execute_certificate(
     inputs: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """`execute`, for a program the certificate was issued for. Raises NotCertified."""
-    from lowering.lower import require_certified
-
     require_certified(certificate, program, bound)
     return execute(program, bound, sizes, parameters, inputs)
 

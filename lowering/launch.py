@@ -41,8 +41,9 @@ class LaunchError(Exception):
 class AssumptionViolated(Exception):
     """The call breaks something the proof assumes of the caller; nothing was run.
 
-    `assumption` is its id (dtype, device, rank, shape, limits, requires, stride, parameter, alias,
-    range, grid, arguments), `next_step` what to change.
+    `assumption` is its id in the certificate's ledger: sizes, dtype (and device), layout (strides and
+    aliasing), parameters, input-range; or "grid" (what a device can start), or "arguments" for a call
+    that names the wrong ones. `next_step` says what to change.
     """
 
     def __init__(self, assumption: str, message: str, next_step: str) -> None:
@@ -174,13 +175,13 @@ def _check_tensors(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
             )  # fmt: skip
         if x.dim() != len(t["shape"]):
             raise AssumptionViolated(
-                "rank", f"{name} has {x.dim()} dimensions, the spec gives it {len(t['shape'])}",
+                "sizes", f"{name} has {x.dim()} dimensions, the spec gives it {len(t['shape'])}",
                 f"reshape it to [{', '.join(map(show, t['shape']))}]",
             )  # fmt: skip
         for axis, (extent, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
             if extent > 1 and stride > plan["max_stride"]:
                 raise AssumptionViolated(
-                    "stride", f"stride {stride} of {name} in dimension {axis} exceeds {plan['max_stride']} elements",
+                    "layout", f"stride {stride} of {name} in dimension {axis} exceeds {plan['max_stride']} elements",
                     f"pass {name}.contiguous()",
                 )  # fmt: skip
 
@@ -196,14 +197,14 @@ def _sizes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], named: Ma
                 place = f"dimension {axis} of {t['name']}"
                 if sizes.setdefault(extent, x.shape[axis]) != x.shape[axis]:
                     message = f"{extent} is {sizes[extent]} in {source[extent]} and {x.shape[axis]} in {place}"
-                    raise AssumptionViolated("shape", message, "pass tensors of one size")
+                    raise AssumptionViolated("sizes", message, "pass tensors of one size")
                 source.setdefault(extent, place)
     for name, (low, high) in plan["sizes"].items():
         if name not in sizes:
             raise AssumptionViolated("arguments", f"no tensor gives the size {name}", f"pass {name}=...")
         if not low <= sizes[name] <= high:
             message = f"{name} = {sizes[name]} is outside {low}..{high}"
-            raise AssumptionViolated("limits", message, "use sizes the proof covers, or widen the spec and prove again")
+            raise AssumptionViolated("sizes", message, "use sizes the proof covers, or widen the spec and prove again")
     return sizes
 
 
@@ -213,11 +214,11 @@ def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], si
             wanted = [int(evaluate(e, sizes)) for e in t["shape"]]
             if list(given[t["name"]].shape) != wanted:
                 message = f"{t['name']} has shape {list(given[t['name']].shape)}, expected {wanted}"
-                raise AssumptionViolated("shape", message, f"the spec says [{', '.join(map(show, t['shape']))}]")
+                raise AssumptionViolated("sizes", message, f"the spec says [{', '.join(map(show, t['shape']))}]")
     for requirement in plan["requires"]:
         if not evaluate(requirement, sizes):
             values = ", ".join(f"{k} = {v}" for k, v in sorted(sizes.items()))
-            raise AssumptionViolated("requires", f"{show(requirement)} does not hold", f"sizes are {values}")
+            raise AssumptionViolated("sizes", f"{show(requirement)} does not hold", f"sizes are {values}")
 
 
 def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -226,7 +227,7 @@ def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapp
         value = float(named[name]) if name in named else float(evaluate(limits["default"], sizes))
         if not limits["min"] <= value <= limits["max"]:  # also refuses NaN
             message = f"{name} = {value} is outside {limits['min']}..{limits['max']}"
-            raise AssumptionViolated("parameter", message, "use a value the proof covers")
+            raise AssumptionViolated("parameters", message, "use a value the proof covers")
         result[name] = value
     return result
 
@@ -245,24 +246,25 @@ def _check_aliases(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
         reach = 1
         for stride, extent in sorted((s, n) for n, s in zip(given[name].shape, given[name].stride(), strict=True)):
             if extent > 1 and stride < reach:
-                raise AssumptionViolated("alias", f"cells of {name} overlap each other", "pass a tensor of its own")
+                raise AssumptionViolated("layout", f"cells of {name} overlap each other", "pass a tensor of its own")
             reach = max(reach, stride * (extent - 1) + reach)
         low, high = _extent(given[name])
         for other in given:
             first, last = _extent(given[other])
             if other != name and first < high and low < last:
-                raise AssumptionViolated("alias", f"output {name} overlaps {other} in memory", "pass separate tensors")
+                raise AssumptionViolated("layout", f"output {name} overlaps {other} in memory", "pass separate tensors")
 
 
 def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
     for t in plan["tensors"]:
         x = given.get(t["name"])
-        if x is None or t["abs_max"] is None or x.numel() == 0:
+        if x is None or t["role"] != "input" or not x.is_floating_point() or x.numel() == 0:
             continue
         largest = float(x.abs().amax())
-        if not largest <= t["abs_max"]:
-            message = f"|{t['name']}| reaches {largest:g}, the proof assumes at most {t['abs_max']:g}"
-            raise AssumptionViolated("range", message, "scale the input or prove with a larger abs_max")
+        limit = torch.finfo(x.dtype).max if t["abs_max"] is None else t["abs_max"]
+        if not largest <= limit:  # also refuses NaN
+            message = f"|{t['name']}| reaches {largest:g}, the proof assumes at most {limit:g}"
+            raise AssumptionViolated("input-range", message, "scale the input or prove with a larger abs_max")
 
 
 def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch.device:
@@ -273,7 +275,7 @@ def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch
     devices = {x.device for x in given.values()}
     if len(devices) != 1:
         found = ", ".join(sorted(map(str, devices)))
-        raise AssumptionViolated("device", f"tensors are on {found}", "move them to one device")
+        raise AssumptionViolated("dtype", f"tensors are on {found}", "move them to one device")
     return devices.pop()
 
 
@@ -304,7 +306,7 @@ class Launcher:
         given, sizes, parameters = self.check(arguments, check_range)
         device = next(iter(given.values())).device
         if device.type != "cuda":
-            raise AssumptionViolated("device", f"tensors are on {device}", "move them to a GPU")
+            raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
         tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
         outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
 

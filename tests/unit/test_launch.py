@@ -14,7 +14,7 @@ from lowering_cases import attention, certificate_for, documented, typed
 
 from lowering.launch import AssumptionViolated, Launcher, LaunchError, evaluate, grid, load, show
 from lowering.lower import lower
-from verifier.certificate import Certificate
+from verifier.certificate import ASSUMPTIONS, Certificate
 
 pytest.importorskip("triton", reason="Triton is not installed on this platform")
 ROOT = Path(__file__).parents[2]
@@ -61,21 +61,21 @@ def half(*shape: int) -> torch.Tensor:
 SHARED = half(2, 4, 30, 64)
 BROKEN = [
     ("dtype", call(Q=torch.zeros(2, 4, 30, 64)), "float32"),
-    ("rank", call(Q=half(8, 30, 64)), "3 dimensions"),
-    ("shape", call(K=half(2, 2, 51, 64)), "N is 51"),
-    ("shape", call(K=half(2, 2, 50, 32), V=half(2, 2, 50, 32)), "expected"),
-    ("requires", call(K=half(2, 3, 50, 64), V=half(2, 3, 50, 64)), "H % G == 0"),
-    ("limits", call(Q=half(2, 4, 1, 64).expand(2, 4, 2**20 + 1, 64)), "M = 1048577"),
-    ("limits", call(Q=half(2, 4, 0, 64)), "M = 0"),
-    ("parameter", call(scale=0.0), "scale = 0.0"),
-    ("parameter", call(scale=float("nan")), "scale = nan"),
+    ("sizes", call(Q=half(8, 30, 64)), "3 dimensions"),
+    ("sizes", call(K=half(2, 2, 51, 64)), "N is 51"),
+    ("sizes", call(K=half(2, 2, 50, 32), V=half(2, 2, 50, 32)), "expected"),
+    ("sizes", call(K=half(2, 3, 50, 64), V=half(2, 3, 50, 64)), "H % G == 0"),
+    ("sizes", call(Q=half(2, 4, 1, 64).expand(2, 4, 2**20 + 1, 64)), "M = 1048577"),
+    ("sizes", call(Q=half(2, 4, 0, 64)), "M = 0"),
+    ("parameters", call(scale=0.0), "scale = 0.0"),
+    ("parameters", call(scale=float("nan")), "scale = nan"),
     ("arguments", call(V=None), "no value for V"),
     ("arguments", call(causal=True), "unknown argument causal"),
     ("arguments", call(Q=[1, 2]), "list"),
-    ("alias", call(Q=SHARED, O=SHARED), "O overlaps Q"),
-    ("alias", call(O=half(2, 4, 1, 64).expand(2, 4, 30, 64)), "overlap each other"),
-    ("device", call(K=torch.zeros(2, 2, 50, 64, dtype=torch.float16, device="meta")), "one device"),
-    ("device", call(), "GPU"),
+    ("layout", call(Q=SHARED, O=SHARED), "O overlaps Q"),
+    ("layout", call(O=half(2, 4, 1, 64).expand(2, 4, 30, 64)), "overlap each other"),
+    ("dtype", call(K=torch.zeros(2, 2, 50, 64, dtype=torch.float16, device="meta")), "one device"),
+    ("dtype", call(), "GPU"),
 ]
 
 
@@ -106,11 +106,17 @@ def test_the_input_range_is_checked_when_asked(launcher: Launcher) -> None:
     q = half(2, 4, 30, 64)
     q[1, 2, 3, 4] = 2e4
     launcher.check(call(Q=q))
-    with pytest.raises(AssumptionViolated, match=r"^\[range\] \|Q\| reaches 20000"):
+    with pytest.raises(AssumptionViolated, match=r"^\[input-range\] \|Q\| reaches 20000"):
         launcher.check(call(Q=q), check_range=True)
     q[1, 2, 3, 4] = float("nan")
-    with pytest.raises(AssumptionViolated, match="range"):
+    with pytest.raises(AssumptionViolated, match="input-range"):
         launcher.check(call(Q=q), check_range=True)
+
+
+def test_every_assumption_named_is_in_the_ledger() -> None:
+    ledger = {name for name, _, _ in ASSUMPTIONS}
+    assert {row[0] for row in BROKEN} - {"arguments"} <= ledger
+    assert "input-range" in ledger
 
 
 def test_a_grid_no_device_can_start_is_refused() -> None:
