@@ -199,7 +199,13 @@ class _Scan:
         if any(p.args[0] not in self.finite.visible for p in self.unsure):
             return False
         if not all(self._phase(*phase) for phase in self._phases()):
-            return False
+            if not self.unsure or self.beta is None:
+                return False
+            # The summand found may stand for its value only where something is visible: say so, and check again.
+            p = self.unsure[0]
+            self.beta = reals.guarded(self._at(p, self.finite.visible[p.args[0]]), self.beta)
+            if not all(self._phase(*phase) for phase in self._phases()):
+                return False
         return self._close()
 
     def _phases(self) -> list[tuple[str, Context]]:

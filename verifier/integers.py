@@ -172,8 +172,27 @@ def polynomial(terms: Mapping[Power, int]) -> Int:
                     whole = _recombined(terms, power, atom)
                     if whole is not None:
                         return whole
+    return _written(terms)
+
+
+def _written(terms: Mapping[Power, int]) -> Int:
+    """The polynomial as it is written, quotients and remainders not put together."""
     kept = tuple(sorted(((p, c) for p, c in terms.items() if c), key=_order))
     return interned(("int", kept), lambda serial: Int(kept, serial))
+
+
+def division_meaning(a: Atom) -> tuple[Int, ...]:
+    """What a quotient or remainder by d > 0 means, as terms that are not negative: x = d*q + r, 0 <= r < d."""
+    x, d = a.args
+    q, r = (interned(("atom", k, x, d), lambda s, k=k: Atom(k, (x, d), None, None, s)) for k in ("div", "mod"))  # type: ignore[misc]
+    gap = dict(x.terms)
+    for power, c in d.terms:
+        product = tuple(sorted((*power, q), key=_serial))
+        gap[product] = gap.get(product, 0) - c
+    gap[(r,)] = gap.get((r,), 0) - 1
+    room = {**dict(d.terms), (r,): -1}
+    room[()] = room.get((), 0) - 1
+    return _written(gap), _written({p: -c for p, c in gap.items()}), _written({(r,): 1}), _written(room)
 
 
 def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> Int | None:

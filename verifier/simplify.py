@@ -15,6 +15,7 @@ from typing import Any
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
+from verifier.domains import exists
 from verifier.integers import (
     FALSE,
     TRUE,
@@ -38,7 +39,7 @@ from verifier.integers import (
 )
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
-from verifier.terms import as_int, atom_of, children
+from verifier.terms import as_int, atom_of, children, free
 
 
 class Simplifier:
@@ -196,7 +197,21 @@ class Simplifier:
             self.trace["sum-empty"] = None
             return number(0)
         guard = conj(p for p in conjuncts(guard) if p.kind != "or" or not context.entails(p))
-        return self._each_sum(make_sum(variables, guard, self._inside(body, inner)), context)
+        body = self._inside(body, inner)
+        for v in [v for v in variables if v not in free(body)]:
+            if self._unique(v, guard, inner):
+                self.trace["sum-owner"] = None
+                variables, guard = tuple(u for u in variables if u is not v), exists((v,), guard)
+        if not variables:
+            return self.real(guarded(guard, body), context)
+        return self._each_sum(make_sum(variables, guard, body), context)
+
+    def _unique(self, v: Atom, guard: Bool, inner: Context) -> bool:
+        """sum-owner: a symbol only the domain mentions counts each point once if, the others fixed, at most
+        one value of it is in the domain (the split a key belongs to, say)."""
+        twin = symbol(f"{v.name}!twin")
+        again = Substitution({v: twin}).bool(guard)
+        return inner.given(again).entails(equal(as_int(v), twin))
 
     def _each_sum(self, x: Real, context: Context) -> Real:
         """Replace every sum factor of x by a known equal one."""

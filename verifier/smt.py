@@ -27,12 +27,15 @@ from verifier.integers import (
     boolean,
     conj,
     conjuncts,
+    division_meaning,
     negate,
     polynomial,
+    term_cache,
 )
+from verifier.terms import children
 
-RESOURCE_LIMIT = 3_000_000  # about two seconds of Z3
-MAX_QUERIES = 20_000  # flash attention needs about 400
+RESOURCE_LIMIT = 1_500_000  # about a second of Z3
+MAX_QUERIES = 5_000  # flash attention needs about 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,11 @@ class Ledger:
 
 class Translator:
     """Our terms as Z3 terms. Opaque atoms (comparisons of reals, finiteness) become free booleans,
-    which only makes a query harder to prove."""
+    which only makes a query harder to prove. With `linear`, so do products of unknowns and division by
+    them become free integers, constrained only by what division means: weaker, but decidable."""
 
-    def __init__(self) -> None:
+    def __init__(self, linear: bool = False) -> None:
+        self.linear = linear
         self.memo: dict[Any, Any] = {}
 
     def integer(self, x: Int) -> Any:
@@ -76,6 +81,9 @@ class Translator:
 
     def _product(self, power: tuple[Atom, ...], c: int) -> Any:
         out: Any = None
+        if self.linear and len(power) > 1:
+            out = z3.Int("product!" + "!".join(str(a.serial) for a in power))
+            return out if c == 1 else c * out
         for atom in power:
             out = self.atom(atom) if out is None else out * self.atom(atom)
         return z3.IntVal(c) if out is None else out if c == 1 else c * out
@@ -86,6 +94,8 @@ class Translator:
             match a.kind:
                 case "sym":
                     found = z3.Int(a.name)
+                case "div" | "mod" if self.linear and a.args[1].constant is None:
+                    found = z3.Int(f"{a.kind}!{a.serial}")
                 case "div":
                     found = self.integer(a.args[0]) / self.integer(a.args[1])
                 case "mod":
@@ -122,15 +132,38 @@ class Translator:
         return found
 
 
-class Prover:
-    """One Z3 solver for one proof, used through `Context`s; premises are pushed and popped."""
+class _Stack:
+    """A Z3 solver whose assertions are kept as far as the next query shares them."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.translate = Translator()
+    def __init__(self, linear: bool) -> None:
+        self.translate = Translator(linear)
         self.solver = z3.Solver()
         self.solver.set("rlimit", RESOURCE_LIMIT)
         self.loaded: list[Bool] = []
+
+    def check(self, wanted: list[Bool]) -> Any:
+        common = 0
+        while common < min(len(wanted), len(self.loaded)) and wanted[common] is self.loaded[common]:
+            common += 1
+        if len(self.loaded) > common:
+            self.solver.pop(len(self.loaded) - common)
+        del self.loaded[common:]
+        for fact in wanted[common:]:
+            self.solver.push()
+            more = static_bounds(fact) + (division_facts(fact) if self.translate.linear else ())
+            self.solver.add(self.translate.bool(fact), *map(self.translate.bool, more))
+            self.loaded.append(fact)
+        return self.solver.check()
+
+
+class Prover:
+    """The solvers of one proof, used through `Context`s. A query with products of unknowns is first put
+    to linear arithmetic with those products opaque: `unsat` there is `unsat` for good."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.plain = _Stack(linear=False)
+        self.linear = _Stack(linear=True)
         self.asked = 0
 
     def unsat(self, facts: Iterable[Bool]) -> bool:
@@ -142,23 +175,17 @@ class Prover:
         if self.asked > MAX_QUERIES:
             raise ProofTooLarge(f"the proof needs more than {MAX_QUERIES} solver queries")
         wanted = list(facts)
-        common = 0
-        while common < min(len(wanted), len(self.loaded)) and wanted[common] is self.loaded[common]:
-            common += 1
-        if len(self.loaded) > common:
-            self.solver.pop(len(self.loaded) - common)
-        del self.loaded[common:]
-        for fact in wanted[common:]:
-            self.solver.push()
-            self.solver.add(self.translate.bool(fact), *[self.translate.bool(b) for b in static_bounds(fact)])
-            self.loaded.append(fact)
-        return self.solver.check()
+        if any(map(nonlinear, wanted)):
+            answer = self.linear.check(wanted)
+            if answer == z3.unsat:
+                return answer
+        return self.plain.check(wanted)
 
     def model(self, facts: Iterable[Bool]) -> dict[str, int] | None:
         """Values of the integer symbols in some model of the facts, if Z3 finds one."""
         if self.check(facts) != z3.sat:
             return None
-        model = self.solver.model()
+        model = self.plain.solver.model()
         return {str(d): model[d].as_long() for d in model.decls() if isinstance(model[d], z3.IntNumRef)}
 
 
@@ -173,6 +200,37 @@ def static_bounds(fact: Bool) -> tuple[Bool, ...]:
         if a.high is not None:
             out[boolean("ge", -value + a.high)] = None
     return tuple(out)
+
+
+_NONLINEAR = term_cache()
+_DIVISIONS = term_cache()
+
+
+def nonlinear(term: Any) -> bool:
+    """Whether a term has a product of unknowns or a division by one."""
+    found = _NONLINEAR.get(term)
+    if found is None:
+        if isinstance(term, Int):
+            found = any(len(power) > 1 for power, _ in term.terms)
+        if isinstance(term, Atom) and term.kind in ("div", "mod"):
+            found = term.args[1].constant is None
+        found = found or any(nonlinear(c) for c in children(term) if not isinstance(c, (str, int)))
+        _NONLINEAR[term] = found
+    return bool(found)
+
+
+def division_facts(term: Any) -> tuple[Bool, ...]:
+    """What x div d and x mod d mean for each unknown d > 0 in a term: x = d*q + r, 0 <= r < d."""
+    found = _DIVISIONS.get(term)
+    if found is None:
+        facts: dict[Bool, None] = {}
+        if isinstance(term, Atom) and term.kind in ("div", "mod") and term.args[1].constant is None:
+            facts.update(dict.fromkeys(boolean("ge", part) for part in division_meaning(term)))
+        for child in children(term):
+            if not isinstance(child, (str, int)):
+                facts.update(dict.fromkeys(division_facts(child)))
+        found = _DIVISIONS[term] = tuple(facts)
+    return found
 
 
 def _plain(a: Atom) -> Int:

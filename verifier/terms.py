@@ -70,9 +70,9 @@ def level(term: Any) -> int:
 
 
 def fresh(stem: str = "~", low: int | None = None, high: int | None = None) -> Atom:
-    """A symbol used nowhere else."""
+    """A symbol used nowhere else: no name of a candidate or spec has a '!' in it."""
     number = interned(("fresh", object()), lambda serial: serial)
-    return atom_of(symbol(f"{stem}{number}", low, high))
+    return atom_of(symbol(f"{stem}!{number}", low, high))
 
 
 def atom_of(x: Int) -> Atom:
