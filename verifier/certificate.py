@@ -133,6 +133,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
                 for r in report.results
             ],
             "widths": dict(report.widths),
+            "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
             "trusted": _trusted(),
         }

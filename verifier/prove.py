@@ -70,7 +70,7 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
         results.append(_result(name, findings[name], seconds[name], examples.get(name), shown))
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
-        return Report(tuple(results), total, widths.bits, (*widths.facts, ("witness shape", witness)))
+        return Report(tuple(results), total, widths.bits, widths.index_bits, (*widths.facts, ("witness shape", witness)))
     return Report(tuple(results), total)
 
 

@@ -56,7 +56,7 @@ class Simplifier:
 
     # ---- integers and booleans -----------------------------------------------------------
 
-    def int(self, x: Int, context: Context) -> Int:
+    def integer(self, x: Int, context: Context) -> Int:
         """Resolve min, max and if-then-else that the context decides."""
         out = lift(0)
         for power, c in x.terms:
@@ -72,9 +72,9 @@ class Simplifier:
         if a.kind == "ite":
             decided = context.decide(a.args[0])
             if decided is not None:
-                return self.int(a.args[1 if decided else 2], context)
-            return choose(a.args[0], self.int(a.args[1], context), self.int(a.args[2], context))
-        x, y = self.int(a.args[0], context), self.int(a.args[1], context)
+                return self.integer(a.args[1 if decided else 2], context)
+            return choose(a.args[0], self.integer(a.args[1], context), self.integer(a.args[2], context))
+        x, y = self.integer(a.args[0], context), self.integer(a.args[1], context)
         if a.kind in ("div", "mod"):
             small = y.constant is None and context.entails(conj((ge0(x), lt(x, y))))
             return (lift(0) if a.kind == "div" else x) if small else div(x, y) if a.kind == "div" else mod(x, y)
@@ -84,7 +84,7 @@ class Simplifier:
             return y if a.kind == "min" else x
         return minimum(x, y) if a.kind == "min" else maximum(x, y)
 
-    def bool(self, b: Bool, context: Context) -> Bool:
+    def condition(self, b: Bool, context: Context) -> Bool:
         """Equivalent to b in the context, without the parts the context decides."""
         if b.kind in ("true", "false"):
             return b
@@ -92,11 +92,11 @@ class Simplifier:
         found = self.memo.get(key)
         if found is None:
             if b.kind == "and":
-                found = conj(self.bool(p, context) for p in b.args)
+                found = conj(self.condition(p, context) for p in b.args)
             else:
                 decided = context.decide(b)
                 if decided is None and b.kind == "or":
-                    found = disj(self.bool(p, context) for p in b.args)
+                    found = disj(self.condition(p, context) for p in b.args)
                 else:
                     found = b if decided is None else TRUE if decided else FALSE
             self.memo[key] = found
@@ -110,7 +110,7 @@ class Simplifier:
         if found is None:
             out = number(0)
             for mono, c in x.terms:
-                guard = self.bool(mono.guard, context)
+                guard = self.condition(mono.guard, context)
                 if guard is not FALSE:
                     out = out + guarded(guard, self._product(mono, context.given(guard))) * number(c)
             found = self._union(out, context)
@@ -146,19 +146,19 @@ class Simplifier:
             case "poly":
                 return self.real(a.args[0], context)
             case "int":
-                return reals.of_int(self.int(a.args[0], context))
+                return reals.of_int(self.integer(a.args[0], context))
             case "sum":
                 return self._sum(a, context)
             case "max":
                 parts = (m for part in a.args[0] for m in self._member(part, context))
                 return self._known_max(maximum_of(parts), context)
             case "state" | "new" | "pivot":
-                return of(real_atom(a.kind, a.args[0], tuple(self.int(i, context) for i in a.args[1])))
+                return of(real_atom(a.kind, a.args[0], tuple(self.integer(i, context) for i in a.args[1])))
             case _:
                 return of(a)
 
     def _read(self, a: RealAtom, context: Context) -> RealAtom:
-        index = tuple(self.int(i, context) for i in a.args[1])
+        index = tuple(self.integer(i, context) for i in a.args[1])
         a = real_atom("read", a.args[0], index)
         known = self.reads.setdefault(a.args[0], [])
         for other in known:
@@ -261,7 +261,7 @@ class Simplifier:
         if guard is FALSE or inner.impossible:
             return ()
         if not variables:
-            guard = self.bool(guard, context)
+            guard = self.condition(guard, context)
         return members(variables, guard, self._inside(body, inner))
 
     # ---- union ---------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Simplifier:
                 return None
             self.trace["guard-union"] = None
             body = reals.monomial(TRUE, dict(m.factors), m.exponent) * number(c)
-            return guarded(self.bool(m.guard | n.guard, context), body)
+            return guarded(self.condition(m.guard | n.guard, context), body)
         only_m = [f for f in m.factors if f not in n.factors]
         only_n = [f for f in n.factors if f not in m.factors]
         if m.guard is not n.guard or len(only_m) != 1 or len(only_n) != 1:

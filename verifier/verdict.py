@@ -83,12 +83,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`widths` gives the proved address width in bits per kernel (32 or 64); `facts` are further
+    """`widths` gives the proved address width in bits per kernel (32 or 64), `index_widths` that of its
+    other integers; `facts` are further
     things a certificate prints: the largest safe shape, exp bounds, the witness shape."""
 
     results: tuple[Result, ...]
     seconds: float
     widths: tuple[tuple[str, int], ...] = ()
+    index_widths: tuple[tuple[str, int], ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())
 
     @property

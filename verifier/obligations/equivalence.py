@@ -43,7 +43,7 @@ def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, spl
     if context.impossible:
         return ""
     simplify = proof.simplifier
-    finite, should = simplify.bool(stored.finite, context), simplify.bool(wanted.finite, context)
+    finite, should = simplify.condition(stored.finite, context), simplify.condition(wanted.finite, context)
     same = disj((conj((finite, should)), conj((negate(finite), negate(should)))))
     undecided = _undecided(context, should) or _undecided(context, finite)
     if undecided is None and not context.entails(same):

@@ -31,32 +31,39 @@ ADDRESS_SPACE = 2**57
 @dataclass(frozen=True, slots=True)
 class Widths:
     finding: Finding
-    bits: tuple[tuple[str, int], ...]
+    bits: tuple[tuple[str, int], ...]  # of address offsets, per kernel
+    index_bits: tuple[tuple[str, int], ...]  # of the other integers
     facts: tuple[tuple[str, str], ...]
 
 
 def check(proof: Proof) -> Widths:
-    bits = []
+    bits: list[tuple[str, int]] = []
+    index_bits: list[tuple[str, int]] = []
     trace: list[str] = []
     facts: list[tuple[str, str]] = []
     for t, kernel in zip(proof.traces, proof.program.kernels, strict=True):
         intervals = Intervals(proof, t)
         problem = _integers(proof, t, intervals)
         if problem is not None:
-            return Widths(problem, (), ())
+            return Widths(problem, (), (), ())
         span = max((_span(proof, a.tensor, intervals) for a in t.accesses), default=0)
         largest = max((intervals.high(i) or 0 for i, _ in t.integers), default=0)
-        narrow = span <= INT32 and largest <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        small = largest <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        narrow = span <= INT32 and small
         if kernel.schedule.offset_bits == 32 and not narrow:
             what = f"{t.kernel} asks for 32-bit offsets, but an offset may reach {span} under the limits"
-            return Widths(Finding(False, STATEMENT, what, kernel.span), (), ())
+            return Widths(Finding(False, STATEMENT, what, kernel.span), (), (), ())
         bits.append((t.kernel, 32 if narrow else 64))
-        trace.append(f"{t.kernel}: offsets <= {min(span, ADDRESS_SPACE)}, integers <= {largest}: {bits[-1][1]} bits")
+        index_bits.append((t.kernel, 32 if small else 64))
+        trace.append(
+            f"{t.kernel}: offsets <= {min(span, ADDRESS_SPACE)} in {bits[-1][1]} bits, "
+            f"integers <= {largest} in {index_bits[-1][1]} bits"
+        )
         names = sorted({a.tensor for a in t.accesses})
         unsafe = f"32-bit offsets would be safe while every tensor spans <= {INT32} elements"
         safe = "any shape within the limits" if narrow else unsafe
         facts.append((f"largest safe shape, {t.kernel} ({', '.join(names)})", safe))
-    return Widths(Finding(True, STATEMENT, trace=tuple(trace)), tuple(bits), tuple(facts))
+    return Widths(Finding(True, STATEMENT, trace=tuple(trace)), tuple(bits), tuple(index_bits), tuple(facts))
 
 
 def limits(proof: Proof) -> Bool:
