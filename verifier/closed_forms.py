@@ -53,6 +53,11 @@ def solve(loop: Loop) -> None:
             del remaining[name]
 
 
+def _bound(condition: Bool) -> bool:
+    """Whether a condition speaks of a bound symbol: it then has many truth values, not one to split on."""
+    return any(a.name.startswith("%") for a in free(condition))
+
+
 def _choose_pivot(remaining: dict[str, Carried]) -> str:
     """The unsolved name with the fewest unsolved dependencies: what the others hang on."""
 
@@ -141,7 +146,8 @@ def _fold(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
     atom = value.atom  # a factor common to x and the items would have been moved out: x has none
     if atom is None or atom.kind != "max" or x.name not in finite.before:
         return False
-    own = [m for m in atom.args[0] if not m[0] and m[2] is of(x.state) and m[1] in (TRUE, x.finite)]
+    counts = TRUE if x.name in finite.always else x.finite
+    own = [m for m in atom.args[0] if not m[0] and m[2] is of(x.state) and m[1] is counts]
     items = [m for m in atom.args[0] if m not in own]
     if len(own) != 1 or any(states(m[1:]) for m in items):
         return False
@@ -237,7 +243,7 @@ class _Scan:
         terms = [resolve.real(self.x.next.real)] + [resolve.real(self._update(p)) for p in self.pivots]
         open_conditions = sorted(conditions(tuple(terms)), key=lambda b: b.serial)
         open_conditions = [c for c in open_conditions if states(c)]
-        if len(open_conditions) > MAX_CONDITIONS:
+        if len(open_conditions) > MAX_CONDITIONS or any(map(_bound, open_conditions)):
             return False
         values = product((TRUE, FALSE), repeat=len(open_conditions))
         cases = [dict(zip(open_conditions, v, strict=True)) for v in values]

@@ -8,13 +8,14 @@ expression of the typed program, where a carried name is an affine function of i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from ir import program as core
 from ir.ast import Span
 from verifier.binders import substitute
+from verifier.execute import Access
 from verifier.integers import TRUE, negate
 from verifier.linear import values_of
 from verifier.obligations.width import Intervals
@@ -23,6 +24,7 @@ from verifier.reals import Monomial, Real, RealAtom, monomial, number
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
+from verifier.tiles import Duty
 
 LARGEST_F32 = 3.4028234e38
 HAIR = 1.0 + 1e-9
@@ -187,9 +189,16 @@ UNKNOWN = Affine(math.inf, {})
 class Magnitudes:
     """Walks the typed program; `overflow` names the first value that may leave f32."""
 
-    def __init__(self, proof: Proof, exponents: Mapping[Span, Fraction]) -> None:
+    def __init__(
+        self,
+        proof: Proof,
+        exponents: Mapping[Span, Fraction],
+        quotients: Mapping[Span, Sequence[tuple[Duty, Access]]],
+    ) -> None:
         self.proof = proof
         self.exponents = exponents
+        self.quotients = quotients
+        self.quotient_bounds: dict[Span, float] = {}
         self.tensors: dict[str, float] = {s.name: s.abs_max or math.inf for s, _ in proof.bound.inputs}
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
@@ -343,8 +352,22 @@ class Magnitudes:
                 return _product(left, right)
             case "max" | "min":
                 return left.either(right)
+            case "div":
+                return Affine(self._quotient(e.span), {})
             case _:
                 return UNKNOWN
+
+    def _quotient(self, span: Span) -> float:
+        """The bound of a quotient as a term, over everything stored that depends on it."""
+        found = self.quotient_bounds.get(span)
+        if found is None:
+            found = math.inf if span not in self.quotients else 0.0
+            for duty, access in self.quotients.get(span, ()):
+                if duty.argument is not None and found < math.inf:
+                    context = self.proof.within(access).given(duty.premise)
+                    found = max(found, bound_of(self.proof, duty.argument, context))
+            self.quotient_bounds[span] = found
+        return found
 
 
 def _product(a: Affine, b: Affine) -> Affine:

@@ -64,7 +64,9 @@ def divide(a: Scalar, b: Scalar, span: Span) -> Scalar:
     owes = defined(conj((b.finite, nonzero)), "the divisor is finite and not zero", span)
     if a.finite is not TRUE:
         owes |= defined(disj((a.finite, compare("gt", b.real))), "-inf is divided by a positive number only", span)
-    return Scalar(a.real * reals.power(b.real, -1), a.finite, a.owes | b.owes | owes)
+    value = a.real * reals.power(b.real, -1)
+    quotient = Duty("quotient", a.finite, TRUE, value, "the quotient", span)
+    return Scalar(value, a.finite, a.owes | b.owes | owes | {quotient})
 
 
 def exponential(a: Scalar, span: Span, base_two: bool = False) -> Scalar:

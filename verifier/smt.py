@@ -30,6 +30,7 @@ from verifier.integers import (
     division_meaning,
     negate,
     polynomial,
+    positive,
     term_cache,
 )
 from verifier.terms import children
@@ -220,11 +221,12 @@ def nonlinear(term: Any) -> bool:
 
 
 def division_facts(term: Any) -> tuple[Bool, ...]:
-    """What x div d and x mod d mean for each unknown d > 0 in a term: x = d*q + r, 0 <= r < d."""
+    """What x div d and x mod d mean for each d in a term that is positive by its static bounds, whatever
+    the context: x = d*q + r, 0 <= r < d. (Were d only positive here, this would say so elsewhere too.)"""
     found = _DIVISIONS.get(term)
     if found is None:
         facts: dict[Bool, None] = {}
-        if isinstance(term, Atom) and term.kind in ("div", "mod") and term.args[1].constant is None:
+        if isinstance(term, Atom) and term.kind in ("div", "mod") and positive(term.args[1]):
             facts.update(dict.fromkeys(boolean("ge", part) for part in division_meaning(term)))
         for child in children(term):
             if not isinstance(child, (str, int)):

@@ -22,10 +22,9 @@ Lanes = tuple[Int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """For every lane and iteration where `premise` holds: `claim`, and, if `kind` is "exp", that the
-    argument stays below the bound S1 states; if "weight", as the value cast to f16 does.
-
-    kind: defined, exp, half."""
+    """Owed for every lane and iteration where `premise` holds. kind: "defined", `claim` must hold; "exp", S1
+    must bound the argument of an exponential; "half", S1 must bound a value cast to f16; "quotient",
+    nothing is owed: the quotient is kept for S1, which bounds it when an accumulator takes it in."""
 
     kind: str
     premise: Bool

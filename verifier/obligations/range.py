@@ -32,7 +32,7 @@ LARGEST_F16 = 65504.0
 def check(proof: Proof) -> Finding:
     bounds: dict[Span, Fraction] = {}
     halves: list[tuple[Duty, Access]] = []
-    shown: dict[tuple[Span, Real], Fraction] = {}
+    quotients: dict[Span, list[tuple[Duty, Access]]] = {}
     for trace in proof.traces:
         for access in trace.of_kind("store", "atomic"):
             if access.value is None:
@@ -40,15 +40,17 @@ def check(proof: Proof) -> Finding:
             for duty in sorted(access.value.owes, key=lambda d: (d.span.line, d.span.column)):
                 if duty.kind == "half":
                     halves.append((duty, access))
+                if duty.kind == "quotient":
+                    quotients.setdefault(duty.span, []).append((duty, access))
                 if duty.kind != "exp" or duty.argument is None:
                     continue
                 context = proof.within(access).given(duty.premise)
-                found = shown.get((duty.span, duty.argument)) or exp_bound(proof, duty.argument, context)
+                found = exp_bound(proof, duty.argument, context)
                 if found is None:
                     what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"
                     return Finding(False, STATEMENT, what, duty.span)
                 bounds[duty.span] = max(bounds.get(duty.span, found), found)
-    problem = Magnitudes(proof, bounds).overflow()
+    problem = Magnitudes(proof, bounds, quotients).overflow()
     if problem is not None:
         return Finding(False, STATEMENT, problem[0], problem[1])
     for duty, access in halves:
