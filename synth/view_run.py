@@ -40,7 +40,7 @@ INTERRUPTED = 130
 
 
 def show_run(events: Iterator[Event], as_json: bool) -> int:
-    """Show every event as it comes. Exit code 0 when at least one certified kernel ran, 2 when none did."""
+    """Show every event as it comes. Exit code 0 when some kernel is certified and cross-checked, 2 when none is."""
     state = _State()
     try:
         if as_json:
@@ -53,7 +53,7 @@ def show_run(events: Iterator[Event], as_json: bool) -> int:
         if state.folder is not None and not as_json:
             print(f"interrupted; what was done so far is in {state.folder}")
         return INTERRUPTED
-    return 0 if any(row.measured for row in state.rows.values()) else 2
+    return 0 if any(row.checked for row in state.rows.values()) else 2
 
 
 def _plain(value: Any) -> Any:
@@ -154,6 +154,7 @@ def _watch(events: Iterator[Event], state: _State) -> None:
                 state.note(event)
         console.print(state.head, style="bold", markup=False)
         console.print(_table(state))
+        console.print("\n[bold]compiled ahead of time[/]")
         console.print(_compiled(state))
     else:
         for event in events:
@@ -248,7 +249,7 @@ def _summary(console: Console, state: _State) -> None:
             rows += [(m.name, m) for m in state.peers if m.shape == shape]
             for name, m in sorted(rows, key=lambda item: item[1].seconds):
                 part = "" if m.share is None else f"{100 * m.share:.1f} %"
-                table.add_row(name, f"{m.seconds * 1e3:.2f} ms", f"{m.tflops:.3f}", part)
+                table.add_row(name, f"{m.seconds * 1e3:.2f} ms", f"{m.tflops:.3g}", part)
             console.print(table)
         if state.roofline:
             console.print(f"roofline: {state.roofline}", style="dim")

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ir.ast import Name
 from ir.evaluate import check_requires, parameters_default, tensor_shape
 from ir.program import Program
 from ir.spec import Bound, Shapes
@@ -26,6 +28,7 @@ from synth.bench.peers import TORCH, peers
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops
 from synth.events import Measurement
 from synth.propose import NothingToPropose
+from synth.propose.structure import nests
 from verifier.certificate import Certificate
 
 CPU_WORK = 2.5e9  # operations; a run on a CPU takes well under a second at this size
@@ -53,13 +56,30 @@ def prepare(bound: Bound) -> Bench:
     """On a CPU one shape, shrunk until a run is short; on a GPU all of the spec's search shapes."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    shapes = bound.spec.search_shapes or bound.spec.heldout_shapes
+    shapes = bound.spec.search_shapes or bound.spec.heldout_shapes or default_shapes(bound)
     if not gpu:
         shapes = tuple(shrunk(s, bound) for s in shapes[:1])
     dtype = bound.inputs[0][1]
     peak = device_peak(device_label(), dtype) if gpu else measured_peak(TORCH[dtype])
     inputs = {s.name: random_inputs(bound, dict(s.sizes), device) for s in shapes}
     return Bench(bound, device, device_label(), peak, shapes, inputs)
+
+
+def default_shapes(bound: Bound) -> tuple[Shapes, ...]:
+    """For a spec that names no shapes: rows and keys of length 1024, the other sizes 8 or less, within all limits."""
+    try:
+        found = nests(bound)
+    except NothingToPropose:
+        return ()
+    extents = [nest.row[1] for nest in found] + [group.extent for nest in found for group in nest.groups]
+    long = {extent.id for extent in extents if isinstance(extent, Name)}
+    choices = [
+        [n for n in ((1024,) if d.name in long else (8, 4, 2, 1)) if d.minimum <= n <= d.maximum] or [d.minimum]
+        for d in bound.dims
+    ]
+    shapes = (dict(zip((d.name for d in bound.dims), values, strict=True)) for values in product(*choices))
+    fitting = next((sizes for sizes in shapes if check_requires(bound, sizes)), None)
+    return () if fitting is None else (Shapes("default", tuple(fitting.items())),)
 
 
 def shrunk(shape: Shapes, bound: Bound) -> Shapes:
@@ -94,9 +114,9 @@ def measured_peak(dtype: torch.dtype) -> Peak:
     """What this CPU reaches in a large matrix product and a large copy: a yardstick, not a data sheet."""
     a = torch.randn(1024, 1024).to(dtype)
     data = torch.empty(32 * 2**20, dtype=torch.uint8)
-    product = median_seconds(lambda: a @ a, torch.device("cpu"))
+    multiply = median_seconds(lambda: a @ a, torch.device("cpu"))
     copy = median_seconds(lambda: data.clone(), torch.device("cpu"))
-    return Peak(2 * 1024**3 / product, 2 * data.numel() / copy, "this CPU's own matrix product and copy")
+    return Peak(2 * 1024**3 / multiply, 2 * data.numel() / copy, "this CPU's own matrix product and copy")
 
 
 def median_seconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -6,6 +6,7 @@ seed decides. Choices that make no difference for a spec are left out.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,9 +15,10 @@ from itertools import product
 from ir.diagnostics import TypeProblem
 from ir.parser import parse
 from ir.printer import print_module
-from ir.program import DType
+from ir.program import Binary, Dot, DType, Load, Program, Reduce, Unary
 from ir.spec import Bound
 from ir.typing import check
+from lowering.plan import walk
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
@@ -31,6 +33,8 @@ LEADING = (
     Choices(reverse=True, base2=True),
     Choices(rows=128, keys=128, split=True, base2=True, warps=8),
 )
+MAX_TILE = 2**15  # elements; a score that is no matrix product needs tiles of rank 3, which registers must hold
+TILES = (Binary, Unary, Reduce, Load, Dot)
 
 
 def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
@@ -40,8 +44,10 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
     for choices in (*LEADING, *_others(seed)):
         choices = fitted(choices, bound)
         try:
-            text = print_module(parse(compose(bound, choices)))
-            check(parse(text), bound, text)
+            text = written(bound, choices)
+            if largest_tile(check(parse(text), bound, text)) > MAX_TILE:
+                choices = replace(choices, rows=min(choices.rows, 16), keys=min(choices.keys, 16))
+                text = written(bound, choices)
         except DoesNotApply:
             continue
         except NothingToPropose as error:
@@ -55,6 +61,17 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
             yield Candidate(_name(choices), text, choices.named())
     if not seen:
         raise reason or NothingToPropose("no choice applies to this spec")
+
+
+def written(bound: Bound, choices: Choices) -> str:
+    """The composed kernel in the language's one layout."""
+    return print_module(parse(compose(bound, choices)))
+
+
+def largest_tile(program: Program) -> int:
+    """Elements of the largest tile a program computes with."""
+    types = (node.type for kernel in program.kernels for node in walk(kernel.body) if isinstance(node, TILES))
+    return max((math.prod(t.shape) for t in types), default=0)
 
 
 def fitted(choices: Choices, bound: Bound) -> Choices:

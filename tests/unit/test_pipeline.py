@@ -182,6 +182,13 @@ def test_a_shape_is_shrunk_until_a_cpu_can_run_it() -> None:
     assert "shrunk" in small.name
 
 
+def test_a_spec_without_shapes_is_timed_at_a_default_one() -> None:
+    source = load_spec("attention").source
+    bound = bind(parse_spec(source[: source.index("[bench]")]), {})
+    (shape,) = timing.default_shapes(bound)
+    assert dict(shape.sizes) == {"B": 8, "H": 8, "G": 8, "M": 1024, "N": 1024}
+
+
 @pytest.mark.parametrize("causal", ["none", "bottom_right", "top_left"])
 def test_standard_pytorch_computes_the_formula(causal: str) -> None:
     bound = attention(causal=causal, dtype="fp32")

@@ -191,6 +191,16 @@ def test_the_maximum_that_a_paper_subtracts_is_not_computed_twice() -> None:
     assert text.count(" max(") == 1
 
 
+def test_scores_that_are_no_matrix_product_get_small_tiles() -> None:
+    bound, _ = SPECS["mixed"]
+    assert all("meta BM = 16" in c.text for c in islice(propose(bound), 3))
+
+
+def test_float32_gets_smaller_tiles() -> None:
+    bound = bind(load_spec("attention"), {"dtype": "fp32", "D": 128})
+    assert "meta BM = 32" in next(propose(bound)).text
+
+
 def test_a_nested_long_sum_is_refused_with_a_reason() -> None:
     nested = SOFTCAP_WINDOW.replace("tanh(", "tanh(sum[x < N](K[b, x, 0]) * ")
     with pytest.raises(NothingToPropose, match="nested"):
