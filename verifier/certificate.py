@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ir.spec import Bound
+from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
 
 FORMAT = 1
@@ -89,6 +90,7 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
     ("sizes", "every size is within the spec's limits and meets its requirements", "launcher"),
     ("layout", "strides are non-negative, at most max_stride; outputs alias neither inputs nor each other", "launcher"),
     ("dtype", "tensors have the dtypes the settings name and live on one device", "launcher"),
+    ("grid", "a launch has at most 2^31 - 1 programs", "launcher"),
     ("address-space", "every tensor spans fewer than 2^57 elements", "hardware"),
     ("lowering", "the emitted Triton means what the candidate means", "cross-check (evidence, not proof)"),
     ("compiler", "Triton, LLVM and ptxas compile the emitted source correctly", "compiler"),
@@ -136,6 +138,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "widths": dict(report.widths),
             "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
+            "formula": spec_latex(bound),
             "trusted": _trusted(),
         }
     )

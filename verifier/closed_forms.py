@@ -33,6 +33,7 @@ from verifier.scan import Carried, Closed, Loop
 from verifier.signs import compare
 from verifier.simplify import open_guard
 from verifier.smt import Context
+from verifier.sympy_view import ScanIdentity
 from verifier.terms import as_int, conditions, free, fresh, states
 
 MAX_CONDITIONS = 3
@@ -333,6 +334,7 @@ class _Scan:
             after = self._after(self.phi, lambda p: of(p) if p in kept else of(real_atom("new", p.args[0], p.args[1])))
             if (a * after) is not self.phi:
                 return False
+            self.loop.identities.append(ScanIdentity(self.x.name, a, self.phi, after))
         else:  # nothing cancels against a here, so the new pivots are written out
             after = self._after(self.phi, lambda p: self._updated(p, phase, case, context))
         if not self._nonzero(context):

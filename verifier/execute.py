@@ -36,6 +36,7 @@ from verifier.integers import (
 from verifier.operations import Unsupported
 from verifier.simplify import Simplifier
 from verifier.smt import Context
+from verifier.sympy_view import ScanIdentity
 from verifier.terms import atom_of, fresh
 from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, tile, under
 
@@ -93,6 +94,7 @@ class Instance:
     counters: tuple[Int, ...] = ()
     notes: list[str] = field(default_factory=list)
     closed: dict[str, tuple[reals.Real, Context]] = field(default_factory=dict)
+    identities: list[ScanIdentity] = field(default_factory=list)
 
     def run(self) -> Trace:
         env: dict[str, Tile] = {}

@@ -24,13 +24,14 @@ from verifier.operations import Unsupported, where
 from verifier.reals import Real
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
+from verifier.sympy_view import ScanIdentity
 from verifier.tiles import Scalar
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one obligation found. `residual` and `span` say what is left when `ok` is false; `model` is an
-    integer model of a failed query, from which a refutation may start."""
+    integer model of a failed query, from which a refutation may start; `goal` two terms not shown equal."""
 
     ok: bool
     statement: str
@@ -38,6 +39,7 @@ class Finding:
     span: Span = NOWHERE
     trace: tuple[str, ...] = ()
     model: Mapping[str, int] | None = None
+    goal: tuple[Real, Real] | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Proof:
     notes: list[str] = field(default_factory=list)
     writers: dict[str, list[Writer]] = field(default_factory=dict)
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
+    identities: list[ScanIdentity] = field(default_factory=list)
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""
@@ -82,6 +85,7 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         proof.traces.append(trace)
         proof.notes += run.notes
         proof.closed.update(run.closed)
+        proof.identities += run.identities
         for access in trace.of_kind("store", "atomic"):
             proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
     return proof

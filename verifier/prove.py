@@ -16,6 +16,7 @@ from verifier import integers, refute
 from verifier.obligations import bounds, coverage, definedness, equivalence, nonvacuity, races, range, width
 from verifier.operations import Unsupported
 from verifier.proof import Finding, Proof, analyse
+from verifier.sympy_view import readable, scan_identities_hold
 from verifier.verdict import OBLIGATIONS, Counterexample, Evidence, Report, Result, Verdict
 
 Check = Callable[[Proof], Finding]
@@ -64,13 +65,20 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
         examples = refute.search(program, bound, findings, proof)
     total = time.perf_counter() - begun
     proved = proof is not None and not examples and all(f.ok for f in findings.values())
+    if proved and evidence and proof:
+        disputed = scan_identities_hold(proof.identities)
+        if disputed:
+            what = f"SymPy does not confirm the scan identity of {', '.join(disputed)}"
+            findings["E1"] = Finding(False, findings["E1"].statement, what)
+            proved = False
     results = []
     for name in OBLIGATIONS:
         shown = _evidence(name, proof, findings[name], held) if proved and evidence and proof else ()
         results.append(_result(name, findings[name], seconds[name], examples.get(name), shown))
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
-        return Report(tuple(results), total, widths.bits, widths.index_bits, (*widths.facts, ("witness shape", witness)))
+        facts = (*widths.facts, ("witness shape", witness))
+        return Report(tuple(results), total, widths.bits, widths.index_bits, facts)
     return Report(tuple(results), total)
 
 
@@ -99,6 +107,9 @@ def _result(
     verdict = Verdict.REFUTED if example else Verdict.PROVED if finding.ok else Verdict.UNPROVED
     span = example.span if example else finding.span
     residual = "" if verdict is Verdict.PROVED else finding.residual
+    if verdict is Verdict.UNPROVED and finding.goal is not None:
+        stored, wanted = map(readable, finding.goal)
+        residual += f"\n  that is, as formulas:\n  stored {stored}\n  spec   {wanted}"
     return Result(name, verdict, finding.statement, seconds, evidence, residual, example, span)
 
 

@@ -18,6 +18,7 @@ from verifier.operations import Unsupported
 from verifier.reals import Real, RealAtom, of, real_atom
 from verifier.simplify import Simplifier
 from verifier.smt import Context
+from verifier.sympy_view import ScanIdentity
 from verifier.terms import as_int, atom_of, free, fresh, states
 from verifier.tiles import Duties, Duty, Lanes, Scalar, Tile, lane_symbols, tile
 
@@ -68,6 +69,7 @@ class Loop:
     carried: dict[str, Carried]
     closed: dict[str, Closed]
     notes: list[str]
+    identities: list[ScanIdentity]
     scope: tuple[Int, ...]
 
     @property
@@ -119,7 +121,7 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     run.block(loop.body, inner)
     carried = {c.name: c for c in (_carried(run, c, env, inner) for c in loop.carries if c.type.dtype.is_float)}
     scope = (*(as_int(s) for s in _scope(run)),)
-    summary = Loop(atom_of(n), start, stop, run.context, run.simplifier, carried, {}, run.notes, scope)
+    summary = Loop(atom_of(n), start, stop, run.context, run.simplifier, carried, {}, run.notes, run.identities, scope)
     from verifier.closed_forms import solve
 
     solve(summary)
@@ -182,7 +184,7 @@ def _integer_steps(
             trial_env[carry.name] = _stepped(run.expression(carry.init, env), moved[carry.name], count * 0 + 1)
         else:
             trial_env[carry.name] = _state_tile(f"{run.kernel.name}.{carry.name}", carry.type.shape)
-    trial = replace(run, accesses=[], casts=[], integers=[], notes=[])
+    trial = replace(run, accesses=[], casts=[], integers=[], notes=[], closed={}, identities=[])
     trial.block(loop.body, trial_env)
     steps = {}
     for carry in names:

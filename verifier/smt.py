@@ -33,7 +33,7 @@ from verifier.integers import (
     positive,
     term_cache,
 )
-from verifier.terms import children
+from verifier.terms import children, free
 
 RESOURCE_LIMIT = 1_500_000  # about a second of Z3
 MAX_QUERIES = 5_000  # flash attention needs about 400
@@ -125,7 +125,7 @@ class Translator:
                     found = z3.And(*map(self.bool, b.args))
                 case "or":
                     found = z3.Or(*map(self.bool, b.args))
-                case "exists":
+                case "exists" if not _varies(b):
                     found = z3.Exists([self.integer(v) for v in b.args[0]], self.bool(b.args[1]))
                 case _:
                     found = z3.Bool(f"{b.kind}!{b.serial}")
@@ -155,6 +155,21 @@ class _Stack:
             self.solver.add(self.translate.bool(fact), *map(self.translate.bool, more))
             self.loaded.append(fact)
         return self.solver.check()
+
+
+def _varies(b: Bool) -> bool:
+    """Whether a free boolean would stand for something that depends on a symbol this quantifier binds. It
+    has not one value for all of them, so the quantifier as a whole becomes a free boolean instead."""
+    return any(not free(inside).isdisjoint(free(b.args[0])) for inside in _opaque(b.args[1]))
+
+
+def _opaque(term: Any) -> Iterator[Bool]:
+    """The outermost parts of a term that are translated as free booleans."""
+    if isinstance(term, Bool) and (term.kind in ("real", "state", "unknown") or term.kind == "exists" and _varies(term)):
+        yield term
+    elif not isinstance(term, (str, int)):
+        for child in children(term):
+            yield from _opaque(child)
 
 
 class Prover:

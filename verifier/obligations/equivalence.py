@@ -8,9 +8,12 @@ comparison is of whole normal forms; nothing is sampled.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from verifier.execute import Access
 from verifier.integers import Bool, conj, disj, negate
 from verifier.proof import Finding, Proof
+from verifier.reals import Real
 from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.tiles import Scalar
@@ -34,36 +37,45 @@ def check(proof: Proof) -> Finding:
             if context.impossible:
                 what = f"{access.tensor}: the spec is defined at no cell this store writes, so nothing would be shown"
                 return Finding(False, STATEMENT, what, access.span)
-            residual = _compare(proof, context, access.value, wanted, MAX_SPLITS)
-            if residual:
-                return Finding(False, STATEMENT, f"{access.tensor}{list(access.index)}: {residual}", access.span)
+            gap = _compare(proof, context, access.value, wanted, MAX_SPLITS)
+            if gap is not None:
+                what = f"{access.tensor}{list(access.index)}: {gap.text}"
+                return Finding(False, STATEMENT, what, access.span, goal=gap.goal)
             shown.append(_shown(proof, access, context, wanted))
     return Finding(True, STATEMENT, trace=tuple(shown))
 
 
-def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, splits: int) -> str:
-    """Empty when equal in every case; else what is left to show."""
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """What is left to show: in words, and as the two terms that should be equal."""
+
+    text: str
+    goal: tuple[Real, Real] | None = None
+
+
+def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, splits: int) -> _Gap | None:
+    """None when equal in every case."""
     if context.impossible:
-        return ""
+        return None
     simplify = proof.simplifier
     finite, should = simplify.condition(stored.finite, context), simplify.condition(wanted.finite, context)
     same = disj((conj((finite, should)), conj((negate(finite), negate(should)))))
     undecided = _undecided(context, should) or _undecided(context, finite)
     if undecided is None and not context.entails(same):
-        return f"stored is finite when {finite!r}, the spec when {should!r}"
+        return _Gap(f"stored is finite when {finite!r}, the spec when {should!r}")
     if undecided is None and context.entails(negate(should)):
-        return ""
+        return None
     a, b = simplify.real(stored.real, context), simplify.real(wanted.real, context)
     if undecided is None and simplify.real(a - b, context) is simplify.real(a - a, context):
-        return ""
+        return None
     undecided = undecided or open_guard(b, context) or open_guard(a, context)
     if undecided is None or splits == 0:
-        return f"stored {a!r}\n  spec   {b!r}"
+        return _Gap(f"stored {a!r}\n  spec   {b!r}", (a, b))
     for case in (undecided, negate(undecided)):
-        residual = _compare(proof, context.given(case), stored, wanted, splits - 1)
-        if residual:
-            return f"when {case!r}: {residual}"
-    return ""
+        gap = _compare(proof, context.given(case), stored, wanted, splits - 1)
+        if gap is not None:
+            return _Gap(f"when {case!r}: {gap.text}", gap.goal)
+    return None
 
 
 def _undecided(context: Context, condition: Bool) -> Bool | None:
