@@ -138,7 +138,7 @@ def disagreement(golden: Golden, bound: Bound, sizes: dict[str, int], name: str,
 
 
 @proved_files
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_proved_kernels_agree_with_the_spec(path: Path, data: st.DataObject) -> None:
     golden = read(path)
