@@ -74,7 +74,7 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
     results = []
     for name in OBLIGATIONS:
         shown = _evidence(name, proof, findings[name], held) if proved and evidence and proof else ()
-        results.append(_result(name, findings[name], seconds[name], examples.get(name), shown))
+        results.append(_result(name, findings[name], seconds[name], examples.get(name), shown, not examples))
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
         facts = (*widths.facts, ("witness shape", witness))
@@ -102,12 +102,17 @@ def _guarded(check: Callable[[Proof], object], proof: Proof):  # type: ignore[no
 
 
 def _result(
-    name: str, finding: Finding, seconds: float, example: Counterexample | None, evidence: tuple[Evidence, ...]
+    name: str,
+    finding: Finding,
+    seconds: float,
+    example: Counterexample | None,
+    evidence: tuple[Evidence, ...],
+    explain: bool,
 ) -> Result:
     verdict = Verdict.REFUTED if example else Verdict.PROVED if finding.ok else Verdict.UNPROVED
     span = example.span if example else finding.span
     residual = "" if verdict is Verdict.PROVED else finding.residual
-    if verdict is Verdict.UNPROVED and finding.goal is not None:
+    if explain and verdict is Verdict.UNPROVED and finding.goal is not None:
         stored, wanted = map(readable, finding.goal)
         residual += f"\n  that is, as formulas:\n  stored {stored}\n  spec   {wanted}"
     return Result(name, verdict, finding.statement, seconds, evidence, residual, example, span)
