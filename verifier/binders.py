@@ -186,7 +186,8 @@ def substitute(term: Any, symbols: Mapping[Atom, Int]) -> Any:
 
 
 def open_binder(variables: tuple[Atom, ...], guard: Bool) -> tuple[tuple[Atom, ...], Substitution]:
-    """Fresh symbols for bound ones; literal bounds found in the guard become their static bounds."""
+    """Fresh symbols for bound ones; literal bounds found in the guard become their static bounds, which are
+    never empty: a symbol without values would make every fact about it true."""
     new = []
     for v in variables:
         low, high = _literal_bounds(v, guard)
@@ -205,7 +206,8 @@ def _literal_bounds(v: Atom, guard: Bool) -> tuple[int | None, int | None]:
                 low = -rest if low is None else max(low, -rest)
             elif rest is not None and k == -1:
                 high = rest if high is None else min(high, rest)
-    return low, high
+    empty = low is not None and high is not None and low > high
+    return (v.low, v.high) if empty else (low, high)
 
 
 def make_sum(variables: tuple[Atom, ...], guard: Bool, body: Real) -> Real:

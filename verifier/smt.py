@@ -125,7 +125,7 @@ class Translator:
                     found = z3.And(*map(self.bool, b.args))
                 case "or":
                     found = z3.Or(*map(self.bool, b.args))
-                case "exists" if not _varies(b):
+                case "exists" if not _varies(b, self.linear):
                     found = z3.Exists([self.integer(v) for v in b.args[0]], self.bool(b.args[1]))
                 case _:
                     found = z3.Bool(f"{b.kind}!{b.serial}")
@@ -157,19 +157,26 @@ class _Stack:
         return self.solver.check()
 
 
-def _varies(b: Bool) -> bool:
-    """Whether a free boolean would stand for something that depends on a symbol this quantifier binds. It
+def _varies(b: Bool, linear: bool) -> bool:
+    """Whether a free constant would stand for something that depends on a symbol this quantifier binds. It
     has not one value for all of them, so the quantifier as a whole becomes a free boolean instead."""
-    return any(not free(inside).isdisjoint(free(b.args[0])) for inside in _opaque(b.args[1]))
+    return any(not free(inside).isdisjoint(free(b.args[0])) for inside in _opaque(b.args[1], linear))
 
 
-def _opaque(term: Any) -> Iterator[Bool]:
-    """The outermost parts of a term that are translated as free booleans."""
-    if isinstance(term, Bool) and (term.kind in ("real", "state", "unknown") or term.kind == "exists" and _varies(term)):
+def _opaque(term: Any, linear: bool) -> Iterator[Any]:
+    """The outermost parts of a term that are translated as free constants."""
+    if isinstance(term, Bool) and (
+        term.kind in ("real", "state", "unknown") or (term.kind == "exists" and _varies(term, linear))
+    ):
         yield term
-    elif not isinstance(term, (str, int)):
-        for child in children(term):
-            yield from _opaque(child)
+        return
+    if linear and isinstance(term, Int):
+        yield from (power for power, _ in term.terms if len(power) > 1)
+    if linear and isinstance(term, Atom) and term.kind in ("div", "mod") and term.args[1].constant is None:
+        yield term
+    for child in children(term):
+        if not isinstance(child, (str, int)):
+            yield from _opaque(child, linear)
 
 
 class Prover:
@@ -206,9 +213,11 @@ class Prover:
 
 
 def static_bounds(fact: Bool) -> tuple[Bool, ...]:
-    """low <= symbol <= high for the symbols of a fact that carry bounds."""
+    """low <= symbol <= high for the free symbols of a fact that carry bounds. Those of a bound symbol are
+    part of its quantifier, and may contradict each other where its domain is empty."""
     out: dict[Bool, None] = {}
-    for a in symbols(fact):
+    unbound = free(fact)
+    for a in (a for a in symbols(fact) if a in unbound):
         value = _plain(a)
         # Built without ge0(): that would fold the bound to `true` because of the bound itself.
         if a.low is not None:
