@@ -448,7 +448,8 @@ class _Scan:
                 return None
 
         def value(a: RealAtom) -> Real | None:
-            return loop.value_at(a.args[0], loop.start, a.args[1])[0] if a.kind == "state" else None
+            x = loop.carried.get(a.args[0]) if a.kind == "state" else None
+            return None if x is None else x.at(a.args[1]).real(x.init.real)
 
         change = Substitution({loop.counter: loop.start}, value)
         for a, _ in phi.terms[0][0].factors:

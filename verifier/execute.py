@@ -9,7 +9,7 @@ premises of its place (grid ranges, loop ranges); obligations are read off that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ir import program as core
 from ir.ast import Span
@@ -45,6 +45,7 @@ from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, tile, under
 class Access:
     """One load or store of a program. `lanes` are fresh symbols; index, mask and value are at them.
 
+    `place` carries what index and mask owe: a NaN in a comparison makes them neither of what they could be.
     `premises`: ranges of program ids and loop counters. `counters`: the loop counters in scope.
     kind: load, store, atomic."""
 
@@ -53,6 +54,7 @@ class Access:
     index: tuple[Int, ...]
     mask: Bool
     value: Scalar | None
+    place: Scalar
     premises: tuple[Bool, ...]
     lanes: Lanes
     counters: tuple[Int, ...]
@@ -130,11 +132,10 @@ class Instance:
         guard = TRUE if mask is None else _at(mask, lanes).bool
         kind = "atomic" if s.atomic else "store"
         cell = tuple(_at(i, lanes).int for i in index)
-        at = _at(value, lanes)
-        owes = at.owes if mask is None else at.owes | _at(mask, lanes).owes
-        value_here = Scalar(at.value, at.finite, owes)
+        at, place = _at(value, lanes), _place(index, mask, lanes)
+        value_here = Scalar(at.value, at.finite, at.owes | place.owes)
         self.accesses.append(
-            Access(kind, s.tensor, cell, guard, value_here, self.premises, lanes, self.counters, s.span)
+            Access(kind, s.tensor, cell, guard, value_here, place, self.premises, lanes, self.counters, s.span)
         )
         self.integers += [(i, s.span) for i in cell]
 
@@ -160,7 +161,8 @@ class Instance:
                 return tile(shape, lambda lanes: _unary(e, operand.at(lanes)))
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
-                return tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes)))
+                premises = self.premises
+                return tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes), premises))
             case core.Select():
                 c, a, b = (self.expression(x, env) for x in (e.condition, e.then, e.otherwise))
                 return tile(shape, lambda lanes: ops.where(c.at(lanes), a.at(lanes), b.at(lanes)))
@@ -185,7 +187,8 @@ class Instance:
             case core.Load():
                 return self._load(e, env)
 
-    def _binary(self, e: core.Binary, a: Scalar, b: Scalar) -> Scalar:
+    def _binary(self, e: core.Binary, a: Scalar, b: Scalar, premises: tuple[Bool, ...]) -> Scalar:
+        """`premises`: of the place that computes it, which is not always the one that first asks for it."""
         if isinstance(a.value, Int):
             if e.op in ("floordiv", "mod"):
                 self._positive_divisor(b.int, e.span)
@@ -193,7 +196,7 @@ class Instance:
             if isinstance(out, Int):
                 self.integers.append((out, e.span))
                 if e.type.dtype.value in ("i32", "i64"):
-                    self.casts.append((out, e.type.dtype.bits, self.premises, e.span))
+                    self.casts.append((out, e.type.dtype.bits, premises, e.span))
             return Scalar(out, TRUE, a.owes | b.owes)
         if isinstance(a.value, Bool):
             return Scalar(_bool_binary(e.op, a.bool, b.bool), TRUE, _bool_duties(e.op, a, b))
@@ -205,14 +208,14 @@ class Instance:
             raise Unsupported(f"the divisor {d!r} is not known to be positive here", span)
 
     def _cast(self, e: core.Cast, operand: Tile) -> Tile:
-        source, target = e.operand.type.dtype, e.type.dtype
+        source, target, premises = e.operand.type.dtype, e.type.dtype, self.premises
 
         def at(lanes: Lanes) -> Scalar:
             x = operand.at(lanes)
             if isinstance(x.value, Int) and target.is_float:
                 return Scalar(reals.of_int(x.value), TRUE, x.owes)
             if isinstance(x.value, Int) and target.value in ("i32", "i64"):
-                self.casts.append((x.value, target.bits, self.premises, e.span))
+                self.casts.append((x.value, target.bits, premises, e.span))
             if isinstance(x.value, Bool) and not target.value == "bool":
                 one_zero = choose(x.value, lift(1), lift(0))
                 return Scalar(reals.of_int(one_zero) if target.is_float else one_zero, TRUE, x.owes)
@@ -232,13 +235,15 @@ class Instance:
         lanes = lane_symbols(e.type.shape)
         cell = tuple(_at(i, lanes).int for i in index)
         guard = TRUE if mask is None else _at(mask, lanes).bool
+        place = _place(index, mask, lanes)
         self.accesses.append(
-            Access("load", e.tensor, cell, guard, None, self.premises, lanes, self.counters, e.span)
+            Access("load", e.tensor, cell, guard, None, place, self.premises, lanes, self.counters, e.span)
         )
         self.integers += [(i, e.span) for i in cell]
 
         def at(lanes: Lanes) -> Scalar:
             stored = self.read(e.tensor, tuple(_at(i, lanes).int for i in index), e.span)
+            stored = replace(stored, owes=stored.owes.union(*(_at(i, lanes).owes for i in index)))
             if mask is None or other is None:
                 return stored
             return ops.where(_at(mask, lanes), stored, _at(other, lanes))
@@ -253,7 +258,7 @@ class Instance:
             a = self.accesses[k]
             self.accesses[k] = Access(
                 a.kind, a.tensor, tuple(map(change.int, a.index)), change.bool(a.mask),
-                None if a.value is None else duties(a.value), tuple(map(change.bool, a.premises)),
+                None if a.value is None else duties(a.value), duties(a.place), tuple(map(change.bool, a.premises)),
                 a.lanes, a.counters, a.span,
             )  # fmt: skip
 
@@ -294,6 +299,12 @@ def _at(t: Tile, lanes: Lanes) -> Scalar:
     if not t.shape:
         return t.at(())
     return t.at(tuple(lift(0) if n == 1 else lane for n, lane in zip(t.shape, lanes, strict=True)))
+
+
+def _place(index: list[Tile], mask: Tile | None, lanes: Lanes) -> Scalar:
+    """The mask at these lanes; it owes its own duties everywhere, and the index's where it holds."""
+    guard = Scalar(TRUE) if mask is None else _at(mask, lanes)
+    return Scalar(guard.value, TRUE, guard.owes.union(*(under(guard.bool, _at(i, lanes).owes) for i in index)))
 
 
 def _broadcast_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

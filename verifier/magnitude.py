@@ -27,6 +27,7 @@ from verifier.smt import Context
 from verifier.tiles import Duty
 
 LARGEST_F32 = 3.4028234e38
+LARGEST = {core.DType.F32: LARGEST_F32, core.DType.BF16: 3.3895313e38, core.DType.F16: 65504.0}
 HAIR = 1.0 + 1e-9
 
 
@@ -242,33 +243,39 @@ class Magnitudes:
             inner[c.name] = Affine(0.0, {c.name: 1.0}) if c.name in names else UNKNOWN
         self._block(loop.body, inner)
         steps = {c.name: self._of(c.next, inner) for c in loop.carries if c.name in names}
-        starts = {c.name: self._of(c.init, env).constant for c in loop.carries if c.name in names}
+        starts = {c.name: self._of(c.init, env) for c in loop.carries if c.name in names}
         self.problem = saved
         count = self._iterations(loop)
-        solved: dict[str, float] = {}
+        solved: dict[str, Affine] = {}
         for _ in names:
             for name in names:
                 if name not in solved:
-                    value = self._solve(name, steps[name], starts[name], count, solved)
-                    if value < math.inf:
+                    value = self._solve(name, steps[name], starts[name], count, names, solved)
+                    if value is not None:
                         solved[name] = value
         for c in loop.carries:
             if c.name in names and c.name not in solved:
-                solved[c.name] = self._closed(c.name)
-            bound = solved.get(c.name, math.inf)
-            if c.name in names and not bound <= LARGEST_F32:
-                self._report(f"{self.kernel}: the carried '{c.name}' may leave f32 (bound {bound:.3g})", loop.span)
-            env[c.name] = inner[c.name] = Affine(bound, {})
+                solved[c.name] = Affine(self._closed(c.name), {})
+            bound = solved.get(c.name, UNKNOWN)
+            if c.name in names:
+                self._checked(bound, f"the carried '{c.name}'", c.type.dtype, loop.span)
+            env[c.name] = inner[c.name] = bound
         self._block(loop.body, inner)
 
-    def _solve(self, name: str, step: Affine, start: float, count: float, solved: Mapping[str, float]) -> float:
+    def _solve(
+        self, name: str, step: Affine, start: Affine, count: float, names: list[str], solved: Mapping[str, Affine]
+    ) -> Affine | None:
+        """The largest value over all iterations, in terms of what an enclosing loop carries."""
         if step.factors.get(name, 0.0) > HAIR**8:
-            return math.inf
-        constant = step.constant
+            return None
+        grows = Affine(step.constant, {})
         for other, factor in step.factors.items():
-            if other != name and factor:
-                constant += _times(factor, solved.get(other, math.inf))
-        return (start + _times(count, constant)) * HAIR
+            if other in names and other != name and factor:
+                grows = grows.plus(solved.get(other, UNKNOWN).scaled(factor))
+            elif other not in names:
+                grows = grows.plus(Affine(0.0, {other: factor}))
+        out = start.plus(grows.scaled(count))
+        return out if out.constant < math.inf and all(f < math.inf for f in out.factors.values()) else None
 
     def _closed(self, name: str) -> float:
         found = self.proof.closed.get(f"{self.kernel}.{name}")
@@ -287,9 +294,16 @@ class Magnitudes:
     def _report(self, what: str, span: Span) -> None:
         self.problem = self.problem or (what, span)
 
-    def _checked(self, value: Affine, what: str, span: Span) -> Affine:
-        if not value.factors and not value.constant <= LARGEST_F32:
-            self._report(f"{self.kernel}: {what} may leave f32 (bound {value.constant:.3g})", span)
+    def _checked(self, value: Affine, what: str, dtype: core.DType, span: Span) -> Affine:
+        if not value.factors and not value.constant <= LARGEST[dtype]:
+            self._report(f"{self.kernel}: {what} may leave {dtype.value} (bound {value.constant:.3g})", span)
+        return value
+
+    def _computed(self, value: Affine, operands: tuple[Affine, ...], e: core.Expr) -> Affine:
+        """A result that overflows although its operands do not; in f16, one not known to stay in range."""
+        dtype = e.type.dtype
+        if dtype.is_float and (dtype is core.DType.F16 or all(x.constant <= LARGEST[dtype] for x in operands)):
+            return self._checked(value, "a value", dtype, e.span)
         return value
 
     def _of(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
@@ -297,32 +311,43 @@ class Magnitudes:
             case core.Var():
                 return env.get(e.name, UNKNOWN)
             case core.Literal():
-                return Affine(abs(float(e.value)), {})
+                return self._computed(Affine(abs(float(e.value)), {}), (), e)
             case core.Constant():
                 return Affine({"log2e": 1.4426951, "ln2": 0.6931472}.get(e.name, 0.0), {})
             case core.Param():
-                return Affine(_parameter(self.proof, e.name), {})
+                return self._computed(Affine(_parameter(self.proof, e.name), {}), (), e)
             case core.Unary():
                 return self._unary(e, env)
             case core.Binary():
-                return self._binary(e, self._of(e.left, env), self._of(e.right, env))
+                left, right = self._of(e.left, env), self._of(e.right, env)
+                return self._computed(self._binary(e, left, right), (left, right), e)
             case core.Select():
                 return self._of(e.then, env).either(self._of(e.otherwise, env))
             case core.Cast() if not e.operand.type.dtype.is_float:
-                return Affine(9.3e18, {})  # an integer fits 64 bits (B2)
-            case core.Cast() | core.Broadcast() | core.Expand() | core.Transpose():
+                truth = e.operand.type.dtype is core.DType.BOOL
+                return self._computed(Affine(1.0 if truth else 9.3e18, {}), (), e)  # an integer fits 64 bits (B2)
+            case core.Cast() if e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32:
+                inner = self._of(e.operand, env)  # `range` shows of each such cast that it fits
+                return inner if inner.factors else Affine(min(inner.constant, LARGEST[core.DType.F16]), {})
+            case core.Cast():
+                return self._computed(self._of(e.operand, env), (), e)
+            case core.Broadcast() | core.Expand() | core.Transpose():
                 return self._of(e.operand, env)
             case core.Reduce():
                 inner = self._of(e.operand, env)
                 extent = e.operand.type.shape[e.axis]
-                return self._checked(inner.scaled(extent), "a sum", e.span) if e.op == "sum" else inner
+                return self._checked(inner.scaled(extent), "a sum", e.type.dtype, e.span) if e.op == "sum" else inner
             case core.Dot():
                 left, right = self._of(e.left, env), self._of(e.right, env)
                 out = _product(left, right).scaled(e.left.type.shape[1])
-                out = self._checked(out, "a dot", e.span)
-                return out if e.acc is None else out.plus(self._of(e.acc, env))
+                out = self._checked(out, "a dot", e.type.dtype, e.span)
+                if e.acc is None:
+                    return out
+                acc = self._of(e.acc, env)
+                return self._computed(out.plus(acc), (out, acc), e)
             case core.Load():
-                stored = Affine(self.tensors.get(e.tensor, math.inf), {})
+                held = self.tensors.get(e.tensor, math.inf)  # what is in memory was cast to its dtype, and fits
+                stored = Affine(min(held, LARGEST[core.DType.F16]) if e.type.dtype is core.DType.F16 else held, {})
                 return stored if e.other is None else stored.either(self._of(e.other, env))
             case _:
                 return UNKNOWN

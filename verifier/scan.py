@@ -100,7 +100,10 @@ class Loop:
 
 def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     """Execute a `For` symbolically; binds the carried names to their values after the loop."""
-    start, stop = run.expression(loop.start, env).scalar().int, run.expression(loop.stop, env).scalar().int
+    begin, end = run.expression(loop.start, env).scalar(), run.expression(loop.stop, env).scalar()
+    if begin.owes or end.owes:
+        raise Unsupported("a loop bound that depends on floats which may be undefined", loop.span)
+    start, stop = begin.int, end.int
     run.integers += [(start, loop.span), (stop, loop.span)]
     n = symbol(f"{run.kernel.name}.{loop.counter}")
     inside = (le(start, n), lt(n, stop))
@@ -130,12 +133,12 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     duties = _DutyCollector(summary)
     run.rewrite_since(first, summary.states_at(n), lambda s: duties.resolve(s, n))
     run.context, run.premises, run.counters = saved
-    end = _count_up_to(start, stop, run.context)
+    final = _count_up_to(start, stop, run.context)
     for carry in loop.carries:
         if carry.type.dtype.is_int:
-            env[carry.name] = _stepped(run.expression(carry.init, env), steps[carry.name], end - start)
+            env[carry.name] = _stepped(run.expression(carry.init, env), steps[carry.name], final - start)
         else:
-            env[carry.name] = _final(summary, duties, f"{run.kernel.name}.{carry.name}", carry.type.shape, end)
+            env[carry.name] = _final(summary, duties, f"{run.kernel.name}.{carry.name}", carry.type.shape, final)
 
 
 def _scope(run: Instance) -> list[Atom]:
@@ -190,7 +193,10 @@ def _integer_steps(
     for carry in names:
         lanes = lane_symbols(carry.type.shape)
         before = trial_env_value(trial, carry, env, lanes) + moved[carry.name]
-        step = trial.expression(carry.next, trial_env).at(lanes).int - before
+        after = trial.expression(carry.next, trial_env).at(lanes)
+        if after.owes or states(after.int - before):
+            raise Unsupported(f"the carried integer '{carry.name}' depends on floats", loop.span)
+        step = after.int - before
         varying = {atom_of(m) for m in moved.values()} | {atom_of(x) for x in lanes if x.atom} | free(run.counters[-1])
         if not free(step).isdisjoint(varying):
             raise Unsupported(f"the carried integer '{carry.name}' does not grow by a fixed amount", loop.span)

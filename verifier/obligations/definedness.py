@@ -1,16 +1,19 @@
 """D1: no stored value depends on a NaN or an undefined operation.
 
 Every store carries the duties met on the way to its value (divisor not zero, no -inf - -inf, no 0 * inf,
-log of a non-negative number, no sum over -inf). They must hold where the store's mask does. An integer
+log of a non-negative number, no sum over -inf). They must hold where the store's mask does. What the mask
+of a store or load owes must hold everywhere, and what its index owes where the mask does: a comparison
+with a NaN is neither true nor false of a real, so nothing shown of that access would hold. An integer
 divisor that is not known to be positive never gets this far (`execute` refuses it).
 """
 
 from __future__ import annotations
 
+from verifier.integers import conj
 from verifier.proof import Finding, Proof
 
 STATEMENT = (
-    "for every stored cell: no operation its value depends on is undefined "
+    "for every access: no operation that the value stored, the index or the mask depends on is undefined "
     "(x/0, -inf - -inf, 0*inf, log of a negative)"
 )
 
@@ -18,16 +21,17 @@ STATEMENT = (
 def check(proof: Proof) -> Finding:
     count = 0
     for trace in proof.traces:
-        for access in trace.of_kind("store", "atomic"):
-            if access.value is None:
-                continue
-            context = proof.within(access)
-            for duty in sorted(access.value.owes, key=lambda d: (d.span.line, d.span.column, d.what)):
+        for access in trace.accesses:
+            placed = proof.context.given(conj(access.premises))
+            duties = [(d, placed) for d in access.place.owes]
+            duties += [(d, proof.within(access)) for d in (access.value.owes if access.value else ())]
+            for duty, context in sorted(duties, key=lambda d: (d[0].span.line, d[0].span.column, d[0].what)):
                 if duty.kind != "defined":
                     continue
                 count += 1
                 here = context.given(duty.premise)
                 if not here.entails(duty.claim):
-                    what = f"{trace.kernel}, store to {access.tensor}: {duty.what}; left to show: {duty.claim!r}"
+                    place = f"{trace.kernel}, {access.kind} of {access.tensor}"
+                    what = f"{place}: {duty.what}; left to show: {duty.claim!r}"
                     return Finding(False, STATEMENT, what, duty.span, model=here.model(~duty.claim))
     return Finding(True, STATEMENT, trace=(f"{count} conditions",))
