@@ -300,9 +300,11 @@ class Magnitudes:
         return value
 
     def _computed(self, value: Affine, operands: tuple[Affine, ...], e: core.Expr) -> Affine:
-        """A result that overflows although its operands do not; in f16, one not known to stay in range."""
+        """A result that overflows although its operands do not; in f16, one not known to stay in range. (A
+        quotient in f32 that the walk finds no bound for is bounded where it is stored, or not at all.)"""
         dtype = e.type.dtype
-        if dtype.is_float and (dtype is core.DType.F16 or all(x.constant <= LARGEST[dtype] for x in operands)):
+        known = dtype.is_float and value.constant < math.inf and all(x.constant <= LARGEST[dtype] for x in operands)
+        if dtype is core.DType.F16 or known:
             return self._checked(value, "a value", dtype, e.span)
         return value
 
