@@ -65,7 +65,7 @@ def counterexample(found: Counterexample, text: str, name: str) -> list[str]:
     return [
         f"  {found.message}",
         f"  at       {sizes}; inputs {found.inputs}",
-        f"  program  {found.kernel}({program})",
+        *([f"  program  {found.kernel}({program})"] if found.program else []),
         f"  cell     {found.tensor}[{cell}]",
         f"  expected {found.expected}",
         f"  actual   {found.actual}",

@@ -27,7 +27,7 @@ LEADING = (
     Choices(),
     Choices(rows=128, base2=True, warps=8, stages=3),
     Choices(rows=128, split=True, base2=True, warps=8, stages=3),
-    Choices(rows=128, split=True, base2=True, pivot="lazy", warps=8, stages=3),
+    Choices(rows=128, base2=True, pivot="lazy", warps=8, stages=3),
     Choices(packed=True, base2=True),
     Choices(pivot="two-pass"),
     Choices(reverse=True, base2=True),

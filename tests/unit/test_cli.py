@@ -53,7 +53,7 @@ def test_prove_exits_1_with_the_counterexample(wrong: Path, capsys: pytest.Captu
     assert fallen["counterexample"]["tensor"] == "O"
     assert main(["prove", str(wrong), "--spec", "attention"]) == 1
     printed = capsys.readouterr().out
-    assert "expected" in printed and "actual" in printed and "program" in printed
+    assert "expected" in printed and "actual" in printed and "^^^" in printed
 
 
 def test_prove_takes_settings(kernel: Path) -> None:
