@@ -22,12 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import product
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members, open_binder
 from verifier.domains import exists
 from verifier.integers import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negate
+from verifier.linear import at_most
 from verifier.reals import Monomial, Real, RealAtom, maximum_of, number, of, real_atom
 from verifier.scan import Carried, Closed, Loop
 from verifier.signs import compare
@@ -175,7 +177,32 @@ def _unchanged(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
 def _pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
     value = of(real_atom("pivot", x.name, (loop.n, *x.lanes, *(s for s in loop.scope if s is not loop.n))))
     loop.closed[x.name] = Closed(value, finite.of(x.name))
+    _bound_pivot(loop, finite, x)
     loop.notes.append(f"pivot: {x.name} is taken as an arbitrary sequence")
+
+
+def _bound_pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
+    """If x' <= max(x, items) for the state-free parts of x', then x never exceeds the maximum of x0 and
+    all items so far, by induction. Only S1 uses this; for E1 the pivot stays arbitrary."""
+    value = finite.assuming({x.name: TRUE}).real(x.next.real)
+    parts = [reals.total(((_unguarded(m), c),)) for m, c in value.terms]
+    items = [p for p in parts if not states(p)]
+    if not items:
+        return
+    now = maximum_of(m for item in (of(x.state), *items) for m in members((), TRUE, item))
+    if not at_most(value - now, Fraction(0), loop.context, loop.simplifier):
+        return
+    earlier = fresh("earlier")
+    moved = Substitution({loop.counter: as_int(earlier)})
+    sofar = list(members((), x.init.finite, x.init.real))
+    for item in items:
+        sofar += members((earlier,), loop.before(as_int(earlier), loop.n), moved.real(item))
+    scope = tuple(s for s in loop.scope if s is not loop.n)
+    loop.pivot_bounds[x.name] = (x, loop.n, scope, maximum_of(sofar))
+
+
+def _unguarded(m: Monomial) -> Monomial:
+    return reals.monomial(TRUE, dict(m.factors), m.exponent).terms[0][0]
 
 
 @dataclass(slots=True)

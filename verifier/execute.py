@@ -97,6 +97,7 @@ class Instance:
     notes: list[str] = field(default_factory=list)
     closed: dict[str, tuple[reals.Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
+    pivot_bounds: dict[str, scan.PivotBound] = field(default_factory=dict)
 
     def run(self) -> Trace:
         env: dict[str, Tile] = {}

@@ -96,8 +96,8 @@ class _Query:
                     self._link(guard)
                     self.facts.append(z3.Implies(self.translate.bool(guard), alone >= self.linear(body * p)))
             for other, q in scaled:
-                if other is not m and q is p and self._included(m, other):
-                    self.facts.append(alone <= self.linear(reals.of(other) * p))
+                if other is not m and self._included(m, p, other, q):
+                    self.facts.append(alone <= self.linear(reals.of(other) * q))
 
     def _instances(self, member: Member, x: Real) -> list[tuple[Bool, Real]]:
         variables, guard, body = member
@@ -112,10 +112,10 @@ class _Query:
             out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
         return out
 
-    def _included(self, small: RealAtom, large: RealAtom) -> bool:
-        """Every member of `small` is one of `large`."""
+    def _included(self, small: RealAtom, p: Real, large: RealAtom, q: Real) -> bool:
+        """Every member of p * small is one of q * large."""
         for variables, guard, body in small.args[0]:
-            same = [g for v, g, b in large.args[0] if v == variables and b is body]
+            same = [g for v, g, b in large.args[0] if v == variables and b * q is body * p]
             new, opening = open_binder(variables, guard)
             context = self.context.given(opening.bool(guard))
             if not same or not any(context.entails(opening.bool(g)) for g in same):

@@ -66,7 +66,8 @@ def divide(a: Scalar, b: Scalar, span: Span) -> Scalar:
         owes |= defined(disj((a.finite, compare("gt", b.real))), "-inf is divided by a positive number only", span)
     value = a.real * reals.power(b.real, -1)
     quotient = Duty("quotient", a.finite, TRUE, value, "the quotient", span)
-    return Scalar(value, a.finite, a.owes | b.owes | owes | {quotient})
+    large = Duty("least", TRUE, TRUE, b.real, "the divisor is not lost to underflow", span)
+    return Scalar(value, a.finite, a.owes | b.owes | owes | {quotient, large})
 
 
 def exponential(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
@@ -81,7 +82,9 @@ def logarithm(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
     value = reals.log(a.real)
     if base_two:
         value = value * reals.power(reals.ln2(), -1)
-    return Scalar(value, compare("gt", a.real), a.owes | owes)
+    positive = compare("gt", a.real)
+    large = Duty("least", positive, TRUE, a.real, "the argument of log is not lost to underflow", span)
+    return Scalar(value, positive, a.owes | owes | {large})
 
 
 def function(name: str, a: Scalar, span: Span) -> Scalar:

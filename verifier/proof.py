@@ -22,6 +22,7 @@ from verifier.integers import Bool, Int, conj, ge0, lt
 from verifier.inverse import Writer, writer
 from verifier.operations import Unsupported, where
 from verifier.reals import Real
+from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
 from verifier.sympy_view import ScanIdentity
@@ -56,6 +57,7 @@ class Proof:
     writers: dict[str, list[Writer]] = field(default_factory=dict)
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
+    pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""
@@ -86,6 +88,7 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         proof.notes += run.notes
         proof.closed.update(run.closed)
         proof.identities += run.identities
+        proof.pivot_bounds.update(run.pivot_bounds)
         for access in trace.of_kind("store", "atomic"):
             proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
     return proof

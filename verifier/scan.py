@@ -57,6 +57,10 @@ class Closed:
     finite: Bool
 
 
+# The pivot, its counter, the symbols in scope, and a maximum it never exceeds at the start of iteration n.
+PivotBound = tuple[Carried, Int, tuple[Int, ...], Real]
+
+
 @dataclass(slots=True)
 class Loop:
     """One loop being summarised. `context` holds inside the body (for a generic iteration n)."""
@@ -71,6 +75,7 @@ class Loop:
     notes: list[str]
     identities: list[ScanIdentity]
     scope: tuple[Int, ...]
+    pivot_bounds: dict[str, PivotBound]
 
     @property
     def n(self) -> Int:
@@ -124,7 +129,9 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     run.block(loop.body, inner)
     carried = {c.name: c for c in (_carried(run, c, env, inner) for c in loop.carries if c.type.dtype.is_float)}
     scope = (*(as_int(s) for s in _scope(run)),)
-    summary = Loop(atom_of(n), start, stop, run.context, run.simplifier, carried, {}, run.notes, run.identities, scope)
+    summary = Loop(
+        atom_of(n), start, stop, run.context, run.simplifier, carried, {}, run.notes, run.identities, scope, run.pivot_bounds
+    )  # fmt: skip
     from verifier.closed_forms import solve
 
     solve(summary)
@@ -187,7 +194,7 @@ def _integer_steps(
             trial_env[carry.name] = _stepped(run.expression(carry.init, env), moved[carry.name], count * 0 + 1)
         else:
             trial_env[carry.name] = _state_tile(f"{run.kernel.name}.{carry.name}", carry.type.shape)
-    trial = replace(run, accesses=[], casts=[], integers=[], notes=[], closed={}, identities=[])
+    trial = replace(run, accesses=[], casts=[], integers=[], notes=[], closed={}, identities=[], pivot_bounds={})
     trial.block(loop.body, trial_env)
     steps = {}
     for carry in names:

@@ -23,8 +23,9 @@ Lanes = tuple[Int, ...]
 @dataclass(frozen=True, slots=True)
 class Duty:
     """Owed for every lane and iteration where `premise` holds. kind: "defined", `claim` must hold; "exp", S1
-    must bound the argument of an exponential; "half", S1 must bound a value cast to f16; "quotient",
-    nothing is owed: the quotient is kept for S1, which bounds it when an accumulator takes it in."""
+    must bound the argument of an exponential; "half", S1 must bound a value cast to f16; "least", S1
+    must show that a divisor or argument of log does not underflow; "quotient", nothing is owed: the
+    quotient is kept for S1, which bounds it when an accumulator takes it in."""
 
     kind: str
     premise: Bool

@@ -5,7 +5,7 @@ maximum is subtracted; `verifier.linear`). With these, a magnitude pass over the
 every f32 value a sum, dot or carried name can reach under the spec's input and size limits: a carried
 x' = a*x + b with |a| <= 1 grows by at most |b| an iteration; failing that, its closed form is bounded as
 a weighted mean, |sum w v / sum w| <= max |v| for w >= 0. All must stay below the largest f32, and what is
-cast to f16 below the largest f16.
+cast to f16 below the largest f16. Divisors and arguments of log must not underflow (`verifier.underflow`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from verifier.proof import Finding, Proof
 from verifier.reals import Real
 from verifier.smt import Context
 from verifier.tiles import Duty
+from verifier.underflow import at_least
 
 STATEMENT = (
-    "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input range"
+    "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input "
+    "range; no divisor or argument of log is lost to underflow"
 )
 LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
 LARGEST_F16 = 65504.0
@@ -42,9 +44,12 @@ def check(proof: Proof) -> Finding:
                     halves.append((duty, access))
                 if duty.kind == "quotient":
                     quotients.setdefault(duty.span, []).append((duty, access))
+                context = proof.within(access).given(duty.premise)
+                if duty.kind == "least" and duty.argument is not None and not at_least(proof, duty.argument, context):
+                    what = f"{trace.kernel}: {duty.what}: not shown of {duty.argument!r}"
+                    return Finding(False, STATEMENT, what, duty.span)
                 if duty.kind != "exp" or duty.argument is None:
                     continue
-                context = proof.within(access).given(duty.premise)
                 found = exp_bound(proof, duty.argument, context)
                 if found is None:
                     what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"

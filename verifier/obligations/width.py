@@ -48,7 +48,8 @@ def check(proof: Proof) -> Widths:
             return Widths(problem, (), (), ())
         span = max((_span(proof, a.tensor, intervals) for a in t.accesses), default=0)
         largest = max((intervals.high(i) or 0 for i, _ in t.integers), default=0)
-        small = largest <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        sizes = max((d.maximum for d in proof.bound.dims), default=0)  # sizes are arguments of that width too
+        small = max(largest, sizes) <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
         narrow = span <= INT32 and small
         if kernel.schedule.offset_bits == 32 and not narrow:
             what = f"{t.kernel} asks for 32-bit offsets, but an offset may reach {span} under the limits"

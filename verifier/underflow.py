@@ -1,0 +1,151 @@
+"""Divisors and arguments of log that machine floats cannot lose to underflow.
+
+Over the reals a sum of exponentials of anything is positive. In f32 it is 0 when every argument is below
+-104, and 0/0 or log 0 is what a kernel then computes from rows that do see keys: exactly what subtracting
+a true maximum prevents, and a fixed or finite stand-in for it does not. `at_least` shows x >= 2^-24 by:
+
+  literal, parameter     their own lower bound; an integer by the context
+  sum of positives       one term suffices, the others only add
+  attained maximum       sum over D of exp(E) times exp(-m), m the maximum of E over D: one term is exp(0)
+  bounded pivot          the same for a pivot shown never to exceed the maximum of what was visible
+  bounded exponent       sum over a non-empty D of exp(E) with |E| small under the input range
+
+Definedness (D1) has already shown that D is not empty where x is used.
+"""
+
+from __future__ import annotations
+
+from verifier.binders import Substitution, open_binder, substitute
+from verifier.integers import TRUE, le, lift, negate
+from verifier.linear import values_of
+from verifier.magnitude import bound_of
+from verifier.proof import Proof
+from verifier.reals import Member, Monomial, Real, RealAtom, number, scaled_max, total
+from verifier.signs import positive_when
+from verifier.simplify import open_guard
+from verifier.smt import Context
+from verifier.terms import atom_of
+
+LEAST = 2.0**-24
+SMALL_EXPONENT = 16.0  # exp(-16) > 2^-24
+
+
+def at_least(proof: Proof, x: Real, context: Context, splits: int = 4) -> bool:
+    """Whether x >= 2^-24 wherever the context holds."""
+    if context.impossible:
+        return True
+    x = proof.simplifier.real(x, context)
+    split = open_guard(x, context) if splits else None
+    if split is not None:
+        return all(at_least(proof, x, context.given(case), splits - 1) for case in (split, negate(split)))
+    value = x.constant
+    if value is not None:
+        return float(value) >= LEAST
+    if any(positive_when(total((term,))) is None for term in x.terms):
+        return False
+    if any(_term(proof, mono, float(c), context) for mono, c in x.terms):
+        return True
+    return len(x.terms) > 1 and _softmax_sums(proof, x, context)
+
+
+def _term(proof: Proof, mono: Monomial, c: float, context: Context) -> bool:
+    if mono.guard is not TRUE:
+        return False
+    least = c
+    sums: list[RealAtom] = []
+    for a, k in mono.factors:
+        if a.kind == "sum" and k == 1:
+            sums.append(a)
+            continue
+        factor = _factor(proof, a, context)
+        if factor is None or k < 0:
+            return False
+        least *= factor**k
+    if not sums:
+        return mono.exponent is None and least >= LEAST
+    return len(sums) == 1 and least >= 1.0 and _softmax_sum(proof, sums[0], mono.exponent, context)
+
+
+def _softmax_sums(proof: Proof, x: Real, context: Context) -> bool:
+    """Sums of exponentials scaled by one exp(-m): m may be attained in any of them."""
+    sums: list[RealAtom] = []
+    exponents = {mono.exponent for mono, _ in x.terms}
+    for mono, c in x.terms:
+        plain = mono.guard is TRUE and len(mono.factors) == 1 and c >= 1
+        if not plain or mono.factors[0][0].kind != "sum" or mono.factors[0][1] != 1:
+            return False
+        sums.append(mono.factors[0][0])
+    exponent = exponents.pop() if len(exponents) == 1 else None
+    if exponent is None or not all(map(_exponential, sums)):
+        return False
+    return any(_attained(proof, sums, upper, context) for upper in _uppers(proof, -exponent))
+
+
+def _exponential(a: RealAtom) -> bool:
+    """A sum over one symbol of exp of something, and nothing else."""
+    variables, _, body = a.args
+    if len(variables) != 1 or len(body.terms) != 1:
+        return False
+    mono, c = body.terms[0]
+    return bool(c >= 1 and not mono.factors and mono.guard is TRUE and mono.exponent is not None)
+
+
+def _factor(proof: Proof, a: RealAtom, context: Context) -> float | None:
+    """A lower bound of a positive atom."""
+    if a.kind == "param":
+        return next(p.lower for p in proof.bound.spec.parameters if p.name == a.args[0])
+    if a.kind == "int" and context.entails(le(lift(1), a.args[0])):
+        return 1.0
+    if a.kind == "log" and a.args[0].constant == 2:
+        return 0.69
+    return None
+
+
+def _softmax_sum(proof: Proof, a: RealAtom, exponent: Real | None, context: Context) -> bool:
+    _, guard, body = a.args
+    if body.constant is not None:
+        return exponent is None and body.constant >= 1  # a count of a non-empty domain
+    if not _exponential(a):
+        return False
+    if exponent is None:
+        return bound_of(proof, body.terms[0][0].exponent, context.given(guard)) <= SMALL_EXPONENT
+    return any(_attained(proof, [a], upper, context) for upper in _uppers(proof, -exponent))
+
+
+def _uppers(proof: Proof, m: Real) -> list[Real]:
+    """m itself, and what a pivot in it is known never to exceed."""
+    out = [m]
+    for mono, _ in m.terms:
+        for a, k in mono.factors:
+            bound = proof.pivot_bounds.get(a.args[0]) if a.kind == "pivot" and k == 1 else None
+            if bound is not None:
+                x, counter, scope, upper = bound
+                n, lanes, rest = a.args[1][0], a.args[1][1 : 1 + len(x.lanes)], a.args[1][1 + len(x.lanes) :]
+                at = {**x.at(lanes).symbols, atom_of(counter): n}
+                at |= {atom_of(s): r for s, r in zip(scope, rest, strict=True)}
+                instance = Substitution(at).real(upper)
+                out.append(Substitution({}, lambda b, a=a, u=instance: u if b is a else None, everywhere=True).real(m))  # type: ignore[misc]
+    return out
+
+
+def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context) -> bool:
+    """Whether m is a maximum of exponents of these sums, each at a place of its domain: it is then one term."""
+    found = scaled_max(proof.simplifier.real(m, context))
+    if found is None:
+        return False
+    maximum, factor = found
+    return all(any(_is_term(proof, a, member, factor, context) for a in sums) for member in maximum.args[0])
+
+
+def _is_term(proof: Proof, a: RealAtom, member: Member, factor: Real, context: Context) -> bool:
+    """Whether a member of the maximum is the exponent of the sum at some value of its symbol."""
+    (v,), guard, inner = a.args[0], a.args[1], a.args[2].terms[0][0].exponent
+    new, opening = open_binder(member[0], member[1])
+    here = context.given(opening.bool(member[1]))
+    body = proof.simplifier.real(opening.real(member[2]) * factor, here)
+    for value in values_of(v, inner, body):
+        at = {v: value}
+        same = proof.simplifier.real(substitute(inner, at) - body, here)
+        if same is number(0) and here.entails(substitute(guard, at)):
+            return True
+    return False
