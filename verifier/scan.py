@@ -130,7 +130,8 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     carried = {c.name: c for c in (_carried(run, c, env, inner) for c in loop.carries if c.type.dtype.is_float)}
     scope = (*(as_int(s) for s in _scope(run)),)
     summary = Loop(
-        atom_of(n), start, stop, run.context, run.simplifier, carried, {}, run.notes, run.identities, scope, run.pivot_bounds
+        atom_of(n), start, stop, run.context, run.simplifier, carried, {},
+        run.notes, run.identities, scope, run.pivot_bounds,
     )  # fmt: skip
     from verifier.closed_forms import solve
 
