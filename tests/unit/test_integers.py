@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from term_values import Values, number, truth
 
 from verifier import integers as z
 from verifier.domains import exists, merge_pair
-from verifier.integers import Atom, Bool, Int
+from verifier.integers import Bool, Int
 from verifier.smt import Context, Ledger, Prover
 from verifier.terms import as_int, atom_of
 
-Value = Callable[[Mapping[str, int]], Any]
-Values = Mapping[str, int]
+Value = Callable[[Values], Any]
 RANGES = {"x": (-7, 7), "y": (0, 5), "w": (1, 4)}  # y and w carry their bounds as static ones, x none
-
-
-def number(x: Int, at: Values) -> int:
-    """The value of a normal form."""
-    total = 0
-    for power, c in x.terms:
-        for a in power:
-            c *= _atom(a, at)
-        total += c
-    return total
-
-
-def _atom(a: Atom, at: Values) -> int:
-    if a.kind == "sym":
-        return at[a.name]
-    if a.kind == "ite":
-        return number(a.args[1] if truth(a.args[0], at) else a.args[2], at)
-    left, right = number(a.args[0], at), number(a.args[1], at)
-    return {"div": lambda: left // right, "mod": lambda: left % right, "min": lambda: min(left, right)}.get(
-        a.kind, lambda: max(left, right)
-    )()
-
-
-def truth(b: Bool, at: Values) -> bool:
-    """The value of a condition; bound symbols range over -40..40."""
-    match b.kind:
-        case "true" | "false":
-            return b.kind == "true"
-        case "ge":
-            return number(b.args[0], at) >= 0
-        case "eq":
-            return number(b.args[0], at) == 0
-        case "not":
-            return not truth(b.args[0], at)
-        case "and":
-            return all(truth(p, at) for p in b.args)
-        case "or":
-            return any(truth(p, at) for p in b.args)
-        case "exists":
-            names = [atom_of(v).name for v in b.args[0]]
-            spans = product(range(-40, 41), repeat=len(names))
-            return any(truth(b.args[1], {**at, **dict(zip(names, k, strict=True))}) for k in spans)
-        case _:
-            raise AssertionError(b.kind)
 
 
 def everywhere() -> list[dict[str, int]]:
