@@ -1,0 +1,76 @@
+"""B2: a size that only bounds a comparison still has to fit the width its argument is passed in."""
+
+from ir.loader import bind, load_spec, parse_spec
+from ir.parser import parse
+from ir.spec import Bound
+from ir.typing import check
+from verifier.prove import prove
+from verifier.verdict import Report, Verdict
+
+SPEC = """
+name = "copy"
+doc = "The first W columns of a matrix, 0 after them."
+
+[dims]
+M = { min = 1, max = 4096 }
+N = { min = 1, max = 4096 }
+W = { min = 1, max = LIMIT }
+
+[inputs]
+X = { shape = ["M", "N"], dtype = "f32", abs_max = 10.0 }
+
+[outputs]
+Y = { shape = ["M", "N"], dtype = "f32" }
+
+[formula]
+empty_row = "zero"
+define = "Y[i, j] = if j < W then X[i, j] else 0.0"
+
+[layout]
+max_stride = 4096
+"""
+KERNEL = """
+meta BN = 32
+
+kernel copy(i < M, t < cdiv(N, BN)):
+    schedule num_warps = 1
+    j = t * BN + arange(BN)
+    x = load(X[i, j], mask=(j < N) and (j < W), other=0)
+    store(Y[i, j], x, mask=j < N)
+"""
+
+
+def proved(limit: int, kernel: str = KERNEL) -> Report:
+    bound: Bound = bind(parse_spec(SPEC.replace("LIMIT", str(limit))))
+    return prove(check(parse(kernel), bound, kernel), bound, kernel)
+
+
+def test_small_limits_give_32_bit_indices_and_offsets() -> None:
+    report = proved(4096)
+    assert report.verdict is Verdict.PROVED
+    assert dict(report.index_widths) == dict(report.widths) == {"copy": 32}
+
+
+def test_a_large_size_that_is_only_compared_with_widens_the_indices() -> None:
+    report = proved(2**40)
+    assert report.verdict is Verdict.PROVED
+    assert dict(report.index_widths) == dict(report.widths) == {"copy": 64}
+
+
+def test_32_bit_offsets_that_do_not_fit_are_refuted() -> None:
+    kernel = KERNEL.replace("num_warps = 1", "num_warps = 1, offset_bits = 32")
+    assert proved(4096, kernel).verdict is Verdict.PROVED
+    assert proved(2**40, kernel).result("B2").verdict is not Verdict.PROVED
+
+
+def test_attention_needs_64_bit_offsets_and_32_bit_indices() -> None:
+    bound = bind(load_spec("attention"))
+    text = (
+        "kernel zero(b < B, h < H, i < M):\n"
+        "    e = arange(D)\n"
+        "    store(O[b, h, i, e], full([D], 0.0, O.dtype))\n"
+        "    store(LSE[b, h, i], 0.0)\n"
+    )
+    report = prove(check(parse(text), bound, text), bound, text)
+    assert report.result("B2").verdict is Verdict.PROVED
+    assert report.result("E1").verdict is Verdict.REFUTED
