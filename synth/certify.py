@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verifier.prove import prove
-
 from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
 from verifier.certificate import Certificate, issue
+from verifier.prove import prove
 from verifier.verdict import Report, Verdict
 
 

@@ -129,7 +129,10 @@ class _Query:
             self._link(fact)
             solver.add(self.translate.bool(fact), *map(self.translate.bool, static_bounds(fact)))
         solver.add(*self.facts, goal)
-        return bool(solver.check() == z3.unsat)
+        held = bool(solver.check() == z3.unsat)
+        if held:
+            self.context.prover.ledger.reals.append(solver)
+        return held
 
 
 def values_of(v: Atom, body: Real, x: Real) -> list[Int]:

@@ -16,6 +16,7 @@ from verifier import integers, refute
 from verifier.obligations import bounds, coverage, definedness, equivalence, nonvacuity, races, range, width
 from verifier.operations import Unsupported
 from verifier.proof import Finding, Proof, analyse
+from verifier.smt import script
 from verifier.sympy_view import readable, scan_identities_hold
 from verifier.verdict import OBLIGATIONS, Counterexample, Evidence, Report, Result, Verdict
 
@@ -124,6 +125,8 @@ def _evidence(name: str, proof: Proof, finding: Finding, held: Mapping[str, tupl
     if name == "E1":  # side conditions of execution and closed forms come before every obligation
         queries = list(enumerate(proof.ledger.held))[: held["B1"][0]] + queries
     out = [Evidence(f"{name}-{k}", "smt", proof.ledger.smtlib(q)) for k, q in queries]
+    if name == "S1":
+        out += [Evidence(f"S1-reals-{k}", "smt", script(s)) for k, s in enumerate(proof.ledger.reals)]
     lines = (*(proof.notes if name == "E1" else ()), *finding.trace, *(_rules(proof) if name == "E1" else ()))
     kind = "interval" if name == "B2" else "algebra"
     return (*out, Evidence(f"{name}-trace", kind, "\n".join(lines) or "no condition arises"))

@@ -45,6 +45,7 @@ class Query:
 
     premises: tuple[Bool, ...]
     claim: Bool
+    linear: bool = False  # answered with products of unknowns opaque
 
 
 @dataclass(slots=True)
@@ -52,15 +53,22 @@ class Ledger:
     """What was asked during one proof: the queries that held, and the count of those that did not."""
 
     held: list[Query] = field(default_factory=list)
+    reals: list[z3.Solver] = field(default_factory=list)  # what `verifier.linear` showed, over the reals
     failed: int = 0
 
     def smtlib(self, query: Query) -> str:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
         solver = z3.Solver()
-        translate = Translator()
+        translate = Translator(query.linear)
         for fact in (*query.premises, negate(query.claim)):
-            solver.add(translate.bool(fact), *map(translate.bool, static_bounds(fact)))
-        return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
+            more = static_bounds(fact) + (division_facts(fact) if query.linear else ())
+            solver.add(translate.bool(fact), *map(translate.bool, more))
+        return script(solver)
+
+
+def script(solver: z3.Solver) -> str:
+    """A solver's assertions as SMT-LIB 2."""
+    return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
 
 
 class Translator:
@@ -188,6 +196,7 @@ class Prover:
         self.plain = _Stack(linear=False)
         self.linear = _Stack(linear=True)
         self.asked = 0
+        self.by_linear = False  # whether linear arithmetic gave the last answer
 
     def unsat(self, facts: Iterable[Bool]) -> bool:
         """Whether the facts, with the static bounds of every symbol in them, have no model."""
@@ -201,7 +210,9 @@ class Prover:
         if any(map(nonlinear, wanted)):
             answer = self.linear.check(wanted)
             if answer == z3.unsat:
+                self.by_linear = True
                 return answer
+        self.by_linear = False
         return self.plain.check(wanted)
 
     def model(self, facts: Iterable[Bool]) -> dict[str, int] | None:
@@ -336,7 +347,7 @@ class Context:
             return self.impossible
         held = self.prover.unsat((*self.facts, negate(claim)))
         if held:
-            self.prover.ledger.held.append(Query(self.facts, claim))
+            self.prover.ledger.held.append(Query(self.facts, claim, self.prover.by_linear))
         else:
             self.prover.ledger.failed += 1
         return held
@@ -347,7 +358,7 @@ class Context:
         if self.dead is None:
             self.dead = FALSE in self.known or self.prover.unsat(self.facts)
             if self.dead:
-                self.prover.ledger.held.append(Query(self.facts, FALSE))
+                self.prover.ledger.held.append(Query(self.facts, FALSE, self.prover.by_linear))
         return self.dead
 
     def decide(self, claim: Bool) -> bool | None:
