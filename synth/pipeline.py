@@ -42,6 +42,7 @@ from verifier.certificate import Certificate
 from verifier.verdict import Verdict
 
 PROOF_SECONDS = 45.0  # for one candidate; most take one or two
+CONTROLS = 4  # broken forms of each certified kernel that its certificate shows being stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def _stages(
         if certified is None:
             continue
         try:
+            certified = with_controls(certified, prover)
             compiled, lowered = compile_ahead(certified, plan)
             results.triton(candidate.name, str(compiled.certificate.body["lowered"]["source"]))
             yield lowered
@@ -140,6 +142,21 @@ def judge(candidate: Candidate, prover: Prover) -> tuple[Certified | None, Judge
     judged = Judged(candidate, found.report, certificate.id if certificate is not None else "")
     certified = None if certificate is None else Certified(candidate, found.program, certificate)
     return certified, judged
+
+
+def with_controls(certified: Certified, prover: Prover) -> Certified:
+    """Negative controls: broken forms of this very kernel, and what the gate said of each. A gate that let
+    everything through would show here. One mutant per set of obligations it should break."""
+    chosen: dict[tuple[str, ...], Candidate] = {}
+    for mutant in mutants(certified.candidate):
+        chosen.setdefault(mutant.expected, mutant)
+    rows = []
+    for mutant in islice(chosen.values(), CONTROLS):
+        report = prover.certify(mutant.text, f"{mutant.name}.tile").report
+        fallen = [r.id for r in report.results if r.verdict is not Verdict.PROVED]
+        rows.append({"mutant": mutant.name, "verdict": report.verdict.value, "broken": fallen, "text": mutant.text})
+    certificate = certified.certificate.with_section("controls", rows)
+    return Certified(certified.candidate, certified.program, certificate)
 
 
 def compile_ahead(certified: Certified, plan: Plan) -> tuple[Certified, Lowered]:

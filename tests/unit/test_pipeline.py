@@ -70,7 +70,8 @@ def test_the_run_folder_holds_everything(run: list[object]) -> None:
     assert json.loads((folder / "verdicts" / f"{name}.json").read_text())["verdict"] == "proved"
     certificate = Certificate.load(folder / "certificates" / f"{name}.json")
     assert certificate.candidate == run[1].candidate.text
-    assert {"lowered", "tests", "benchmarks"} <= set(certificate.body)
+    assert {"lowered", "controls", "tests", "benchmarks"} <= set(certificate.body)
+    assert "refuted" in {control["verdict"] for control in certificate.body["controls"]}
 
 
 def test_torch_attention_is_a_peer_because_it_agrees(run: list[object]) -> None:
