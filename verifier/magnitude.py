@@ -200,7 +200,10 @@ class Magnitudes:
         self.exponents = exponents
         self.quotients = quotients
         self.quotient_bounds: dict[Span, float] = {}
-        self.tensors: dict[str, float] = {s.name: s.abs_max or math.inf for s, _ in proof.bound.inputs}
+        # Without a promise of the caller an input holds whatever its dtype can.
+        self.tensors: dict[str, float] = {
+            s.name: min(s.abs_max or math.inf, LARGEST.get(dtype, math.inf)) for s, dtype in proof.bound.inputs
+        }
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
 
