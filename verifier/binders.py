@@ -16,26 +16,8 @@ from itertools import permutations
 from typing import Any
 
 from verifier import domains, reals, signs
-from verifier.integers import (
-    TRUE,
-    Atom,
-    Bool,
-    Int,
-    boolean,
-    choose,
-    conj,
-    conjuncts,
-    disj,
-    div,
-    eq0,
-    ge0,
-    lift,
-    maximum,
-    minimum,
-    mod,
-    negate,
-    term_cache,
-)
+from verifier.booleans import TRUE, Bool, boolean, choose, conj, conjuncts, disj, eq0, ge0, negate
+from verifier.integers import Atom, Int, div, lift, maximum, minimum, mod, term_cache
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
 from verifier.terms import as_int, children, conditions, free, fresh, level, states, unbounded_range
 

@@ -27,8 +27,8 @@ from itertools import product
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members, open_binder
+from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negate
 from verifier.domains import exists
-from verifier.integers import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negate
 from verifier.linear import at_most
 from verifier.reals import Monomial, Real, RealAtom, maximum_of, number, of, real_atom
 from verifier.scan import Carried, Closed, Loop

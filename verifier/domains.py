@@ -13,22 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from verifier.integers import (
-    FALSE,
-    Atom,
-    Bool,
-    Int,
-    boolean,
-    conj,
-    conjuncts,
-    disj,
-    div,
-    ge0,
-    lift,
-    mod,
-    polynomial,
-    symbol,
-)
+from verifier.booleans import FALSE, Bool, boolean, conj, conjuncts, disj, ge0
+from verifier.integers import Atom, Int, div, lift, mod, polynomial, symbol
 from verifier.terms import atom_of, free, unbounded_range
 
 MAX_CASES = 16

@@ -16,23 +16,8 @@ from ir.ast import Span
 from verifier import operations as ops
 from verifier import reals, scan
 from verifier.binders import Substitution
-from verifier.integers import (
-    TRUE,
-    Bool,
-    Int,
-    choose,
-    conj,
-    disj,
-    div,
-    ge0,
-    lift,
-    lt,
-    maximum,
-    minimum,
-    mod,
-    negate,
-    positive,
-)
+from verifier.booleans import TRUE, Bool, choose, conj, disj, ge0, lt, negate
+from verifier.integers import Int, div, lift, maximum, minimum, mod, positive
 from verifier.operations import Unsupported
 from verifier.simplify import Simplifier
 from verifier.smt import Context
@@ -283,7 +268,7 @@ def _literal(e: core.Literal) -> Scalar:
     if e.type.dtype.is_float:
         return ops.literal(e.value)
     if e.type.dtype is core.DType.BOOL:
-        from verifier.integers import FALSE
+        from verifier.booleans import FALSE
 
         return Scalar(TRUE if e.value else FALSE)
     return Scalar(lift(int(e.value)))

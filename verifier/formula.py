@@ -16,8 +16,9 @@ from ir.spec import Bound, Dim, TensorSpec
 from verifier import integers, reals
 from verifier import operations as ops
 from verifier.binders import make_max, make_sum
+from verifier.booleans import FALSE, TRUE, Bool, conj, ge0, lt, negate
 from verifier.domains import exists
-from verifier.integers import FALSE, TRUE, Bool, Int, conj, div, ge0, lift, lt, mod, negate, symbol
+from verifier.integers import Int, div, lift, mod, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare
 from verifier.terms import atom_of, fresh

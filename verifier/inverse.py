@@ -14,21 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from verifier.binders import substitute
+from verifier.booleans import FALSE, Bool, conj, equal, ge0
 from verifier.execute import Access, Trace
-from verifier.integers import (
-    FALSE,
-    Atom,
-    Bool,
-    Int,
-    conj,
-    div,
-    equal,
-    ge0,
-    lift,
-    mod,
-    polynomial,
-    split_multiple,
-)
+from verifier.integers import Atom, Int, div, lift, mod, polynomial, split_multiple
 from verifier.terms import as_int, atom_of, free, fresh
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import z3
 from verifier import reals
 from verifier.binders import open_binder, substitute
 from verifier.binders import reads as reads_in
+from verifier.booleans import TRUE, Bool
 from verifier.domains import coefficient
-from verifier.integers import TRUE, Atom, Bool, Int, polynomial
+from verifier.integers import Atom, Int, polynomial
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, static_bounds

@@ -15,8 +15,8 @@ from fractions import Fraction
 from ir import program as core
 from ir.ast import Span
 from verifier.binders import substitute
+from verifier.booleans import TRUE, negate
 from verifier.execute import Access
-from verifier.integers import TRUE, negate
 from verifier.linear import values_of
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof
@@ -140,8 +140,9 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
 
 def _extent(proof: Proof, v: object, guard: object) -> float:
     """How many values a bound symbol can take, from the bounds in its domain."""
+    from verifier.booleans import Bool
     from verifier.domains import bounds
-    from verifier.integers import Atom, Bool
+    from verifier.integers import Atom
 
     if not isinstance(v, Atom) or not isinstance(guard, Bool):
         return math.inf

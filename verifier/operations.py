@@ -10,10 +10,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ir.ast import NOWHERE, Span
-from verifier import integers, reals
+from verifier import reals
 from verifier.binders import make_max, make_sum
+from verifier.booleans import FALSE, TRUE, Bool, choose, conj, disj, equal, le, lt, negate
 from verifier.domains import exists
-from verifier.integers import FALSE, TRUE, Atom, Bool, Int, choose, conj, disj, negate
+from verifier.integers import Atom, Int
 from verifier.reals import maximum_of, number, select
 from verifier.signs import compare
 from verifier.terms import unbounded_range
@@ -149,17 +150,17 @@ def compare_reals(op: str, a: Scalar, b: Scalar) -> Scalar:
 def compare_ints(op: str, a: Int, b: Int) -> Bool:
     match op:
         case "lt":
-            return integers.lt(a, b)
+            return lt(a, b)
         case "le":
-            return integers.le(a, b)
+            return le(a, b)
         case "gt":
-            return integers.lt(b, a)
+            return lt(b, a)
         case "ge":
-            return integers.le(b, a)
+            return le(b, a)
         case "eq":
-            return integers.equal(a, b)
+            return equal(a, b)
         case _:
-            return negate(integers.equal(a, b))
+            return negate(equal(a, b))
 
 
 def reduce_sum(lane: Atom, a: Scalar, span: Span) -> Scalar:

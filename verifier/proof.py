@@ -16,9 +16,10 @@ from ir.ast import NOWHERE, Span
 from ir.spec import Bound
 from verifier import reals
 from verifier.binders import Substitution
+from verifier.booleans import Bool, conj, ge0, lt
 from verifier.execute import Access, Instance, Trace
 from verifier.formula import Formula, Sizes, sizes_of
-from verifier.integers import Bool, Int, conj, ge0, lt
+from verifier.integers import Int
 from verifier.inverse import Writer, writer
 from verifier.operations import Unsupported, where
 from verifier.reals import Real

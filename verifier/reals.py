@@ -23,7 +23,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Final
 
-from verifier.integers import TRUE, Atom, Bool, Int, conj, interned
+from verifier.booleans import TRUE, Bool, conj
+from verifier.integers import Atom, Int, interned
 
 
 class RealAtom:

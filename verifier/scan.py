@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ir import program as core
 from verifier.binders import Substitution
-from verifier.integers import TRUE, Atom, Bool, Int, boolean, conj, le, lt, symbol
+from verifier.booleans import TRUE, Bool, boolean, conj, le, lt
+from verifier.integers import Atom, Int, symbol
 from verifier.operations import Unsupported
 from verifier.reals import Real, RealAtom, of, real_atom
 from verifier.simplify import Simplifier

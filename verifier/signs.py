@@ -8,8 +8,9 @@ decided this way becomes an opaque boolean: the prover then has to hold for both
 
 from __future__ import annotations
 
+from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lt
 from verifier.domains import exists
-from verifier.integers import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lift, lt
+from verifier.integers import lift
 from verifier.reals import Monomial, Real, RealAtom, is_positive_constant
 
 

@@ -15,28 +15,9 @@ from typing import Any
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
+from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt
 from verifier.domains import exists
-from verifier.integers import (
-    FALSE,
-    TRUE,
-    Atom,
-    Bool,
-    Int,
-    choose,
-    conj,
-    conjuncts,
-    disj,
-    div,
-    equal,
-    ge0,
-    le,
-    lift,
-    lt,
-    maximum,
-    minimum,
-    mod,
-    symbol,
-)
+from verifier.integers import Atom, Int, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
 from verifier.terms import as_int, atom_of, children, free

@@ -17,22 +17,8 @@ from typing import Any
 
 import z3
 
-from verifier.integers import (
-    FALSE,
-    TRUE,
-    Atom,
-    Bool,
-    Int,
-    ProofTooLarge,
-    boolean,
-    conj,
-    conjuncts,
-    division_meaning,
-    negate,
-    polynomial,
-    positive,
-    term_cache,
-)
+from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, negate
+from verifier.integers import Atom, Int, ProofTooLarge, division_meaning, polynomial, positive, term_cache
 from verifier.terms import children, free
 
 RESOURCE_LIMIT = 1_500_000  # about a second of Z3

@@ -13,8 +13,9 @@ from typing import Any
 
 from ir import ast
 from ir.spec import Bound
+from verifier.booleans import TRUE, Bool
 from verifier.domains import bounds
-from verifier.integers import TRUE, Atom, Bool, Int
+from verifier.integers import Atom, Int
 from verifier.reals import Monomial, Real, RealAtom
 
 

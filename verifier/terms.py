@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from verifier.integers import Atom, Bool, Int, boolean, conj, interned, polynomial, symbol, term_cache
+from verifier.booleans import Bool, boolean, conj
+from verifier.integers import Atom, Int, interned, polynomial, symbol, term_cache
 from verifier.reals import Monomial, Real, RealAtom
 
 EMPTY: frozenset[Atom] = frozenset()

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ir.ast import Span
-from verifier.integers import TRUE, Bool, Int, conj
+from verifier.booleans import TRUE, Bool, conj
+from verifier.integers import Int
 from verifier.reals import Real
 from verifier.terms import fresh
 

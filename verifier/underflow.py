@@ -16,7 +16,8 @@ Definedness (D1) has already shown that D is not empty where x is used.
 from __future__ import annotations
 
 from verifier.binders import Substitution, open_binder, substitute
-from verifier.integers import TRUE, le, lift, negate
+from verifier.booleans import TRUE, le, negate
+from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof

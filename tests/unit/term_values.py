@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from verifier.integers import Atom, Bool, Int
+from verifier.booleans import Bool
+from verifier.integers import Atom, Int
 from verifier.reals import Monomial, Real, RealAtom
 from verifier.terms import atom_of
 

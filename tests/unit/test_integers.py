@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from term_values import Values, number, truth
 
+from verifier import booleans as logic
 from verifier import integers as z
+from verifier.booleans import Bool
 from verifier.domains import exists, merge_pair
-from verifier.integers import Bool, Int
+from verifier.integers import Int
 from verifier.smt import Context, Ledger, Prover
 from verifier.terms import as_int, atom_of
 
@@ -55,7 +57,8 @@ def divided(op: str, a: Recipe, d: Recipe) -> Recipe:
 
 
 def chosen(c: Recipe, a: Recipe, b: Recipe) -> Recipe:
-    return (lambda: z.choose(z.ge0(c[0]()), a[0](), b[0]())), (lambda at: a[1](at) if c[1](at) >= 0 else b[1](at))
+    term = lambda: logic.choose(logic.ge0(c[0]()), a[0](), b[0]())  # noqa: E731
+    return term, (lambda at: a[1](at) if c[1](at) >= 0 else b[1](at))
 
 
 DIVISORS = st.one_of(
@@ -90,11 +93,11 @@ def test_normal_form_keeps_the_value(recipe: Recipe) -> None:
 def test_comparisons_keep_their_truth(recipe: Recipe) -> None:
     z.reset()
     term = recipe[0]()
-    at_least, zero = z.ge0(term), z.eq0(term)
+    at_least, zero = logic.ge0(term), logic.eq0(term)
     for at in POINTS:
         value = recipe[1](at)
         assert truth(at_least, at) == (value >= 0), (at_least, at)
-        assert truth(z.negate(at_least), at) == (value < 0)
+        assert truth(logic.negate(at_least), at) == (value < 0)
         assert truth(zero, at) == (value == 0)
 
 
@@ -124,11 +127,11 @@ def test_exists_agrees_with_enumeration(
 
     def condition(part: tuple[int, int, int, int], x: Int, v: Int) -> Bool:
         k, a, c, d = part
-        return z.ge0(k * z.div(v, z.lift(d)) + a * x + c)
+        return logic.ge0(k * z.div(v, z.lift(d)) + a * x + c)
 
-    guard = z.conj(condition(p, x, v) for p in parts)
+    guard = logic.conj(condition(p, x, v) for p in parts)
     if either:
-        guard = guard & z.disj(condition(p, x, v) for p in either)
+        guard = guard & logic.disj(condition(p, x, v) for p in either)
     found = exists((atom_of(v),), guard)
     for value in range(-6, 7):
         values = range(high + 1)
@@ -172,8 +175,8 @@ def context(*facts: Bool) -> Context:
 @given(RECIPES, RECIPES)
 def test_what_is_entailed_holds_at_every_point(premise: Recipe, claim: Recipe) -> None:
     z.reset()
-    inside = z.conj(z.le(low, symbols()["x"]) & z.le(symbols()["x"], high) for low, high in [RANGES["x"]])
-    if context(inside, z.ge0(premise[0]())).entails(z.ge0(claim[0]())):
+    inside = logic.conj(logic.le(low, symbols()["x"]) & logic.le(symbols()["x"], high) for low, high in [RANGES["x"]])
+    if context(inside, logic.ge0(premise[0]())).entails(logic.ge0(claim[0]())):
         assert all(claim[1](at) >= 0 for at in POINTS if premise[1](at) >= 0)
 
 
@@ -185,8 +188,8 @@ def test_a_condition_on_a_bound_symbol_has_no_single_truth_value() -> None:
     z.reset()
     v = z.symbol("%0")
     positive = compare("gt", reals.read("X", (v,)))
-    first = exists((atom_of(v),), z.conj((z.ge0(v), z.ge0(1 - v), positive)))
-    others = exists((atom_of(v),), z.conj((z.ge0(v - 2), z.ge0(3 - v), positive)))
+    first = exists((atom_of(v),), logic.conj((logic.ge0(v), logic.ge0(1 - v), positive)))
+    others = exists((atom_of(v),), logic.conj((logic.ge0(v - 2), logic.ge0(3 - v), positive)))
     assert not context(first).entails(others)
     assert context(first).entails(first)
 
@@ -195,8 +198,8 @@ def test_products_with_a_bound_symbol_have_no_single_value() -> None:
     """v*x >= 5 for some v in 1..9 is not v*x >= 5 for some v in 1..1."""
     z.reset()
     x, v = z.symbol("x", 1, None), z.symbol("v")
-    wide = z.boolean("exists", (v,), z.conj((z.ge0(v - 1), z.ge0(9 - v), z.ge0(v * x - 5))))
-    narrow = z.boolean("exists", (v,), z.conj((z.ge0(v - 1), z.ge0(1 - v), z.ge0(v * x - 5))))
+    wide = logic.boolean("exists", (v,), logic.conj((logic.ge0(v - 1), logic.ge0(9 - v), logic.ge0(v * x - 5))))
+    narrow = logic.boolean("exists", (v,), logic.conj((logic.ge0(v - 1), logic.ge0(1 - v), logic.ge0(v * x - 5))))
     assert not context(wide).entails(narrow)
 
 
@@ -208,10 +211,10 @@ def test_an_empty_domain_proves_nothing_outside_it() -> None:
 
     z.reset()
     x, v = z.symbol("x"), z.symbol("v")
-    body = z.conj((z.ge0(v - 5), z.ge0(3 - v), compare("gt", reals.read("X", (v, x)))))
-    nothing = substitute(z.boolean("exists", (v,), body), {atom_of(x): z.symbol("y")})
-    assert not context(z.negate(nothing)).entails(z.FALSE)
-    assert not context(z.disj((nothing, z.ge0(x)))).entails(z.FALSE)
+    body = logic.conj((logic.ge0(v - 5), logic.ge0(3 - v), compare("gt", reals.read("X", (v, x)))))
+    nothing = substitute(logic.boolean("exists", (v,), body), {atom_of(x): z.symbol("y")})
+    assert not context(logic.negate(nothing)).entails(logic.FALSE)
+    assert not context(logic.disj((nothing, logic.ge0(x)))).entails(logic.FALSE)
 
 
 def test_unknown_entails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,7 @@ def test_unknown_entails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     z.reset()
     monkeypatch.setattr(smt, "RESOURCE_LIMIT", 1)
     x, y, w = z.symbol("x", 1, None), z.symbol("y", 1, None), z.symbol("w", 1, None)
-    hard = z.equal(x * y * y, 7 * w * w * w + 1)
-    assert not context(hard).entails(z.FALSE)
-    assert context(hard).decide(z.ge0(x - 5)) is None
+    hard = logic.equal(x * y * y, 7 * w * w * w + 1)
+    assert not context(hard).entails(logic.FALSE)
+    assert context(hard).decide(logic.ge0(x - 5)) is None
     assert as_int(atom_of(x)) is x

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from term_values import PARAMETER, cell, real, truth
 
+from verifier import booleans as logic
 from verifier import integers as z
 from verifier import reals
 from verifier.binders import make_max, make_sum, substitute
+from verifier.booleans import Bool
 from verifier.domains import exists
-from verifier.integers import Bool, Int
+from verifier.integers import Int
 from verifier.reals import Real, number, of, real_atom
 from verifier.signs import compare
 from verifier.simplify import Simplifier
@@ -75,30 +77,30 @@ def test_inv() -> None:
     x, y = X(), Y()
     assert x * reals.power(x, -1) is number(1)  # the division it came from owes x != 0
     assert reals.power(x + y, -1) * x is not number(1)
-    guarded = reals.guarded(z.ge0(z.symbol("n")), x)
+    guarded = reals.guarded(logic.ge0(z.symbol("n")), x)
     assert guarded * reals.power(guarded, -1) is not number(1)  # it is 0 where the guard fails
 
 
 def test_max_pos() -> None:
     x, y = X(), Y()
-    both = reals.maximum_of((((), z.TRUE, x), ((), z.TRUE, y)))
-    scaled = reals.maximum_of((((), z.TRUE, x * S()), ((), z.TRUE, y * S())))
+    both = reals.maximum_of((((), logic.TRUE, x), ((), logic.TRUE, y)))
+    scaled = reals.maximum_of((((), logic.TRUE, x * S()), ((), logic.TRUE, y * S())))
     assert scaled is both * S()
     unsigned = reals.parameter("bias", False)
-    assert reals.maximum_of((((), z.TRUE, x * unsigned), ((), z.TRUE, y * unsigned))) is not both * unsigned
+    assert reals.maximum_of((((), logic.TRUE, x * unsigned), ((), logic.TRUE, y * unsigned))) is not both * unsigned
 
 
 def test_a_maximum_of_a_negated_maximum_is_not_flattened() -> None:
-    both = reals.maximum_of((((), z.TRUE, X()), ((), z.TRUE, Y())))
-    assert make_max((), z.TRUE, both * S()) is both * S()
+    both = reals.maximum_of((((), logic.TRUE, X()), ((), logic.TRUE, Y())))
+    assert make_max((), logic.TRUE, both * S()) is both * S()
     assert reals.scaled_max(-both) is None
     assert reals.scaled_max(both * reals.parameter("bias", False)) is None
 
 
 def test_signs() -> None:
     n = z.symbol("n", 0, 3)
-    assert compare("gt", reals.exp(X())) is z.TRUE
-    assert compare("gt", reals.guarded(z.ge0(n - 1), reals.exp(X()))) is z.ge0(n - 1)
+    assert compare("gt", reals.exp(X())) is logic.TRUE
+    assert compare("gt", reals.guarded(logic.ge0(n - 1), reals.exp(X()))) is logic.ge0(n - 1)
     assert compare("gt", X()).kind == "real"
     assert compare("gt", reals.exp(X()) - reals.exp(Y())).kind == "real"
     assert compare("gt", of(reals.parameter("bias", False).terms[0][0].factors[0][0])).kind == "real"
@@ -107,9 +109,9 @@ def test_signs() -> None:
 
 def test_a_sum_of_positives_is_positive_where_its_domain_is_not_empty() -> None:
     n, v = z.symbol("n"), z.symbol("v")
-    total = make_sum((atom_of(v),), z.conj((z.ge0(v), z.lt(v, n))), reals.exp(read(v)))
-    assert compare("gt", total) is z.ge0(n - 1)
-    signed = make_sum((atom_of(v),), z.conj((z.ge0(v), z.lt(v, n))), read(v))
+    total = make_sum((atom_of(v),), logic.conj((logic.ge0(v), logic.lt(v, n))), reals.exp(read(v)))
+    assert compare("gt", total) is logic.ge0(n - 1)
+    signed = make_sum((atom_of(v),), logic.conj((logic.ge0(v), logic.lt(v, n))), read(v))
     assert compare("gt", signed).kind == "real"
 
 
@@ -127,7 +129,7 @@ def built(
 ) -> tuple[tuple[z.Atom, z.Atom], Bool, Int, list[tuple[int, int]]]:
     """A domain over an iteration t in -3..3 and a lane, the index read there, and its points."""
     t, lane = z.symbol("t"), z.symbol("lane", 0, lanes - 1)
-    guard = z.conj((z.ge0(t + 3), z.ge0(3 - t), *(z.ge0(a * t + b * lane + c) for a, b, c in guards)))
+    guard = logic.conj((logic.ge0(t + 3), logic.ge0(3 - t), *(logic.ge0(a * t + b * lane + c) for a, b, c in guards)))
     inside = [(n, k) for n, k in pairs(lanes) if all(a * n + b * k + c >= 0 for a, b, c in guards)]
     a, b, c = index
     return (atom_of(t), atom_of(lane)), guard, a * t + b * lane + c, inside
@@ -169,7 +171,7 @@ def test_disjoint_domains_are_joined_and_others_are_not(a: int, b: int, c: int, 
     v = z.symbol("v")
 
     def over(low: int, high: int) -> Real:
-        return make_sum((atom_of(v),), z.conj((z.ge0(v - low), z.ge0(high - v))), read(v))
+        return make_sum((atom_of(v),), logic.conj((logic.ge0(v - low), logic.ge0(high - v))), read(v))
 
     both = Simplifier().real(over(a, b) + over(c, d), context())
     wanted = math.fsum(cell("X", (k,)) for k in (*range(a, b + 1), *range(c, d + 1)))
@@ -178,9 +180,10 @@ def test_disjoint_domains_are_joined_and_others_are_not(a: int, b: int, c: int, 
 
 def test_a_sum_over_the_product_of_two_bound_symbols_separates() -> None:
     i, j = z.symbol("i", 0, 3), z.symbol("j", 0, 2)
-    apart = make_sum((atom_of(i), atom_of(j)), z.TRUE, read(i) * reals.read("Y", (j,)))
-    assert apart is make_sum((atom_of(i),), z.TRUE, read(i)) * make_sum((atom_of(j),), z.TRUE, reals.read("Y", (j,)))
-    together = make_sum((atom_of(i), atom_of(j)), z.ge0(i - j), read(i) * reals.read("Y", (j,)))
+    apart = make_sum((atom_of(i), atom_of(j)), logic.TRUE, read(i) * reals.read("Y", (j,)))
+    first = make_sum((atom_of(i),), logic.TRUE, read(i))
+    assert apart is first * make_sum((atom_of(j),), logic.TRUE, reals.read("Y", (j,)))
+    together = make_sum((atom_of(i), atom_of(j)), logic.ge0(i - j), read(i) * reals.read("Y", (j,)))
     wanted = math.fsum(cell("X", (p,)) * cell("Y", (q,)) for p in range(4) for q in range(3) if p >= q)
     assert real(together, {}) == pytest.approx(wanted)
 
@@ -188,15 +191,15 @@ def test_a_sum_over_the_product_of_two_bound_symbols_separates() -> None:
 def test_a_domain_that_depends_on_another_symbol_stays_with_it() -> None:
     """sum over i < 3, j < i: not 3 times anything."""
     i, j = z.symbol("i", 0, 2), z.symbol("j")
-    inner = make_sum((atom_of(j),), z.conj((z.ge0(j), z.lt(j, i))), read(j))
-    total = make_sum((atom_of(i),), z.TRUE, inner)
+    inner = make_sum((atom_of(j),), logic.conj((logic.ge0(j), logic.lt(j, i))), read(j))
+    total = make_sum((atom_of(i),), logic.TRUE, inner)
     assert real(total, {}) == pytest.approx(2 * cell("X", (0,)) + cell("X", (1,)))
 
 
 def test_substitution_captures_nothing() -> None:
     """n := v in sum over v < 3 of X[v + n], where v is also the name of the bound symbol."""
     v, n = z.symbol("v", 0, 2), z.symbol("n")
-    total = make_sum((atom_of(v),), z.TRUE, read(v + n) * reals.exp(reals.of_int(n) * read(v)))
+    total = make_sum((atom_of(v),), logic.TRUE, read(v + n) * reals.exp(reals.of_int(n) * read(v)))
     for name in ("v", "%0", "%1"):
         moved = substitute(total, {atom_of(n): z.symbol(name)})
         wanted = math.fsum(cell("X", (k + 2,)) * math.exp(2 * cell("X", (k,))) for k in range(3))
@@ -210,10 +213,10 @@ def test_equal_sums_need_equivalent_domains() -> None:
     n, m, v = z.symbol("n", 0, None), z.symbol("m", 0, None), z.symbol("v")
 
     def upto(stop: Int) -> Real:
-        return make_sum((atom_of(v),), z.conj((z.ge0(v), z.lt(v, stop))), read(v))
+        return make_sum((atom_of(v),), logic.conj((logic.ge0(v), logic.lt(v, stop))), read(v))
 
     one, other = upto(n), upto(m)
-    for facts, same in (((z.equal(n, m),), True), ((z.le(n, m),), False), ((), False)):
+    for facts, same in (((logic.equal(n, m),), True), ((logic.le(n, m),), False), ((), False)):
         simplify, where = Simplifier(), context(*facts)
         assert (simplify.real(one - other, where) is number(0)) == same
 
@@ -221,25 +224,25 @@ def test_equal_sums_need_equivalent_domains() -> None:
 def test_reads_are_equal_only_where_their_indices_are() -> None:
     n, m = z.symbol("n"), z.symbol("m")
     simplify = Simplifier()
-    assert simplify.real(read(n) - read(m), context(z.equal(n, m))) is number(0)
-    assert simplify.real(read(n) - read(m), context(z.le(n, m))) is not number(0)
+    assert simplify.real(read(n) - read(m), context(logic.equal(n, m))) is number(0)
+    assert simplify.real(read(n) - read(m), context(logic.le(n, m))) is not number(0)
     assert Simplifier().real(read(n) - reals.read("Y", (n,)), context()) is not number(0)
 
 
 def test_a_bound_symbol_of_one_sum_is_not_that_of_another() -> None:
     """sum X[v]*Y[v] is not sum X[v] * sum Y[v], under simplification too."""
     v = z.symbol("v", 0, 2)
-    product = make_sum((atom_of(v),), z.TRUE, read(v) * reals.read("Y", (v,)))
-    apart = make_sum((atom_of(v),), z.TRUE, read(v)) * make_sum((atom_of(v),), z.TRUE, reals.read("Y", (v,)))
+    product = make_sum((atom_of(v),), logic.TRUE, read(v) * reals.read("Y", (v,)))
+    apart = make_sum((atom_of(v),), logic.TRUE, read(v)) * make_sum((atom_of(v),), logic.TRUE, reals.read("Y", (v,)))
     assert Simplifier().real(product - apart, context()) is not number(0)
 
 
 def test_an_empty_maximum_says_nothing_of_its_value() -> None:
     n, v = z.symbol("n", 0, None), z.symbol("v")
-    seen = z.conj((z.ge0(v), z.lt(v, n)))
+    seen = logic.conj((logic.ge0(v), logic.lt(v, n)))
     largest = make_max((atom_of(v),), seen, read(v))
     assert Simplifier().real(largest - read(0), context()) is not number(0)
-    assert exists((atom_of(v),), seen) is z.ge0(n - 1)
+    assert exists((atom_of(v),), seen) is logic.ge0(n - 1)
 
 
 def test_opaque_values_stay_apart() -> None:

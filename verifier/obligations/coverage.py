@@ -8,7 +8,7 @@ always is what was stored.
 from __future__ import annotations
 
 from verifier.binders import Substitution
-from verifier.integers import FALSE, disj
+from verifier.booleans import FALSE, disj
 from verifier.proof import Finding, Proof, in_bounds
 from verifier.terms import as_int, fresh
 

@@ -9,7 +9,7 @@ divisor that is not known to be positive never gets this far (`execute` refuses 
 
 from __future__ import annotations
 
-from verifier.integers import conj
+from verifier.booleans import conj
 from verifier.proof import Finding, Proof
 
 STATEMENT = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from verifier.booleans import Bool, conj, disj, negate
 from verifier.execute import Access
-from verifier.integers import Bool, conj, disj, negate
 from verifier.proof import Finding, Proof
 from verifier.reals import Real
 from verifier.simplify import open_guard

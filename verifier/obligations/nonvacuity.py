@@ -7,7 +7,8 @@ these shapes is the witness a certificate shows.
 
 from __future__ import annotations
 
-from verifier.integers import conj, ge0, lift
+from verifier.booleans import conj, ge0
+from verifier.integers import lift
 from verifier.proof import Finding, Proof
 
 STATEMENT = "the premises of every obligation hold together for a concrete shape within the limits"

@@ -8,8 +8,9 @@ launch stores, by whatever program; so what a load sees is what earlier kernels 
 from __future__ import annotations
 
 from verifier.binders import Substitution
+from verifier.booleans import Bool, conj, equal, negate
 from verifier.execute import Access, Trace
-from verifier.integers import Bool, Int, conj, equal, negate
+from verifier.integers import Int
 from verifier.inverse import unknowns_of
 from verifier.proof import Finding, Proof
 from verifier.terms import as_int, fresh

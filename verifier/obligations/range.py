@@ -13,8 +13,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ir.ast import Span
+from verifier.booleans import conj
 from verifier.execute import Access
-from verifier.integers import conj
 from verifier.linear import at_most
 from verifier.magnitude import Magnitudes, bound_of
 from verifier.proof import Finding, Proof

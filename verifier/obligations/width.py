@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from verifier.booleans import Bool, conj, ge0
 from verifier.domains import bounds
 from verifier.execute import Trace
-from verifier.integers import Atom, Bool, Int, conj, ge0, lift
+from verifier.integers import Atom, Int, lift
 from verifier.proof import Finding, Proof
 from verifier.terms import atom_of
 
