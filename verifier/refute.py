@@ -75,8 +75,10 @@ def search(
 
 
 def _work(bound: Bound, sizes: Mapping[str, int]) -> int:
-    """About what a replay costs: the product of all sizes, each at least a tile's share."""
-    return prod(max(sizes[d.name], 32) if d.maximum > LONG else max(sizes[d.name], 1) for d in bound.dims)
+    """About what a replay costs: the product of the sizes tensors have, a length at least a tile's share."""
+    shaped = {str(getattr(e, "id", "")) for t, _ in (*bound.inputs, *bound.outputs) for e in t.shape}
+    dims = [d for d in bound.dims if d.name in shaped]
+    return prod(max(sizes[d.name], 32) if d.maximum > LONG else max(sizes[d.name], 1) for d in dims)
 
 
 def _parameters(bound: Bound, sizes: Mapping[str, int], extreme: bool = False) -> dict[str, float]:

@@ -156,8 +156,8 @@ def test_proved_kernels_agree_with_the_spec(path: Path, data: st.DataObject) -> 
 @pytest.mark.parametrize("path", UNPROVED, ids=lambda p: p.stem)
 def test_a_right_kernel_not_yet_proved_is_never_refuted(path: Path) -> None:
     report = report_of(path)
-    assert report.verdict is Verdict.UNPROVED, "if this is proved now, move the file to proved/"
-    assert any(r.residual for r in report.results)
+    assert report.verdict is not Verdict.REFUTED, explained(report)
+    assert report.verdict is Verdict.PROVED or any(r.residual for r in report.results)
     golden, sizes = read(path), {"B": 1, "H": 2, "G": 1, "M": 37, "N": 70}
     assert disagreement(golden, golden.bound(), sizes, "normal", 0, Mode.EXACT) is None
 
