@@ -182,16 +182,20 @@ def _pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
 
 
 def _bound_pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
-    """If x' <= max(x, items) for the state-free parts of x', then x never exceeds the maximum of x0 and
-    all items so far, by induction. Only S1 uses this; for E1 the pivot stays arbitrary."""
+    """If x' <= max(x, items) for the state-free parts of x', and x' <= max(items) where x was -inf, then x
+    never exceeds the maximum of x0 and all items so far, by induction. Only S1 uses this; for E1 the pivot
+    stays arbitrary."""
     value = finite.assuming({x.name: TRUE}).real(x.next.real)
     parts = [reals.total(((_unguarded(m), c),)) for m, c in value.terms]
     items = [p for p in parts if not states(p)]
     if not items:
         return
-    now = maximum_of(m for item in (of(x.state), *items) for m in members((), TRUE, item))
-    if not at_most(value - now, Fraction(0), loop.context, loop.simplifier):
-        return
+    for own, allowed in ((TRUE, (of(x.state), *items)), (FALSE, tuple(items))):
+        assume = finite.assuming({x.name: own})
+        now = maximum_of(m for item in allowed for m in members((), TRUE, item))
+        context = loop.context.given(assume.bool(x.next.finite))
+        if not at_most(assume.real(x.next.real) - now, Fraction(0), context, loop.simplifier):
+            return
     earlier = fresh("earlier")
     moved = Substitution({loop.counter: as_int(earlier)})
     sofar = list(members((), x.init.finite, x.init.real))

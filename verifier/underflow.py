@@ -21,7 +21,7 @@ from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
-from verifier.reals import Member, Monomial, Real, RealAtom, number, scaled_max, total
+from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, number, scaled_max, total
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -114,9 +114,12 @@ def _softmax_sum(proof: Proof, a: RealAtom, exponent: Real | None, context: Cont
 
 
 def _uppers(proof: Proof, m: Real) -> list[Real]:
-    """m itself, and what a pivot in it is known never to exceed."""
+    """m itself, and m with a pivot raised to what it is known never to exceed (m grows with the pivot)."""
     out = [m]
-    for mono, _ in m.terms:
+    for mono, c in m.terms:
+        others = [a for a, _ in mono.factors if a.kind != "pivot"]
+        if c <= 0 or mono.exponent is not None or mono.guard is not TRUE or not all(map(is_positive_constant, others)):
+            continue
         for a, k in mono.factors:
             bound = proof.pivot_bounds.get(a.args[0]) if a.kind == "pivot" and k == 1 else None
             if bound is not None:

@@ -33,7 +33,11 @@ def check(proof: Proof) -> Finding:
             wanted = proof.formula.output(access.tensor, access.index)
             context = proof.within(access)
             duties = [d for d in wanted.owes if d.kind == "defined"]
-            context = context.given(conj(disj((negate(d.premise), d.claim)) for d in duties))
+            defined = conj(disj((negate(d.premise), d.claim)) for d in duties)
+            if proof.bound.spec.empty_row == "zero" and not context.entails(defined):
+                what = f"{access.tensor}: the spec is not shown to be defined at every cell: {duties[0].what}"
+                return Finding(False, STATEMENT, what, access.span)
+            context = context.given(defined)
             if context.impossible:
                 what = f"{access.tensor}: the spec is defined at no cell this store writes, so nothing would be shown"
                 return Finding(False, STATEMENT, what, access.span)
