@@ -102,14 +102,15 @@ TRUSTED = (
     "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/grammar.lark", "ir/expression.lark", "ir/formula.lark",
     "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py", "ir/tiles.py", "ir/toml_reader.py",
     "ir/loader.py", "ir/formulas.py", "verifier/integers.py", "verifier/booleans.py", "verifier/reals.py",
-    "verifier/domains.py",
-    "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/smt.py", "verifier/simplify.py",
-    "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py", "verifier/scan.py",
-    "verifier/closed_forms.py", "verifier/formula.py", "verifier/inverse.py", "verifier/linear.py",
-    "verifier/magnitude.py", "verifier/underflow.py", "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py",
-    "verifier/certificate.py", "verifier/obligations/bounds.py", "verifier/obligations/width.py",
-    "verifier/obligations/races.py", "verifier/obligations/coverage.py", "verifier/obligations/definedness.py",
-    "verifier/obligations/equivalence.py", "verifier/obligations/range.py", "verifier/obligations/nonvacuity.py",
+    "verifier/domains.py", "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/smt.py",
+    "verifier/simplify.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py",
+    "verifier/scan.py", "verifier/finiteness.py", "verifier/closed_forms.py", "verifier/formula.py",
+    "verifier/inverse.py", "verifier/linear.py", "verifier/magnitude.py", "verifier/underflow.py",
+    "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py",
+    "verifier/obligations/bounds.py", "verifier/obligations/width.py", "verifier/obligations/races.py",
+    "verifier/obligations/coverage.py", "verifier/obligations/definedness.py",
+    "verifier/obligations/equivalence.py", "verifier/obligations/range.py",
+    "verifier/obligations/nonvacuity.py",
 )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ from itertools import product
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members, open_binder
-from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, eq0, negate
-from verifier.domains import exists
+from verifier.booleans import FALSE, TRUE, Bool, conj, disj, eq0, negate
+from verifier.finiteness import Finiteness
 from verifier.linear import at_most
 from verifier.reals import Monomial, Real, RealAtom, maximum_of, number, of, real_atom
 from verifier.scan import Carried, Closed, Loop
@@ -44,7 +44,7 @@ MAX_SPLITS = 3
 
 def solve(loop: Loop) -> None:
     """Fill `loop.closed` for every carried name."""
-    finite = _Finiteness(loop)
+    finite = Finiteness(loop)
     finite.solve()
     remaining = dict(loop.carried)
     while remaining:
@@ -71,77 +71,7 @@ def _choose_pivot(remaining: dict[str, Carried]) -> str:
     return min(remaining, key=dependencies)
 
 
-@dataclass(slots=True)
-class _Finiteness:
-    """`always`: names finite at every iteration. `visible[x]`: V(n) at generic lanes. `before[x]`: the
-    condition that x is finite at the start of iteration n."""
-
-    loop: Loop
-    always: set[str] = field(default_factory=set)
-    visible: dict[str, Bool] = field(default_factory=dict)
-    before: dict[str, Bool] = field(default_factory=dict)
-
-    def solve(self) -> None:
-        self.always = {name for name, x in self.loop.carried.items() if x.init.finite is TRUE}
-        shrunk = True
-        while shrunk:
-            assume = self.assuming({})
-            nexts = {n: assume.bool(self.loop.carried[n].next.finite) for n in self.always}
-            failing = {n for n, finite in nexts.items() if not self.loop.context.entails(finite)}
-            self.always -= failing
-            shrunk = bool(failing)
-        for name in self.always:
-            self.before[name] = TRUE
-        for _ in self.loop.carried:
-            for name, x in self.loop.carried.items():
-                if name not in self.before:
-                    self._growing(name, x)
-
-    def assuming(self, values: dict[str, Bool]) -> Substitution:
-        """Finiteness atoms replaced: true for names always finite, `values` for the ones given."""
-
-        def condition(b: Bool) -> Bool | None:
-            if b.kind != "state" or b.args[0] not in self.loop.carried:
-                return None
-            return TRUE if b.args[0] in self.always else values.get(b.args[0])
-
-        return Substitution({}, None, condition)
-
-    def _growing(self, name: str, x: Carried) -> None:
-        others = {n: self._closed(n) for n in self.before if n != name and n not in self.always}
-
-        def under(own: Bool) -> Bool:
-            def condition(b: Bool) -> Bool | None:
-                if b.kind != "state" or b.args[0] not in self.loop.carried:
-                    return None
-                if b.args[0] == name:
-                    return own if b.args[1] == x.lanes else None
-                if b.args[0] in self.always:
-                    return TRUE
-                other = others.get(b.args[0])
-                return None if other is None else self.loop.carried[b.args[0]].at(b.args[1]).bool(other)
-
-            return Substitution({}, None, condition).bool(x.next.finite)
-
-        stays, grows = under(TRUE), under(FALSE)
-        if not self.loop.context.entails(stays) or states(grows):
-            return
-        earlier = fresh("earlier")
-        when = Substitution({self.loop.counter: as_int(earlier)}).bool(grows)
-        seen = exists((earlier,), conj((self.loop.before(as_int(earlier), self.loop.n), when)))
-        self.visible[name] = grows
-        self.before[name] = disj((x.init.finite, seen))
-
-    def _closed(self, name: str) -> Bool:
-        return self.before[name]
-
-    def of(self, name: str) -> Bool:
-        """Finite at the start of iteration n; an opaque boolean when that could not be solved."""
-        found = self.before.get(name)
-        return found if found is not None else boolean("unknown", name, self.loop.carried[name].lanes, self.loop.scope)
-
-
-def _fold(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
+def _fold(loop: Loop, finite: Finiteness, x: Carried) -> bool:
     """x' = max(x, items): solved as one maximum over all iterations so far."""
     value = finite.assuming({}).real(x.next.real)
     if value is of(x.state):
@@ -166,7 +96,7 @@ def _fold(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
     return True
 
 
-def _unchanged(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
+def _unchanged(loop: Loop, finite: Finiteness, x: Carried) -> bool:
     same = finite.assuming({}).bool(x.next.finite)
     if same not in (TRUE, x.finite):
         return False
@@ -174,14 +104,14 @@ def _unchanged(loop: Loop, finite: _Finiteness, x: Carried) -> bool:
     return True
 
 
-def _pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
+def _pivot(loop: Loop, finite: Finiteness, x: Carried) -> None:
     value = of(real_atom("pivot", x.name, (loop.n, *x.lanes, *(s for s in loop.scope if s is not loop.n))))
     loop.closed[x.name] = Closed(value, finite.of(x.name))
     _bound_pivot(loop, finite, x)
     loop.notes.append(f"pivot: {x.name} is taken as an arbitrary sequence")
 
 
-def _bound_pivot(loop: Loop, finite: _Finiteness, x: Carried) -> None:
+def _bound_pivot(loop: Loop, finite: Finiteness, x: Carried) -> None:
     """If x' <= max(x, items) for the state-free parts of x', and x' <= max(items) where x was -inf, then x
     never exceeds the maximum of x0 and all items so far, by induction. Only S1 uses this; for E1 the pivot
     stays arbitrary."""
@@ -214,7 +144,7 @@ class _Scan:
     """One attempt to solve `x` by the scan rule."""
 
     loop: Loop
-    finite: _Finiteness
+    finite: Finiteness
     x: Carried
     phi: Real | None = None
     beta: Real | None = None
