@@ -23,7 +23,7 @@ from verifier.simplify import Simplifier
 from verifier.smt import Context
 from verifier.sympy_view import ScanIdentity
 from verifier.terms import atom_of, fresh
-from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, tile, under
+from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, stored_lanes, tile, under
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Instance:
         index = [self.expression(i, env) for i in s.index]
         mask = None if s.mask is None else self.expression(s.mask, env)
         shape = _broadcast_shape([value.shape, *(i.shape for i in index), *([] if mask is None else [mask.shape])])
-        lanes = lane_symbols(shape)
+        lanes = stored_lanes(shape)
         guard = TRUE if mask is None else _at(mask, lanes).bool
         kind = "atomic" if s.atomic else "store"
         cell = tuple(_at(i, lanes).int for i in index)

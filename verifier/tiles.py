@@ -100,6 +100,14 @@ def lane_symbols(shape: tuple[int, ...], stem: str = "lane") -> Lanes:
     return tuple(lift(0) if n == 1 else as_int(fresh(stem, 0, n - 1)) for n in shape)
 
 
+def stored_lanes(shape: tuple[int, ...]) -> Lanes:
+    """Lane indices at which stores are looked at: the same symbols for every store of one extent, so that
+    what two stores share is computed once. Queries about two stores rename those of the second."""
+    from verifier.integers import lift, symbol
+
+    return tuple(lift(0) if n == 1 else symbol(f"lane!{k}of{n}", 0, n - 1) for k, n in enumerate(shape))
+
+
 def under(condition: Bool, duties: Duties) -> Duties:
     """Duties that only count where the condition holds."""
     if condition is TRUE or not duties:

@@ -35,6 +35,7 @@ def check(proof: Proof) -> Finding:
     bounds: dict[Span, Fraction] = {}
     halves: list[tuple[Duty, Access]] = []
     quotients: dict[Span, list[tuple[Duty, Access]]] = {}
+    seen: set[tuple[Duty, Context]] = set()
     for trace in proof.traces:
         for access in trace.of_kind("store", "atomic"):
             if access.value is None:
@@ -45,6 +46,9 @@ def check(proof: Proof) -> Finding:
                 if duty.kind == "quotient":
                     quotients.setdefault(duty.span, []).append((duty, access))
                 context = proof.within(access).given(duty.premise)
+                if (duty, context) in seen:
+                    continue  # shown for another store under the same premises
+                seen.add((duty, context))
                 if duty.kind == "least" and duty.argument is not None and not at_least(proof, duty.argument, context):
                     what = f"{trace.kernel}: {duty.what}: not shown of {duty.argument!r}"
                     return Finding(False, STATEMENT, what, duty.span)
