@@ -117,7 +117,7 @@ def _bound_pivot(loop: Loop, finite: Finiteness, x: Carried) -> None:
     stays arbitrary."""
     value = finite.assuming({x.name: TRUE}).real(x.next.real)
     parts = [reals.total(((_unguarded(m), c),)) for m, c in value.terms]
-    items = [p for p in parts if not states(p)]
+    items = [i for p in parts if (i := _without_state(p)) is not None]
     if not items:
         return
     for own, allowed in ((TRUE, (of(x.state), *items)), (FALSE, tuple(items))):
@@ -133,6 +133,15 @@ def _bound_pivot(loop: Loop, finite: Finiteness, x: Carried) -> None:
         sofar += members((earlier,), loop.before(as_int(earlier), loop.n), moved.real(item))
     scope = tuple(s for s in loop.scope if s is not loop.n)
     loop.pivot_bounds[x.name] = (x, loop.n, scope, maximum_of(sofar))
+
+
+def _without_state(x: Real) -> Real | None:
+    """x if it is free of loop state; of a maximum, the members that are. Only a candidate for an item."""
+    if not states(x):
+        return x
+    found = reals.scaled_max(x)
+    free_members = [m for m in found[0].args[0] if not states(m[1:])] if found is not None else []
+    return maximum_of(free_members) * found[1] if found is not None and free_members else None
 
 
 def _unguarded(m: Monomial) -> Monomial:
