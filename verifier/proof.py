@@ -8,7 +8,7 @@ tensor nobody wrote, is `Unsupported`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ir import program as core
@@ -83,6 +83,9 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
     context = Context(Prover(ledger), sizes.premises)
     proof = Proof(bound, program, sizes, Formula(bound, sizes.values), context, Simplifier(), ledger)
     for kernel in program.kernels:
+        names = list(_loop_names(kernel.body))
+        if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
+            raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
         run = Instance(kernel, sizes.values, proof.formula.positive, _reader(proof), context, proof.simplifier)
         trace = run.run()
         proof.traces.append(trace)
@@ -93,6 +96,15 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         for access in trace.of_kind("store", "atomic"):
             proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
     return proof
+
+
+def _loop_names(body: tuple[core.Statement, ...]) -> Iterator[str]:
+    """Counters and carried names of every loop; typing makes them unique, a hand-built program may not."""
+    for s in body:
+        if isinstance(s, core.For):
+            yield s.counter
+            yield from (c.name for c in s.carries)
+            yield from _loop_names(s.body)
 
 
 def _no_read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
