@@ -34,9 +34,10 @@ from synth.events import (
     Proposed,
     Started,
 )
-from synth.propose import Candidate
+from synth.propose import Candidate, NothingToPropose
 from synth.propose.embedded import propose
 from synth.propose.mutate import mutants
+from synth.propose.seeds import seeds
 from synth.prover import Prover
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
@@ -98,7 +99,7 @@ def _stages(
     bound = plan.bound
     yield Started(bound.spec.name, bound.settings, plan.target, timing.device_label(), folder)
     bench: timing.Bench | None = None
-    for number, candidate in enumerate(islice(propose(bound, plan.seed), plan.max_candidates)):
+    for number, candidate in enumerate(islice(_candidates(plan), plan.max_candidates)):
         if number and time.monotonic() > deadline:
             return
         yield Proposed(candidate)
@@ -125,6 +126,17 @@ def _stages(
         except StageFailed as failure:
             results.certificate(candidate.name, certified.certificate)
             yield Failed(candidate, failure.stage, str(failure))
+
+
+def _candidates(plan: Plan) -> Iterator[Candidate]:
+    """What ships with the spec, then what is composed. Raises NothingToPropose when there is neither."""
+    shipped = list(seeds(plan.bound))
+    yield from shipped
+    try:
+        yield from propose(plan.bound, plan.seed)
+    except NothingToPropose:
+        if not shipped:
+            raise
 
 
 class StageFailed(Exception):

@@ -7,6 +7,7 @@ tests need no prover; that wrong candidates never pass the prover is the golden 
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from ir.compare import mismatch
 from ir.evaluate import evaluate, parameters_default
 from ir.inputs import generate
 from ir.interpret import Mode, Outcome, interpret
-from ir.loader import bind, load_spec, parse_spec
+from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
@@ -24,6 +25,7 @@ from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
 from synth.propose.embedded import propose
 from synth.propose.mutate import MUTATIONS, mutants
+from synth.propose.seeds import seeds
 
 HEAD = """
 name = "{name}"
@@ -240,3 +242,13 @@ def test_mutants_differ_in_text_and_name_what_should_fall() -> None:
     assert all(m.expected for m in found)
     for mutant in found:
         check(parse(mutant.text), bound, mutant.text)
+
+
+def test_kernels_next_to_a_spec_are_offered_for_their_settings_only(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text((packaged_specs() / "attention.toml").read_text())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "b.tile").write_text("# spec: mine causal=none\nkernel of none")
+    (tmp_path / "mine" / "a.tile").write_text("# spec: mine\nkernel of all")
+    spec = load_spec(tmp_path / "mine.toml")
+    assert [c.name for c in seeds(bind(spec))] == ["a", "b"]
+    assert [c.name for c in seeds(bind(spec, {"causal": "top_left"}))] == ["a"]

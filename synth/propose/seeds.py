@@ -1,0 +1,34 @@
+"""Seeds: the kernels that ship with a spec, offered before anything is composed.
+
+The kernels of `specs/NAME.toml` are in `specs/NAME/*.tile`. Nothing is trusted of them: they go through the gate
+like every candidate. A kernel written for particular settings says so in its first line, `# spec: NAME causal=none`,
+and is offered for a spec bound to those only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ir.spec import Bound
+from synth.propose import Candidate
+
+
+def seeds(bound: Bound) -> Iterator[Candidate]:
+    """The kernels next to the spec's file that are for these settings, by name."""
+    folder = Path(bound.spec.path).with_suffix("")
+    values = {name: str(value) for name, value in bound.settings}
+    for path in sorted(folder.glob("*.tile")) if bound.spec.path.endswith(".toml") else ():
+        text = path.read_text(encoding="utf-8")
+        wanted = wanted_settings(text)
+        if all(values.get(name) == value for name, value in wanted.items()):
+            yield Candidate(path.stem, text, tuple(wanted.items()))
+
+
+def wanted_settings(text: str) -> dict[str, str]:
+    """`key=value` of a kernel file's first line, `# spec: NAME key=value ...`; empty without such a line."""
+    first = text.split("\n", 1)[0]
+    if not first.startswith("# spec: "):
+        return {}
+    items = (item.partition("=") for item in first.split()[3:])
+    return {name: value for name, equals, value in items if equals}
