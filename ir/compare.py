@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 # Where a whole tensor is expected to be zero there is no scale to measure against.
 _ZERO_TENSOR_SCALE = 1e-12
+_ROUNDING = 1e-13  # what cancelling terms leave of float64, relative to the terms
+_DEGREE = 3  # the terms of a gradient of attention are products of that many inputs
 
 
 class ShapeMismatch(ValueError):
@@ -35,10 +37,15 @@ class Mismatch:
     error: float
 
 
-def _excess(actual: Array, expected: Array, tolerance: float) -> Array:
+def _largest(x: Array) -> float:
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+
+
+def _excess(actual: Array, expected: Array, tolerance: float, terms: float) -> Array:
     """|actual - expected| in units of what is tolerated; 0 where equal, inf where never equal."""
-    finite = np.abs(expected[np.isfinite(expected)])
-    scale = float(finite.max(initial=0.0)) or _ZERO_TENSOR_SCALE
+    scale = _largest(expected) or _ZERO_TENSOR_SCALE
+    if scale <= _ROUNDING * terms:
+        scale = terms
     with np.errstate(all="ignore"):
         excess = np.abs(actual - expected) / (tolerance * (np.abs(expected) + scale))
     excess = np.where(np.isfinite(actual) & np.isfinite(expected), excess, np.inf)
@@ -46,22 +53,29 @@ def _excess(actual: Array, expected: Array, tolerance: float) -> Array:
 
 
 def mismatch(
-    actual: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float, skip_undefined: bool = False
+    actual: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    tolerance: float,
+    skip_undefined: bool = False,
+    inputs: Mapping[str, Array] | None = None,
 ) -> Mismatch | None:
     """The worst disagreement over every tensor of `expected`, or None when all agree.
 
     A cell agrees when |actual - expected| <= tolerance * (|expected| + largest finite |expected|).
     `skip_undefined` leaves out cells whose expected value is NaN: those a spec with
-    empty_row = "undefined" leaves to the kernel. Raises ShapeMismatch.
+    empty_row = "undefined" leaves to the kernel. With `inputs`, a tensor expected to be zero but for rounding,
+    as the gradient of a softmax over one key is, is measured against the terms that cancel in it.
+    Raises ShapeMismatch.
     """
     worst: Mismatch | None = None
+    terms = max((_largest(np.asarray(x)) for x in (inputs or {}).values()), default=0.0) ** _DEGREE
     for name, want in expected.items():
         got = actual.get(name)
         if got is None or got.shape != want.shape:
             raise ShapeMismatch(f"{name}: expected shape {want.shape}, got {None if got is None else got.shape}")
         if want.size == 0:
             continue
-        excess = _excess(got, want, tolerance)
+        excess = _excess(got, want, tolerance, terms)
         if skip_undefined:
             excess = np.where(np.isnan(want), 0.0, excess)
         cell = tuple(int(k) for k in np.unravel_index(int(np.argmax(excess)), want.shape))

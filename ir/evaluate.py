@@ -130,7 +130,7 @@ class _Evaluator:
         self.settings = dict(bound.settings)
         self.parameters = parameters
         self.inputs = inputs
-        self.input_names = {tensor.name for tensor, _ in bound.inputs}
+        self.input_names = {tensor.name for tensor, _ in bound.inputs if not tensor.saved}
         self.definitions = {d.name: d for d in bound.spec.definitions}
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self._tables: dict[tuple[str, tuple[tuple[int, int], ...]], Value] = {}
@@ -346,18 +346,36 @@ def evaluate(
 ) -> dict[str, Array]:
     """The outputs a kernel must store: float64 arrays by name, in the order of the tensor's dimensions.
 
-    `inputs` has an array for each input. With empty_row = "zero" a quotient by zero is 0 and log(0) is
+    `inputs` has an array for each input that is not saved. With empty_row = "zero" a quotient by zero is 0 and log(0) is
     -inf; with "undefined" such cells are NaN or infinite. Raises EvaluationError.
     """
-    missing = [tensor.name for tensor, _ in bound.inputs if tensor.name not in inputs]
+    return _tensors(bound, [tensor for tensor, _ in bound.outputs], sizes, parameters, inputs)
+
+
+def saved(
+    bound: Bound, sizes: Mapping[str, int], parameters: Mapping[str, float], inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The saved inputs, as their definitions give them from the other inputs; not rounded to their dtypes.
+    Raises EvaluationError."""
+    return _tensors(bound, [tensor for tensor, _ in bound.inputs if tensor.saved], sizes, parameters, inputs)
+
+
+def _tensors(
+    bound: Bound,
+    wanted: list[TensorSpec],
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, Array],
+) -> dict[str, Array]:
+    missing = [tensor.name for tensor, _ in bound.inputs if not tensor.saved and tensor.name not in inputs]
     if missing:
         raise EvaluationError(f"no array given for {', '.join(missing)}")
     evaluator = _Evaluator(bound, sizes, parameters, inputs)
     outputs = {}
     with np.errstate(all="ignore"):
-        for tensor, _ in bound.outputs:
+        for tensor in wanted:
             if tensor.name not in evaluator.definitions:
-                raise EvaluationError(f"output {tensor.name} is not defined")
+                raise EvaluationError(f"{tensor.name} is not defined")
             shape = tensor_shape(bound, tensor, sizes)
             try:
                 table = evaluator.table(tensor.name, tuple((0, extent - 1) for extent in shape))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ir.evaluate import tensor_shape
+from ir.evaluate import saved, tensor_shape
 from ir.program import DType
 from ir.rounding import FORMATS, round_to, round_towards_zero
 from ir.spec import Bound
@@ -121,11 +121,11 @@ def generate(
     name: str, seed: int, bound: Bound, sizes: Mapping[str, int], parameters: Mapping[str, float]
 ) -> dict[str, Array]:
     """An array for every input of the spec: float64 holding values of the tensor's dtype, int64 for
-    integer tensors, bool for bool. The same arguments give the same arrays. Raises UnknownGenerator."""
+    integer tensors, bool for bool; a saved input holds what its definition gives, not rounded. The same arguments give the same arrays. Raises UnknownGenerator."""
     if name not in _GENERATORS:
         raise UnknownGenerator(f"{name!r} is not one of {', '.join(GENERATORS)}")
     arrays: dict[str, Array] = {}
-    for position, (tensor, dtype) in enumerate(bound.inputs):
+    for position, (tensor, dtype) in enumerate((t, d) for t, d in bound.inputs if not t.saved):
         rng = np.random.default_rng([seed, position, zlib.crc32(name.encode())])
         shape = tensor_shape(bound, tensor, sizes)
         limit = _DEFAULT_LIMIT if tensor.abs_max is None else tensor.abs_max
@@ -137,4 +137,4 @@ def generate(
         else:
             top = 0 if name == "zeros" else int(min(limit, 2**31 - 1))
             arrays[tensor.name] = rng.integers(0, top + 1, shape)
-    return arrays
+    return arrays | saved(bound, sizes, parameters, arrays)

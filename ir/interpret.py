@@ -370,7 +370,7 @@ def interpret(
     """Run every kernel of `program`, in order, and report the tensors and what went wrong.
 
     `sizes` has a value for each symbolic dimension, `parameters` for each parameter, `inputs` an array
-    for each input tensor (values representable in its dtype). `strides` (elements, per dimension)
+    for each input tensor (rounded to its dtype in machine mode). `strides` (elements, per dimension)
     replaces the contiguous layout of a tensor where address width is checked; values do not depend on
     it. Raises InterpretError, BudgetExceeded.
     """
@@ -386,6 +386,8 @@ def interpret(
     given = {name: inputs[name] for name, layout in layouts.items() if layout.tensor.role == "input"}
     with np.errstate(all="ignore"):
         rounded = round_to if mode is Mode.MACHINE else lambda x, _: x
+        floats = {t.name: t.dtype for t in program.tensors if t.dtype.is_float}
+        given = {name: rounded(x, floats[name]) if name in floats else x for name, x in given.items()}
         memory = ArrayMemory(layouts, given, log, rounded)
         machine = _Machine(sizes, parameters, mode, memory, log, fuel)
         for kernel in program.kernels:

@@ -95,8 +95,8 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     requires = tuple(_lone(formula, key, names, Sort.TRUTH) for key in formula.elements("require"))
     names.parameters = frozenset(p.name for p in parameters)
     names.options = {o.name: o.choices for o in options}
-    names.ranks = {t.name: len(t.shape) for t in inputs}
-    definitions = _definitions(formula, names, taken, outputs)
+    names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
+    definitions = _definitions(formula, names, taken, (*outputs, *(t for t in inputs if t.saved)))
     layout = root.table("layout")
     layout.keys(required=("max_stride",))
     target, search, heldout = _bench(root, dims)
@@ -173,7 +173,7 @@ def _parameter(table: Table, name: str, names: Names) -> Parameter:
 
 
 def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:
-    table.keys(required=("shape", "dtype"), optional=("abs_max",) if given else ())
+    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved") if given else ())
     shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
     if not shape:
         raise table.problem("S004", f"`{name}` has no dimension", "shape")
@@ -186,7 +186,7 @@ def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], 
     bound = table.real("abs_max") if "abs_max" in table else None
     if bound is not None and bound <= 0:
         raise table.problem("S013", "abs_max must be positive", "abs_max")
-    return TensorSpec(name, shape, dtype, bound)
+    return TensorSpec(name, shape, dtype, bound, "saved" in table and table.flag("saved"))
 
 
 def _bench(root: Table, dims: tuple[Dim, ...]) -> tuple[str, tuple[Shapes, ...], tuple[Shapes, ...]]:
@@ -225,7 +225,8 @@ def _lone(table: Table, key: str | tuple[str, int], names: Names, wanted: Sort) 
 def _definitions(
     table: Table, names: Names, taken: dict[str, str], outputs: tuple[TensorSpec, ...]
 ) -> tuple[ast.Definition, ...]:
-    """The definitions of [formula], all checked, with one for every output."""
+    """The definitions of [formula], all checked, with one for every tensor of `outputs`: the spec's outputs
+    and its saved inputs."""
     source = table.source
     try:
         definitions = parse_definitions(table.padded("define"), source.name)
@@ -250,12 +251,12 @@ def _definitions(
     for output in outputs:
         if output.name not in found:
             hint = closest(output.name, found) or f"add `{output.name}[...] = ...` to `define`"
-            raise table.problem("S010", f"the output `{output.name}` has no definition", "define", hint)
+            raise table.problem("S010", f"`{output.name}` has no definition", "define", hint)
     formulas.check_definitions(names)
     for output in outputs:
         if names.sorts[output.name] is Sort.TRUTH:
             span = found[output.name].value.span
-            raise SpecProblem("S008", f"the output `{output.name}` is a truth value", span, source, "outputs are reals")
+            raise SpecProblem("S008", f"`{output.name}` is a truth value", span, source, "tensors hold reals")
     return definitions
 
 

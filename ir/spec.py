@@ -45,12 +45,17 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """shape: expressions over dims; dtype: a DType name or an option's name; abs_max: |x| <= abs_max
-    (inputs only, assumed of the caller and used by S1)."""
+    (inputs only, assumed of the caller and used by S1).
+
+    An input that is `saved` is what an earlier kernel made of the other inputs, such as the O and LSE that
+    attention saves for its backward: the definition of its name is its contract, which the certificate of
+    that earlier kernel discharges. In formulas the name means the definition."""
 
     name: str
     shape: tuple[ast.Expr, ...]
     dtype: str
     abs_max: float | None = None
+    saved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,12 @@ class Table:
             raise self.problem("S004", f"`{key}` is a finite number", key)
         return float(value)
 
+    def flag(self, key: str) -> bool:
+        value = self.values[key]
+        if not isinstance(value, bool):
+            raise self.problem("S004", f"`{key}` is true or false", key)
+        return value
+
     def padded(self, key: Key) -> str:
         """A formula, with blanks before it so that it stands at the line and column it has in the file."""
         value = self.values[key] if isinstance(key, str) else self.values[key[0]][key[1]]

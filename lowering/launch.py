@@ -258,7 +258,7 @@ def _check_aliases(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
 def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
     for t in plan["tensors"]:
         x = given.get(t["name"])
-        if x is None or t["role"] != "input" or not x.is_floating_point() or x.numel() == 0:
+        if x is None or t["role"] != "input" or t["saved"] or not x.is_floating_point() or x.numel() == 0:
             continue
         largest = float(x.abs().amax())
         limit = torch.finfo(x.dtype).max if t["abs_max"] is None else t["abs_max"]

@@ -124,12 +124,14 @@ def _named(name: str, bound: Bound) -> Json:
 
 def _tensor(t: Tensor, bound: Bound) -> Json:
     ranges = {spec.name: spec.abs_max for spec, _ in bound.inputs}
+    saved = t.name in {spec.name for spec, _ in bound.inputs if spec.saved}
     return {
         "name": t.name,
         "shape": [expression(e) for e in t.shape],
         "dtype": t.dtype.value,
         "role": t.role,
         "abs_max": ranges.get(t.name),
+        "saved": saved,
     }
 
 

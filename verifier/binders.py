@@ -210,6 +210,13 @@ def _sum_term(variables: tuple[Atom, ...], guard: Bool, factors: Factors, expone
             new, opened = open_binder(a.args[0], a.args[1])
             inner = conj((guard, opened.bool(a.args[1])))
             return make_sum(variables + new, inner, rest * opened.real(a.args[2]))
+    fixed = domains.fixed_quotient(variables, guard)
+    if fixed is not None:
+        v, remainder, value, others = fixed
+        at = {v: value}
+        body = substitute(monomial(TRUE, dict(factors), exponent), at)
+        left = tuple(remainder if u is v else u for u in variables)
+        return make_sum(left, conj((substitute(others, at), substitute(unbounded_range(v), at))), body)
     merged = _merge(variables, (guard, factors, exponent))
     if merged is not None:
         left, mapping = merged

@@ -132,7 +132,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "format": FORMAT,
             "subject": subject,
             "claim": [{"id": r.id, "title": TITLES[r.id], "statement": r.statement} for r in report.results],
-            "assumptions": [{"id": i, "text": t, "discharged_by": who} for i, t, who in ASSUMPTIONS],
+            "assumptions": [{"id": i, "text": t, "discharged_by": who} for i, t, who in _assumptions(bound)],
             "evidence": [
                 {"obligation": r.id, "seconds": round(r.seconds, 4), "items": [_item(e) for e in r.evidence]}
                 for r in report.results
@@ -144,6 +144,16 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "trusted": _trusted(),
         }
     )
+
+
+def _assumptions(bound: Bound) -> tuple[tuple[str, str, str], ...]:
+    """The ledger: what every certificate assumes, and the contract of each saved input."""
+    saved = tuple(
+        (f"saved-{t.name}", f"{t.name} is what the spec defines it to be, up to rounding to its dtype",
+         f"the certificate of the kernel that stored {t.name}, through the caller")
+        for t, _ in bound.inputs if t.saved
+    )  # fmt: skip
+    return ASSUMPTIONS + saved
 
 
 def _item(e: Evidence) -> dict[str, str]:

@@ -163,7 +163,7 @@ class _Scan:
 
     def solve(self) -> bool:
         x, loop = self.x, self.loop
-        if x.name not in self.finite.always:
+        if not self.finite.throughout(x.name):  # what is found holds where x0 is finite; elsewhere x never is
             return False
         mentioned = sorted(states((x.next.value,)), key=lambda a: a.serial)
         self.pivots = tuple(
@@ -258,7 +258,7 @@ class _Scan:
         def condition(b: Bool) -> Bool | None:
             if b.kind == "state" and b.args[0] in loop.carried:
                 name = b.args[0]
-                if name in self.finite.always:
+                if name in self.finite.always or name == self.x.name:
                     return TRUE
                 return (FALSE if pending else TRUE) if name in unsure else None
             if b.kind == "real" and b not in case:
@@ -402,7 +402,7 @@ class _Scan:
                 return False
             summed = summed + first * starts
         value = summed * loop.states_at(loop.n).real(reals.power(self.phi, -1))
-        loop.closed[x.name] = Closed(value, TRUE)
+        loop.closed[x.name] = Closed(value, self.finite.of(x.name))
         loop.notes.append(f"scan: {x.name} with phi = {self.phi!r}, beta(n) = {self.beta!r}")
         return True
 

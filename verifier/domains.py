@@ -5,6 +5,8 @@ bounds are `k*v + r >= 0` with literal k has a value between its rounded bounds 
 at most every upper bound. Floor quotients of the symbol by literals are first turned into bounds of
 the symbol itself (x div d >= t iff x >= d*t). What does not fit stays a quantifier for Z3.
 
+`fixed_quotient` finds a symbol whose quotient by something is fixed: x with (x + rest) div d = q, d > 0, is
+d*q + r - rest for exactly one r in 0 <= r < d. It is how `h div (H/G) = g` becomes the heads of group g.
 `merge_pair` finds the bijection behind tiling: x and y with an index a*x + b*y + rest, |b| = 1,
 0 <= y < |a|, are exactly the quotient and remainder of one integer j = that index (up to sign).
 """
@@ -13,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from verifier.booleans import FALSE, Bool, boolean, conj, conjuncts, disj, ge0
+from verifier.booleans import FALSE, Bool, boolean, conj, conjuncts, disj, ge0, lt
 from verifier.integers import Atom, Int, div, lift, mod, polynomial, symbol
-from verifier.terms import atom_of, free, unbounded_range
+from verifier.terms import as_int, atom_of, free, fresh, unbounded_range
 
 MAX_CASES = 16
 
@@ -121,6 +123,26 @@ def merge_pair(x: Atom, y: Atom, index: Int, fresh: Int) -> dict[Atom, Int] | No
     width = lift(abs(a))
     quotient = div(t, width)
     return {x: quotient if s * a > 0 else -quotient, y: mod(t, width)}
+
+
+def fixed_quotient(variables: Iterable[Atom], guard: Bool) -> tuple[Atom, Atom, Int, Bool] | None:
+    """(v, r, v as a term in r, what is left of the guard and r < d, still in terms of v) when a conjunct of the
+    guard is (v + rest) div d = q, with v in none of rest, d and q. The map r -> v is a bijection of 0 <= r < d
+    onto the v that meet the conjunct, for d > 0, and every divisor of the logic is positive."""
+    for part in conjuncts(guard):
+        if part.kind != "eq":
+            continue
+        for power, c in part.args[0].terms:
+            if len(power) != 1 or power[0].kind != "div" or c not in (1, -1):
+                continue
+            inner, d = power[0].args
+            q = (polynomial({power: c}) - part.args[0]) * c
+            for v in variables:
+                if coefficient(inner, v) == 1 and v not in free(d) and v not in free(q):
+                    r = fresh("~", 0)
+                    others = conj((*(p for p in conjuncts(guard) if p is not part), lt(as_int(r), d)))
+                    return v, r, d * q + as_int(r) - (inner - as_int(v)), others
+    return None
 
 
 def coefficient(index: Int, v: Atom) -> int | None:

@@ -2,8 +2,9 @@
 
 A name is always finite if it starts so and its update is whenever all such names are (the largest set for
 which that holds). Otherwise, if finite(x') is `finite(x) or V(n)` with V free of loop state, then finite(x)
-before iteration n is `finite(x0) or V held in some earlier iteration`. No guess is involved; a name that fits
-neither has an unknown finiteness, which can only make obligations fail.
+before iteration n is `finite(x0) or V held in some earlier iteration`. With V false x is finite throughout
+precisely when x0 is: so it is with what an inner loop goes on accumulating for the one around it. No guess is
+involved; a name that fits neither has an unknown finiteness, which can only make obligations fail.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ class Finiteness:
 
     def _closed(self, name: str) -> Bool:
         return self.before[name]
+
+    def throughout(self, name: str) -> bool:
+        """Whether the name is finite in every iteration, or was not before the loop and then never is."""
+        return name in self.always or self.visible.get(name) is FALSE
 
     def of(self, name: str) -> Bool:
         """Finite at the start of iteration n; an opaque boolean when that could not be solved."""

@@ -87,7 +87,7 @@ class Formula:
     def __init__(self, bound: Bound, sizes: Mapping[str, Int]) -> None:
         self.sizes = sizes
         self.settings = dict(bound.settings)
-        self.inputs = {t.name: t for t, _ in bound.inputs}
+        self.inputs = {t.name for t, _ in bound.inputs if not t.saved}
         self.definitions = {d.name: d for d in bound.spec.definitions}
         self.positive = {p.name: p.lower > 0 for p in bound.spec.parameters}
         self.empty_is_zero = bound.spec.empty_row == "zero"

@@ -178,7 +178,7 @@ def _exact(
             if lenient and findings["D1"].ok:
                 continue
         _fault(obligation, fault, bound, sizes, parameters, generator, found, expected)
-    worst = mismatch(outcome.tensors, expected, tolerance, skip_undefined=lenient)
+    worst = mismatch(outcome.tensors, expected, tolerance, lenient, inputs)  # type: ignore[arg-type]
     if worst is not None and not found:
         # Where equality over the reals is shown, a run that differs shows what floats lose: that is S1's.
         obligation = "S1" if findings["E1"].ok and not findings["S1"].ok else "E1"

@@ -144,7 +144,7 @@ def disagreement(golden: Golden, bound: Bound, sizes: dict[str, int], name: str,
         return outcome.faults[0].message
     unit = UNIT_ROUNDOFF[str(bound.setting("dtype"))]
     tolerance = 1e-9 if mode is Mode.EXACT else max(8 * unit, 1e-4)
-    worst = mismatch(outcome.tensors, evaluate(bound, sizes, parameters, inputs), tolerance)
+    worst = mismatch(outcome.tensors, evaluate(bound, sizes, parameters, inputs), tolerance, inputs=inputs)
     return None if worst is None else str(worst)
 
 
@@ -184,7 +184,7 @@ def faults_and_worst(golden: Golden, bound: Bound, c: Counterexample, mode: Mode
     outcome = interpret(golden.program(bound), bound, sizes, parameters, inputs, mode)
     expected = evaluate(bound, sizes, parameters, inputs)
     tolerance = 1e-6 if c.inputs.startswith(("normal", "mean", "uniform", "small", "zeros")) else 1e-5
-    worst = mismatch(outcome.tensors, expected, tolerance if mode is Mode.EXACT else 0.1)
+    worst = mismatch(outcome.tensors, expected, tolerance if mode is Mode.EXACT else 0.1, inputs=inputs)
     return outcome.faults, "" if worst is None else str(worst)
 
 

@@ -105,7 +105,7 @@ def disagreement(program: Program, bound: Bound, lengths: dict[str, int]) -> str
     outcome = interpret(program, bound, sizes, parameters, inputs, Mode.EXACT)
     if outcome.faults:
         return outcome.faults[0].message
-    worst = mismatch(outcome.tensors, evaluate(bound, sizes, parameters, inputs), 1e-7)
+    worst = mismatch(outcome.tensors, evaluate(bound, sizes, parameters, inputs), 1e-7, inputs=inputs)
     return None if worst is None else str(worst)
 
 

@@ -56,3 +56,10 @@ def test_a_missing_tensor_or_a_wrong_shape_is_an_error() -> None:
         mismatch({}, {"O": np.zeros(2)}, 1e-6)
     with pytest.raises(ShapeMismatch, match=r"\(3,\)"):
         mismatch({"O": np.zeros(3)}, {"O": np.zeros(2)}, 1e-6)
+
+
+def test_what_cancels_to_nothing_is_measured_against_the_terms_that_cancel() -> None:
+    zero, inputs = {"dQ": np.zeros(2)}, {"Q": np.array([3.0, -0.5])}
+    assert mismatch({"dQ": np.array([0.0, 3e-16])}, zero, 1e-6, inputs=inputs) is None
+    assert mismatch({"dQ": np.array([0.0, 3e-16])}, zero, 1e-6) is not None
+    assert mismatch({"dQ": np.array([0.0, 1e-4])}, zero, 1e-6, inputs=inputs) is not None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ir import ast
 from ir.diagnostics import SpecProblem
+from ir.evaluate import evaluate
+from ir.inputs import generate
 from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse_formula
 from ir.positions import positions, span_at
@@ -164,7 +167,7 @@ def test_wrong_settings(name: str, value: str, said: str) -> None:
         ("h // (H // G), j, e])\nsees", "h / G, j, e])\nsees", "S008", (35, 58), "an integer is needed"),
         ("H % G == 0", "H % G", "S008", (32, 13), "a truth value is needed"),
         ('["B", "H", "M"]', '["B", "H", "M / 2"]', "S008", (29, 29), "an integer is needed"),
-        ("log(Z[b, h, i])", "i < 3", "S008", (39, 18), "outputs are reals"),
+        ("log(Z[b, h, i])", "i < 3", "S008", (39, 18), "tensors hold reals"),
         ("log(Z[b, h, i])", "sees[i, i] + 1", "S008", (39, 18), "a real is needed"),
         ("log(Z[b, h, i])", "causal", "S008", (39, 18), "compare it"),
         ("log(Z[b, h, i])", "log(LSE[b, h, i])", "S009", (39, 1), "LSE -> LSE"),
@@ -210,3 +213,29 @@ def test_hostile_specs_are_errors() -> None:
     text = SMALL.replace('"Y[i] = sum[j < N](X[i, j])"', f'"""\nY[i] = d0[i]\n{long}"""')
     assert problem(text).code == "S009"
     assert parse_spec(text.replace("= Y[i]", "= X[i, i]")).definitions[0].name == "Y"
+
+
+# ---- saved inputs
+
+
+SAVED = SMALL.replace(
+    'X = { shape = ["M", "N"], dtype = "f32" }',
+    'X = { shape = ["M", "N"], dtype = "f32" }\nZ = { shape = ["M"], dtype = "f32", saved = true }',
+).replace('define = "Y', 'define = "Z[i] = sum[j < N](exp(X[i, j]))\\nY').replace("(X[i, j])\"", '(exp(X[i, j])) / Z[i]"')
+
+
+def test_a_saved_input_is_what_its_definition_says() -> None:
+    bound = bind(parse_spec(SAVED))
+    assert [(t.name, t.saved) for t, _ in bound.inputs] == [("X", False), ("Z", True)]
+    sizes = {"M": 3, "N": 5}
+    inputs = generate("normal", 0, bound, sizes, {})
+    assert np.allclose(inputs["Z"], np.exp(inputs["X"]).sum(axis=1), rtol=1e-12)
+    assert np.allclose(evaluate(bound, sizes, {}, {"X": inputs["X"]})["Y"], 1.0)
+
+
+def test_a_saved_input_needs_a_definition_of_its_rank() -> None:
+    assert problem(SAVED.replace("Z[i] = sum", "W[i] = sum").replace("/ Z[i]", "/ W[i]")).code == "S010"
+    assert problem(SAVED.replace("Z[i] = sum[j < N](exp(X[i, j]))", "Z[i, k] = 1.0")).code == "S007"
+    assert problem(SAVED.replace("saved = true", 'saved = "yes"')).code == "S004"
+    output = 'Y = { shape = ["M"], dtype = "f32" }'
+    assert problem(SMALL.replace(output, output.replace(" }", ", saved = true }"))).code == "S002"

@@ -204,3 +204,27 @@ def test_two_loops_have_pivots_of_their_own() -> None:
     for source, shown in ((text, False), (text.replace("first + log(l)", "m + log(l)"), True)):
         integers.reset()
         assert equivalence.check(analyse(check(parse(source), bound, source), bound)).ok == shown
+
+
+# ---- accumulating through two loops --------------------------------------------------------------
+
+
+def nested(inner: str, outer: str = "", start: str = "zeros([2], f32)") -> bool:
+    """Whether a sum over blocks, four lanes at a time in an inner loop, is shown to be the sum of the row."""
+    body = f"a = max({start}, axis=0)\nfor n in range(cdiv(N, 32)) carry a:\n    for q in range(8) carry a:\n"
+    body += "        j = n * 32 + q * 4 + arange(4)\n        x = load(X[i, j], mask=j < N, other=0)\n"
+    body += f"        a = {inner}\n" + (f"    a = {outer}\n" if outer else "") + "store(O[i], a)"
+    lines = [f"    {line}" for line in body.split("\n")]
+    text = "kernel rows(i < M):\n" + "\n".join(lines) + "\n"
+    bound = bind(parse_spec(SPEC.format(formula=SUM)))
+    program = check(parse(text), bound, text)
+    integers.reset()
+    proof = analyse(program, bound)
+    return equivalence.check(proof).ok and definedness.check(proof).ok
+
+
+def test_what_an_inner_loop_adds_to_the_sum_of_the_outer_one() -> None:
+    assert nested("a + sum(x, axis=0)")
+    assert not nested("a * 0.5 + sum(x, axis=0)")
+    assert not nested("a + sum(x, axis=0)", outer="a * 2.0")
+    assert not nested("a + sum(x, axis=0)", start="full([2], -inf, f32)")

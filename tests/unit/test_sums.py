@@ -17,7 +17,7 @@ from verifier import integers as z
 from verifier import reals
 from verifier.binders import make_max, make_sum, substitute
 from verifier.booleans import Bool
-from verifier.domains import exists
+from verifier.domains import exists, fixed_quotient
 from verifier.integers import Int
 from verifier.reals import Real, number, of, real_atom
 from verifier.signs import compare
@@ -248,3 +248,31 @@ def test_an_empty_maximum_says_nothing_of_its_value() -> None:
 def test_opaque_values_stay_apart() -> None:
     before, after = of(real_atom("pivot", "k.m", (z.lift(0),))), of(real_atom("pivot", "k.m", (z.lift(1),)))
     assert Simplifier().real(before - after, context()) is not number(0)
+
+
+# ---- a fixed quotient ------------------------------------------------------------------------------
+
+
+def grouped(quotient: Int, divisor: Int) -> Real:
+    """The sum of X[h] over 0 <= h < G*4 with h div divisor = quotient."""
+    h = z.symbol("h")
+    groups = z.symbol("G", 1)
+    inside = logic.conj((logic.ge0(h), logic.lt(h, groups * 4), logic.equal(z.div(h, divisor), quotient)))
+    return make_sum((atom_of(h),), inside, read(h))
+
+
+def test_heads_of_a_group_are_counted_from_its_first() -> None:
+    g, r, ratio = z.symbol("g", 0), z.symbol("r", 0), z.symbol("ratio", 1)
+    direct = make_sum((atom_of(r),), logic.conj((logic.lt(r, ratio), logic.lt(ratio * g + r, z.symbol("G", 1) * 4))),
+                      read(ratio * g + r))  # fmt: skip
+    given = context(logic.le(ratio * g + ratio, z.symbol("G", 1) * 4))
+    assert Simplifier().real(grouped(g, ratio) - direct, given) is number(0)
+    shifted = grouped(g + 1, ratio)
+    assert Simplifier().real(shifted - direct, given) is not number(0)
+
+
+def test_a_quotient_that_depends_on_the_symbol_itself_is_left_alone() -> None:
+    h = z.symbol("h")
+    assert fixed_quotient((atom_of(h),), logic.equal(z.div(h, z.lift(4)), h - 3)) is None
+    assert fixed_quotient((atom_of(h),), logic.ge0(z.div(h, z.symbol("ratio", 1)) - 2)) is None
+    assert fixed_quotient((atom_of(h),), logic.equal(z.div(h * 2, z.lift(4)), z.lift(3))) is None
