@@ -346,8 +346,8 @@ def evaluate(
 ) -> dict[str, Array]:
     """The outputs a kernel must store: float64 arrays by name, in the order of the tensor's dimensions.
 
-    `inputs` has an array for each input that is not saved. With empty_row = "zero" a quotient by zero is 0 and log(0) is
-    -inf; with "undefined" such cells are NaN or infinite. Raises EvaluationError.
+    `inputs` has an array for each input that is not saved. With empty_row = "zero" a quotient by zero is 0
+    and log(0) is -inf; with "undefined" such cells are NaN or infinite. Raises EvaluationError.
     """
     return _tensors(bound, [tensor for tensor, _ in bound.outputs], sizes, parameters, inputs)
 

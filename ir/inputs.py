@@ -121,7 +121,8 @@ def generate(
     name: str, seed: int, bound: Bound, sizes: Mapping[str, int], parameters: Mapping[str, float]
 ) -> dict[str, Array]:
     """An array for every input of the spec: float64 holding values of the tensor's dtype, int64 for
-    integer tensors, bool for bool; a saved input holds what its definition gives, not rounded. The same arguments give the same arrays. Raises UnknownGenerator."""
+    integer tensors, bool for bool; a saved input holds what its definition gives, not rounded.
+    The same arguments give the same arrays. Raises UnknownGenerator."""
     if name not in _GENERATORS:
         raise UnknownGenerator(f"{name!r} is not one of {', '.join(GENERATORS)}")
     arrays: dict[str, Array] = {}

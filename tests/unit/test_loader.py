@@ -219,9 +219,10 @@ def test_hostile_specs_are_errors() -> None:
 
 
 SAVED = SMALL.replace(
-    'X = { shape = ["M", "N"], dtype = "f32" }',
-    'X = { shape = ["M", "N"], dtype = "f32" }\nZ = { shape = ["M"], dtype = "f32", saved = true }',
-).replace('define = "Y', 'define = "Z[i] = sum[j < N](exp(X[i, j]))\\nY').replace("(X[i, j])\"", '(exp(X[i, j])) / Z[i]"')
+    '[outputs]', 'Z = { shape = ["M"], dtype = "f32", saved = true }\n[outputs]'
+).replace(
+    '"Y[i] = sum[j < N](X[i, j])"', '"""\nZ[i] = sum[j < N](exp(X[i, j]))\nY[i] = sum[j < N](exp(X[i, j])) / Z[i]\n"""'
+)  # fmt: skip
 
 
 def test_a_saved_input_is_what_its_definition_says() -> None:
