@@ -8,7 +8,7 @@ expression of the typed program, where a carried name is an affine function of i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,7 +46,7 @@ def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
 
 
 def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
-    mean = _weighted_mean(proof, mono)
+    mean = _weighted_mean(proof, mono, context)
     if mean is not None:
         return mean
     out = 1.0
@@ -63,14 +63,16 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     return out
 
 
-def _weighted_mean(proof: Proof, mono: Monomial) -> float | None:
-    """sum(w v) / sum(w) over one domain, w >= 0, v a read: at most max |v|."""
+def _weighted_mean(proof: Proof, mono: Monomial, context: Context) -> float | None:
+    """sum(w v) / sum(w), w >= 0, v a read, the first domain within the second: at most max |v|."""
     if mono.exponent is not None or len(mono.factors) != 2:
         return None
     (a, k), (b, p) = mono.factors
     if k == -1:
         (a, k), (b, p) = (b, p), (a, k)
-    if not (a.kind == b.kind == "sum" and k == 1 and p == -1 and a.args[0] == b.args[0] and a.args[1] is b.args[1]):
+    if not (a.kind == b.kind == "sum" and k == 1 and p == -1 and a.args[0] == b.args[0]):
+        return None
+    if a.args[1] is not b.args[1] and not context.given(a.args[1]).entails(b.args[1]):
         return None
     whole, weight = a.args[2].terms, b.args[2].terms
     if len(whole) != 1 or len(weight) != 1 or positive_when(b.args[2]) is None:
@@ -207,13 +209,38 @@ class Magnitudes:
         }
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
+        self.written: dict[int, float] = {}  # of each store of the running kernel, the bound found last
 
     def overflow(self) -> tuple[str, Span] | None:
         for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
             self.intervals = Intervals(self.proof, trace)
             self.kernel = kernel.name
+            self.stores = dict(zip(map(id, _stores(kernel.body)), trace.of_kind("store", "atomic"), strict=True))
+            self.written = {}
             self._block(kernel.body, {})
+            self._settle(kernel)
         return self.problem
+
+    def _settle(self, kernel: core.Kernel) -> None:
+        """What tensors may hold after the launch. Atomic adds come in any order, so on the way to their total
+        a cell holds at most what it held before and the absolute values of everything added to it."""
+        for s in _stores(kernel.body):
+            largest = self.written[id(s)]
+            if not s.atomic:
+                self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
+                continue
+            total = self.tensors.get(s.tensor, math.inf) + _times(largest, self._executions(self.stores[id(s)]))
+            self._checked(Affine(total * HAIR, {}), f"the total of atomic adds into {s.tensor}", core.DType.F32, s.span)
+            self.tensors[s.tensor] = total * HAIR
+
+    def _executions(self, access: Access) -> float:
+        """How many executions of an atomic add one cell can see."""
+        writers = [w for layer in self.proof.layers[access.tensor] for w in layer.writers if w.access is access]
+        count = 1.0
+        for atom in writers[0].summed:
+            low, high = self.intervals.symbols.get(atom, (atom.low, atom.high))
+            count *= math.inf if low is None or high is None else float(max(0, high - low + 1))
+        return count
 
     def _block(self, body: tuple[core.Statement, ...], env: dict[str, Affine]) -> None:
         for s in body:
@@ -225,18 +252,16 @@ class Magnitudes:
                     largest = value.constant if not value.factors else math.inf
                     if largest > LARGEST_F32:
                         largest = self._stored(s)
-                    self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
+                    self.written[id(s)] = largest
                 case core.For():
                     self._loop(s, env)
 
     def _stored(self, s: core.Store) -> float:
         """The bound of a stored value as a term, where the walk over the program found none."""
-        for trace in self.proof.traces:
-            for access in trace.of_kind("store", "atomic"):
-                if trace.kernel == self.kernel and access.span == s.span and access.value is not None:
-                    if access.tensor == s.tensor and isinstance(access.value.value, Real):
-                        return bound_of(self.proof, access.value.value, self.proof.within(access))
-        return math.inf
+        access = self.stores[id(s)]
+        if access.value is None or not isinstance(access.value.value, Real):
+            return math.inf
+        return bound_of(self.proof, access.value.value, self.proof.within(access))
 
     def _loop(self, loop: core.For, env: dict[str, Affine]) -> None:
         """One pass with carried names as unknowns, solved in the order given, then one with the bounds."""
@@ -399,6 +424,15 @@ class Magnitudes:
                     found = max(found, bound_of(self.proof, duty.argument, context))
             self.quotient_bounds[span] = found
         return found
+
+
+def _stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
+    """Every store of a kernel, in the order in which `execute` records them."""
+    for s in body:
+        if isinstance(s, core.For):
+            yield from _stores(s.body)
+        elif isinstance(s, core.Store):
+            yield s
 
 
 def _product(a: Affine, b: Affine) -> Affine:
