@@ -106,7 +106,7 @@ TRUSTED = (
     "verifier/simplify.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py",
     "verifier/scan.py", "verifier/finiteness.py", "verifier/closed_forms.py", "verifier/formula.py",
     "verifier/inverse.py", "verifier/linear.py", "verifier/magnitude.py", "verifier/underflow.py",
-    "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py",
+    "verifier/contents.py", "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py",
     "verifier/obligations/bounds.py", "verifier/obligations/width.py", "verifier/obligations/races.py",
     "verifier/obligations/coverage.py", "verifier/obligations/definedness.py",
     "verifier/obligations/equivalence.py", "verifier/obligations/range.py",

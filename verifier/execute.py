@@ -119,7 +119,8 @@ class Instance:
         kind = "atomic" if s.atomic else "store"
         cell = tuple(_at(i, lanes).int for i in index)
         at, place = _at(value, lanes), _place(index, mask, lanes)
-        value_here = Scalar(at.value, at.finite, at.owes | place.owes)
+        owes = ops.defined(at.finite, "every value added is finite", s.span) if s.atomic else frozenset()
+        value_here = Scalar(at.value, at.finite, at.owes | place.owes | owes)
         self.accesses.append(
             Access(kind, s.tensor, cell, guard, value_here, place, self.premises, lanes, self.counters, s.span)
         )

@@ -5,37 +5,45 @@ terms of the cell by solving the index equations: mixed-radix digits (a*x + y wi
 quotient and remainder, and single linear unknowns. The proposal is only a proposal: `covers` is the
 condition, in terms of the cell, under which substituting it meets every premise, the mask, the lane
 bounds and the index equations, so whatever satisfies `covers` really is written by that instance.
+That nobody else writes the cell is the other direction, `exact`.
+
+An atomic add may leave unknowns open (the key block, when a query row is added to): `summed`. `total` is
+the sum of what all executions add to a cell. Let u = (d, s) be the unknowns, s those summed, and G(u) the
+premises, mask and lane bounds. By definition total(c) = sum over u with G(u) and index(u) = c of value(u).
+If every u with G(u) has d = inverse(index(u)) (`exact`), the sum over d has the one term d = inverse(c),
+and total(c) = sum over s with covers(c, s) of value(inverse(c), s), which is what `make_sum` is given. The
+domain is finite: program ids and counters have their ranges among the premises, lanes their extents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from verifier.binders import substitute
+from verifier.binders import Substitution, make_sum, substitute
 from verifier.booleans import FALSE, Bool, conj, equal, ge0
 from verifier.execute import Access, Trace
 from verifier.integers import Atom, Int, div, lift, mod, polynomial, split_multiple
+from verifier.reals import Real
+from verifier.smt import Context
 from verifier.terms import as_int, atom_of, free, fresh
-
-if TYPE_CHECKING:
-    from verifier.proof import Proof
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
     """`cell`: symbols of a generic cell. `inverse`: unknowns as terms in the cell, None if not found
-    (`why`). `covers`: the cell is written by that instance."""
+    (`why`). `summed`: unknowns of an atomic add that are not in it. `covers`: the cell is written by that
+    instance (for these values of `summed`)."""
 
     access: Access
     cell: tuple[Atom, ...]
     inverse: Mapping[Atom, Int] | None
     covers: Bool
     why: str = ""
+    summed: tuple[Atom, ...] = ()
 
 
-def writer(proof: Proof, trace: Trace, access: Access) -> Writer:
+def writer(trace: Trace, access: Access) -> Writer:
     cell = tuple(fresh("cell") for _ in access.index)
     ranges = {atom_of(pid): extent for pid, extent in trace.grid}
     unknowns = unknowns_of(trace, access)
@@ -43,6 +51,9 @@ def writer(proof: Proof, trace: Trace, access: Access) -> Writer:
     for index, c in zip(access.index, cell, strict=True):
         solver.equations.append((index, as_int(c)))
     found = solver.solve()
+    if access.kind == "atomic":
+        summed = tuple(a for a in unknowns if a not in found)
+        return Writer(access, cell, found, _covers(access, cell, found), summed=summed)
     for atom in unknowns:
         if atom not in found:
             if any(atom in free(i) for i in access.index):
@@ -57,6 +68,26 @@ def unknowns_of(trace: Trace, access: Access) -> tuple[Atom, ...]:
     out += [atom_of(c) for c in access.counters]
     out += [atom_of(lane) for lane in access.lanes if lane.atom is not None]
     return tuple(out)
+
+
+def exact(w: Writer, within: Context) -> bool:
+    """Whether every execution whose mask holds is the one the inverse names at the cell it writes; `within`
+    is the context of the access. No two executions of a store then share a cell, and a cell outside
+    `covers` is written by none."""
+    if w.inverse is None:
+        return False
+    at = Substitution(dict(zip(w.cell, w.access.index, strict=True)))
+    return within.entails(conj(equal(as_int(a), at.int(v)) for a, v in w.inverse.items()))
+
+
+def total(w: Writer) -> Real:
+    """What all executions of an atomic add leave in the generic cell together; needs `exact`."""
+    if w.access.value is None or w.inverse is None:
+        raise ValueError("only an atomic add has a total")
+    bound = {a: as_int(fresh("~", a.low, a.high)) for a in w.summed}
+    place = Substitution({**w.inverse, **bound})
+    symbols = tuple(map(atom_of, bound.values()))
+    return make_sum(symbols, substitute(w.covers, bound), place.real(w.access.value.real))
 
 
 def _covers(access: Access, cell: tuple[Atom, ...], inverse: Mapping[Atom, Int]) -> Bool:

@@ -1,9 +1,9 @@
 """What a proof works on: one candidate, executed symbolically, kernel after kernel.
 
 `analyse` runs every kernel once. What a kernel stores to a tensor becomes, through the inverse of its
-index map (`obligations.coverage.invert`), the expression a later kernel reads there: a cross-kernel
-contract is computed and proved, not assumed. Reading a cell whose writer could not be inverted, or of a
-tensor nobody wrote, is `Unsupported`.
+index map (`verifier.contents`), the expression a later kernel reads there: a cross-kernel contract is
+computed and proved, not assumed. Reading a cell whose writer could not be inverted, or of a tensor nobody
+wrote, is `Unsupported`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from ir import program as core
 from ir.ast import NOWHERE, Span
 from ir.spec import Bound
 from verifier import reals
-from verifier.binders import Substitution
 from verifier.booleans import Bool, conj, ge0, lt
+from verifier.contents import Layer, held, layer_of
 from verifier.execute import Access, Instance, Trace
 from verifier.formula import Formula, Sizes, sizes_of
 from verifier.integers import Int
-from verifier.inverse import Writer, writer
-from verifier.operations import Unsupported, where
+from verifier.operations import Unsupported
 from verifier.reals import Real
 from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
@@ -55,7 +54,7 @@ class Proof:
     ledger: Ledger
     traces: list[Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    writers: dict[str, list[Writer]] = field(default_factory=dict)
+    layers: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
@@ -93,8 +92,9 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         proof.closed.update(run.closed)
         proof.identities += run.identities
         proof.pivot_bounds.update(run.pivot_bounds)
-        for access in trace.of_kind("store", "atomic"):
-            proof.writers.setdefault(access.tensor, []).append(writer(proof, trace, access))
+        for tensor in dict.fromkeys(a.tensor for a in trace.of_kind("store", "atomic")):
+            layer = layer_of(len(proof.traces) - 1, trace, tensor)
+            proof.layers[tensor] = (*proof.layers.get(tensor, ()), layer)
     return proof
 
 
@@ -113,7 +113,7 @@ def _no_read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
 
 def _reader(proof: Proof):  # type: ignore[no-untyped-def]
     """What cells hold when the next kernel starts."""
-    stored = dict(proof.writers)
+    stored = dict(proof.layers)
 
     saved = {t.name for t, _ in proof.bound.inputs if t.saved}
 
@@ -125,26 +125,9 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
             return Scalar(reals.read(tensor, index))
         if tensor not in stored:
             raise Unsupported(f"{tensor} is read before any kernel stored it", span)
-        return _contents(stored[tensor], index, span)
+        return held(stored[tensor], index, proof.within, span)
 
     return read
-
-
-def _contents(writers: list[Writer], index: tuple[Int, ...], span: Span) -> Scalar:
-    """The value some writer stored at `index`, duties discharged where it was stored."""
-    out: Scalar | None = None
-    for w in writers:
-        if w.inverse is None or w.access.kind != "store" or w.access.value is None:
-            raise Unsupported(f"what {w.access.tensor} holds here could not be derived: {w.why}", span)
-        at = dict(zip(w.cell, index, strict=True))
-        place = Substitution({atom: Substitution(at).int(value) for atom, value in w.inverse.items()})
-        value = w.access.value
-        here = Scalar(place.real(value.real), place.bool(value.finite))
-        covered = Substitution(at).bool(w.covers)
-        out = here if out is None else where(Scalar(covered), here, out)
-    if out is None:
-        raise Unsupported("no store to read from", span)
-    return out
 
 
 def in_bounds(index: tuple[Int, ...], extents: tuple[Int, ...]) -> Bool:

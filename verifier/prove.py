@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from ir import program as core
 from ir.spec import Bound
 from verifier import integers, refute
+from verifier.contents import run_to_run
 from verifier.obligations import bounds, coverage, definedness, equivalence, nonvacuity, races, range, width
 from verifier.operations import Unsupported
 from verifier.proof import Finding, Proof, analyse
@@ -78,7 +79,7 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
         results.append(_result(name, findings[name], seconds[name], examples.get(name), shown, not examples))
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
-        facts = (*widths.facts, ("witness shape", witness))
+        facts = (*widths.facts, ("witness shape", witness), ("run to run", run_to_run(proof.layers if proof else {})))
         return Report(tuple(results), total, widths.bits, widths.index_bits, facts)
     return Report(tuple(results), total)
 

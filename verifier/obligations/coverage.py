@@ -1,18 +1,28 @@
-"""C1: every cell of every output is written, by exactly one kernel (R1: exactly once in it).
+"""C1: every cell of every output and scratch tensor is written, and set before it is read or added to.
 
-For a generic cell of the tensor, some store's inverse map (see `verifier.inverse`) names a program,
-iteration and lane that writes it. Scratch tensors are held to the same: what a later kernel reads then
-always is what was stored.
+For a generic cell of the tensor, some plain store's inverse map (see `verifier.inverse`) names a program,
+iteration and lane that writes it. Where a later kernel reads the tensor or adds to it, these are stores of
+launches before that one: a read always is of what was stored, and an atomic total starts from it. R1 says
+that one launch stores a cell once; several launches are laid over each other in order (`verifier.contents`),
+for which the inverse maps above the first have to be exact. That the total of atomic adds is complete is
+then part of E1: what the cell holds in the end, with every execution's share, equals the spec.
+
+Atomic adds into a half-precision tensor round once for each addition, in whatever order: refused.
 """
 
 from __future__ import annotations
 
 from verifier.binders import Substitution
 from verifier.booleans import FALSE, disj
+from verifier.contents import Layer, reason
+from verifier.inverse import Writer, exact
 from verifier.proof import Finding, Proof, in_bounds
 from verifier.terms import as_int, fresh
 
-STATEMENT = "for every cell of every output and scratch tensor: some program writes it, and only one kernel does"
+STATEMENT = (
+    "for every cell of every output and scratch tensor: some program stores it, in a launch before any that reads it "
+    "or adds to it; atomic totals are over exactly the executions that hit the cell"
+)
 
 
 def check(proof: Proof) -> Finding:
@@ -20,21 +30,42 @@ def check(proof: Proof) -> Finding:
     for tensor in proof.program.tensors:
         if tensor.role == "input" or (tensor.role == "scratch" and tensor.name not in used):
             continue
-        kernels = {t.kernel for t in proof.traces for a in t.of_kind("store", "atomic") if a.tensor == tensor.name}
-        if len(kernels) != 1:
-            what = "no kernel stores it" if not kernels else f"kernels {', '.join(sorted(kernels))} all store it"
-            return Finding(False, STATEMENT, f"{tensor.name}: {what}")
-        finding = _covered(proof, tensor.name)
+        layers = proof.layers.get(tensor.name, ())
+        if not layers:
+            return Finding(False, STATEMENT, f"{tensor.name}: no kernel stores it")
+        finding = _layered(proof, tensor.name, layers)
+        finding = _covered(proof, tensor.name, layers) if finding is None else finding
         if not finding.ok:
             return finding
     return Finding(True, STATEMENT)
 
 
-def _covered(proof: Proof, tensor: str) -> Finding:
-    writers = proof.writers[tensor]
-    if any(w.access.kind == "atomic" for w in writers):
-        span = writers[0].access.span
-        return Finding(False, STATEMENT, f"{tensor}: atomic adds need memory that an earlier kernel set to zero", span)
+def _layered(proof: Proof, tensor: str, layers: tuple[Layer, ...]) -> Finding | None:
+    """What stands in the way of laying the launches over each other, if anything."""
+    for layer in layers:
+        upper = layer is not layers[0]
+        span = layer.writers[0].access.span
+        if layer.mixed or (layer.adds and not upper):
+            return Finding(False, STATEMENT, f"{tensor}: {reason(layer, upper)}", span)
+        dtype = proof.program.tensor(tensor).dtype.value
+        if layer.adds and dtype != "f32":
+            what = f"{tensor}: atomic adds into {dtype} round at every addition; add into f32 and convert in a kernel"
+            return Finding(False, STATEMENT, what, span)
+        for w in layer.writers if upper else ():
+            if not exact(w, proof.within(w.access)):
+                what = f"{tensor}: the index is not shown to tell which execution of {layer.kernel} wrote a cell"
+                return Finding(False, STATEMENT, what, w.access.span)
+    return None
+
+
+def _covered(proof: Proof, tensor: str, layers: tuple[Layer, ...]) -> Finding:
+    """Stores before the first launch that reads or adds (all of them, if none does) hit every cell."""
+    uses = [k for k, t in enumerate(proof.traces) for a in t.of_kind("load", "atomic") if a.tensor == tensor]
+    first = min(uses, default=len(proof.traces))
+    writers: list[Writer] = [w for layer in layers if layer.launch < first for w in layer.writers]
+    if not writers:
+        what = f"{tensor}: no kernel stores it before {proof.traces[first].kernel} uses it"
+        return Finding(False, STATEMENT, what, layers[0].writers[0].access.span)
     extents = proof.extents(tensor)
     cell = tuple(as_int(fresh("cell")) for _ in extents)
     context = proof.context.given(in_bounds(cell, extents))

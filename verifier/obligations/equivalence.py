@@ -1,21 +1,27 @@
 """E1: what is stored equals the spec, over the reals.
 
 For each store to an output, the stored term and the spec's term at the same cell are brought to normal
-form under the store's premises and must be the same object; where one is -inf the other must be too.
+form under the store's premises and must be the same object; where one is -inf the other must be too. An
+output that several launches write, by atomic adds say, is compared at a generic cell, with what the last
+launch leaves there (`verifier.contents`).
 Conditions that the premises leave open (a row that sees no key) are split: each case is proved. The
 comparison is of whole normal forms; nothing is sampled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ir.ast import Span
 from verifier.booleans import Bool, conj, disj, negate
-from verifier.execute import Access
-from verifier.proof import Finding, Proof
+from verifier.contents import held
+from verifier.integers import Int
+from verifier.proof import Finding, Proof, in_bounds
 from verifier.reals import Real
 from verifier.simplify import open_guard
 from verifier.smt import Context
+from verifier.terms import as_int, fresh
 from verifier.tiles import Scalar
 
 STATEMENT = (
@@ -26,27 +32,53 @@ MAX_SPLITS = 6
 
 def check(proof: Proof) -> Finding:
     shown = []
-    for trace in proof.traces:
-        for access in trace.of_kind("store"):
-            if proof.role(access.tensor) != "output" or access.value is None:
-                continue
-            wanted = proof.formula.output(access.tensor, access.index)
-            context = proof.within(access)
-            duties = [d for d in wanted.owes if d.kind == "defined"]
-            defined = conj(disj((negate(d.premise), d.claim)) for d in duties)
-            if proof.bound.spec.empty_row == "zero" and not context.entails(defined):
-                what = f"{access.tensor}: the spec is not shown to be defined at every cell: {duties[0].what}"
-                return Finding(False, STATEMENT, what, access.span)
-            context = context.given(defined)
-            if context.impossible:
-                what = f"{access.tensor}: the spec is defined at no cell this store writes, so nothing would be shown"
-                return Finding(False, STATEMENT, what, access.span)
-            gap = _compare(proof, context, access.value, wanted, MAX_SPLITS)
-            if gap is not None:
-                what = f"{access.tensor}{list(access.index)}: {gap.text}"
-                return Finding(False, STATEMENT, what, access.span, goal=gap.goal)
-            shown.append(_shown(proof, access, context, wanted))
+    for place in _places(proof):
+        wanted = proof.formula.output(place.tensor, place.index)
+        context = place.context
+        duties = [d for d in wanted.owes if d.kind == "defined"]
+        defined = conj(disj((negate(d.premise), d.claim)) for d in duties)
+        if proof.bound.spec.empty_row == "zero" and not context.entails(defined):
+            what = f"{place.tensor}: the spec is not shown to be defined at every cell: {duties[0].what}"
+            return Finding(False, STATEMENT, what, place.span)
+        context = context.given(defined)
+        if context.impossible:
+            what = f"{place.tensor}: the spec is defined at no cell this store writes, so nothing would be shown"
+            return Finding(False, STATEMENT, what, place.span)
+        gap = _compare(proof, context, place.stored, wanted, MAX_SPLITS)
+        if gap is not None:
+            what = f"{place.tensor}{list(place.index)}: {gap.text}"
+            return Finding(False, STATEMENT, what, place.span, goal=gap.goal)
+        formula = proof.simplifier.real(wanted.real, context)
+        shown.append(f"{place.tensor}{list(place.index)} = {formula!r}")
     return Finding(True, STATEMENT, trace=tuple(shown))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a stored value is compared with the spec."""
+
+    tensor: str
+    index: tuple[Int, ...]
+    context: Context
+    stored: Scalar
+    span: Span
+
+
+def _places(proof: Proof) -> Iterator[_Place]:
+    """Every store of an output that one launch alone writes, under its own premises; what an output that
+    several write holds in the end, at a generic cell."""
+    for tensor in (t.name for t in proof.program.tensors if t.role == "output"):
+        layers = proof.layers.get(tensor, ())
+        if len(layers) == 1 and not layers[0].adds and not layers[0].mixed:
+            for access in (w.access for w in layers[0].writers):
+                if access.value is not None:
+                    yield _Place(tensor, access.index, proof.within(access), access.value, access.span)
+        elif layers:
+            extents = proof.extents(tensor)
+            cell = tuple(as_int(fresh("cell")) for _ in extents)
+            span = layers[-1].writers[-1].access.span
+            stored = held(layers, cell, proof.within, span)
+            yield _Place(tensor, cell, proof.context.given(in_bounds(cell, extents)), stored, span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,3 @@ def _undecided(context: Context, condition: Bool) -> Bool | None:
     if context.decide(condition) is not None:
         return None
     return condition
-
-
-def _shown(proof: Proof, access: Access, context: Context, wanted: Scalar) -> str:
-    return f"{access.tensor}{list(access.index)} = {proof.simplifier.real(wanted.real, context)!r}"

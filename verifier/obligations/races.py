@@ -11,7 +11,7 @@ from verifier.binders import Substitution
 from verifier.booleans import Bool, conj, equal, negate
 from verifier.execute import Access, Trace
 from verifier.integers import Int
-from verifier.inverse import unknowns_of
+from verifier.inverse import exact, unknowns_of
 from verifier.proof import Finding, Proof
 from verifier.terms import as_int, fresh
 
@@ -34,11 +34,8 @@ def _copy(trace: Trace, access: Access) -> tuple[Bool, tuple[Int, ...], Bool]:
 def _invertible(proof: Proof, access: Access) -> bool:
     """Whether the inverse of the index map gives every execution back from its cell: then no two
     executions share one. Cheaper than two copies, and linear where those are not."""
-    for w in proof.writers[access.tensor]:
-        if w.access is access and w.inverse is not None:
-            at = Substitution(dict(zip(w.cell, access.index, strict=True)))
-            return proof.within(access).entails(conj(equal(as_int(a), at.int(v)) for a, v in w.inverse.items()))
-    return False
+    writers = (w for layer in proof.layers[access.tensor] for w in layer.writers)
+    return any(w.access is access and exact(w, proof.within(access)) for w in writers)
 
 
 def write_write(proof: Proof) -> Finding:
