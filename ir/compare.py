@@ -20,6 +20,8 @@ Array = NDArray[Any]
 _ZERO_TENSOR_SCALE = 1e-12
 _ROUNDING = 1e-13  # what cancelling terms leave of float64, relative to the terms
 _DEGREE = 3  # the terms of a gradient of attention are products of that many inputs
+# Near the end of float64's range exponentials lose digits and then all of them: differences there say nothing.
+_SMALLEST_SCALE = 1e-280
 
 
 class ShapeMismatch(ValueError):
@@ -43,7 +45,7 @@ def _largest(x: Array) -> float:
 
 def _excess(actual: Array, expected: Array, tolerance: float, terms: float) -> Array:
     """|actual - expected| in units of what is tolerated; 0 where equal, inf where never equal."""
-    scale = _largest(expected) or _ZERO_TENSOR_SCALE
+    scale = max(_largest(expected) or _ZERO_TENSOR_SCALE, _SMALLEST_SCALE)
     if scale <= _ROUNDING * terms:
         scale = terms
     with np.errstate(all="ignore"):

@@ -8,7 +8,7 @@ is an error at its place, so that the evaluator and the prover only ever see wel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ir import ast
@@ -52,6 +52,19 @@ def check_definitions(names: Names) -> None:
 def check_formula(names: Names, e: ast.Expr, wanted: Sort) -> None:
     """Check a lone formula over sizes, such as a tensor extent, a requirement or a default."""
     _expect(names, e, frozenset(), wanted)
+
+
+def settled(e: ast.Expr, values: Mapping[str, str | int]) -> ast.Expr:
+    """A formula with every `if` that compares an option replaced by the branch the settings choose."""
+    match e:
+        case ast.If(ast.Binary(op, ast.Name(option), ast.Text(text)), then, otherwise) if option in values:
+            return settled(then if (values[option] == text) == (op == "==") else otherwise, values)
+        case ast.Binary(op, left, right, span):
+            return ast.Binary(op, settled(left, values), settled(right, values), span)
+        case ast.Call():
+            return replace(e, args=tuple(settled(a, values) for a in e.args))
+        case _:
+            return e
 
 
 def _in_order(names: Names) -> list[ast.Definition]:

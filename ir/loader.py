@@ -10,6 +10,7 @@ import keyword
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ir import ast, formulas
@@ -86,6 +87,7 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     dims = tuple(_dim(t, n) for n, t in _named(root, "dims", "a size", taken))
     options = tuple(_option(t, n) for n, t in _named(root, "options", "an option", taken))
     names = Names(root.source, frozenset(d.name for d in dims))
+    names.options = {o.name: o.choices for o in options}
     parameters = tuple(_parameter(t, n, names) for n, t in _named(root, "parameters", "a parameter", taken))
     inputs = tuple(_tensor(t, n, names, options, True) for n, t in _named(root, "inputs", "a tensor", taken))
     outputs = tuple(_tensor(t, n, names, options, False) for n, t in _named(root, "outputs", "an output", taken))
@@ -94,7 +96,6 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     empty_row = formula.choice("empty_row", ("zero", "undefined"))
     requires = tuple(_lone(formula, key, names, Sort.TRUTH) for key in formula.elements("require"))
     names.parameters = frozenset(p.name for p in parameters)
-    names.options = {o.name: o.choices for o in options}
     names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
     definitions = _definitions(formula, names, taken, (*outputs, *(t for t in inputs if t.saved)))
     layout = root.table("layout")
@@ -299,9 +300,15 @@ def bind(spec: Spec, settings: Mapping[str, str | int] | None = None) -> Bound:
         spec=spec,
         settings=tuple(values.items()),
         dims=tuple(d for d in spec.dims if not d.choices),
-        inputs=tuple((t, DTYPES[str(values.get(t.dtype, t.dtype))]) for t in spec.inputs),
-        outputs=tuple((t, DTYPES[str(values.get(t.dtype, t.dtype))]) for t in spec.outputs),
+        inputs=tuple(_tensor_of(t, values) for t in spec.inputs),
+        outputs=tuple(_tensor_of(t, values) for t in spec.outputs),
     )
+
+
+def _tensor_of(t: TensorSpec, values: Mapping[str, str | int]) -> tuple[TensorSpec, DType]:
+    """A tensor with the shape and dtype its options choose."""
+    shape = tuple(formulas.settled(e, values) for e in t.shape)
+    return replace(t, shape=shape), DTYPES[str(values.get(t.dtype, t.dtype))]
 
 
 def _chosen(option: Option, text: str, source: Source) -> str:

@@ -202,6 +202,8 @@ class Formula:
             if name == "cdiv":
                 return Scalar(-_integer_div(-x, y, e.span))
             return Scalar(integers.minimum(x, y) if name.startswith("min") else integers.maximum(x, y))
+        if name == "abs" and isinstance(args[0].value, Int):
+            return Scalar(integers.maximum(args[0].int, -args[0].int))
         if name == "where":
             return ops.where(args[0], _as_real(args[1]), _as_real(args[2]))
         x0 = _as_real(args[0])

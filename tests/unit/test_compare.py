@@ -23,6 +23,11 @@ def test_tiny_outputs_are_not_compared_with_a_fixed_number() -> None:
     assert worst([0.0, 0.0], [1e-20, 3e-20]) == (1,)
 
 
+def test_what_is_lost_at_the_end_of_float64_is_no_difference() -> None:
+    assert worst([3.0e-318, 0.0], [3.2e-318, 1e-300]) is None
+    assert worst([0.0, 0.0], [1e-250, 3e-250]) == (1,)
+
+
 def test_a_small_cell_is_measured_by_the_scale_of_its_tensor() -> None:
     assert worst([1e-9, 1e3], [0.0, 1e3]) is None
     assert worst([1e-2, 1e3], [0.0, 1e3]) == (0,)

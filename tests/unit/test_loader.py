@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,11 @@ def test_positions_of_keys_values_and_array_elements() -> None:
 
 
 # ---- settings
+
+
+def test_an_option_may_choose_an_extent() -> None:
+    bias, _ = bind(load_spec("bias"), {"heads": "one"}).inputs[3]
+    assert bias.shape == (ast.Name("B"), ast.Number(Fraction(1)), ast.Name("M"), ast.Name("N"))
 
 
 def test_settings_and_defaults() -> None:
