@@ -52,6 +52,7 @@ def writer(trace: Trace, access: Access) -> Writer:
         solver.equations.append((index, as_int(c)))
     found = solver.solve()
     if access.kind == "atomic":
+        found |= {a: lift(0) for a in unknowns if a not in found and ranges.get(a) is lift(1)}
         summed = tuple(a for a in unknowns if a not in found)
         return Writer(access, cell, found, _covers(access, cell, found), summed=summed)
     for atom in unknowns:
