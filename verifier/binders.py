@@ -12,7 +12,8 @@ All domains here are finite: they come from lanes, loops and grid axes, and from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import permutations
+from itertools import permutations, product
+from math import factorial, prod
 from typing import Any
 
 from verifier import domains, reals, signs
@@ -21,7 +22,7 @@ from verifier.integers import Atom, Int, div, lift, maximum, minimum, mod, term_
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
 from verifier.terms import as_int, children, conditions, free, fresh, level, states, unbounded_range
 
-MAX_PERMUTED = 4
+MAX_ORDERS = 24
 _READS = term_cache()
 
 
@@ -322,12 +323,36 @@ def _connected(variables: tuple[Atom, ...], items: list[tuple[frozenset[Atom], s
         left = tuple(w if u is v else u for u in variables)
         return make_sum(left, conj((substitute(guard, at), ranges)), substitute(body, at))
     candidates = []
-    orders = permutations(variables) if 1 < len(variables) <= MAX_PERMUTED else (variables,)
-    for order in orders:
-        new, mapping, ranges = domains.rename(tuple(order), max(level(body), level(guard)))
+    for order in _orders(variables, body):
+        new, mapping, ranges = domains.rename(order, max(level(body), level(guard)))
         candidates.append((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)))
     best = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: (repr(c[2]), repr(c[1])))
     return of(real_atom("sum", *best))
+
+
+def _orders(variables: tuple[Atom, ...], body: Real) -> list[tuple[Atom, ...]]:
+    """The orders of bound symbols among which the canonical one is chosen: by the tensor dimensions a symbol
+    addresses, which does not depend on names; symbols alike in that are tried in every order."""
+    if len(variables) < 2:
+        return [variables]
+    groups: dict[tuple[tuple[str, int, int], ...], list[Atom]] = {}
+    for v in variables:
+        groups.setdefault(_addresses(v, body), []).append(v)
+    if prod(factorial(len(alike)) for alike in groups.values()) > MAX_ORDERS:
+        return [tuple(v for key in sorted(groups) for v in groups[key])]
+    choices = product(*(permutations(groups[key]) for key in sorted(groups)))
+    return [tuple(v for part in choice for v in part) for choice in choices]
+
+
+def _addresses(v: Atom, body: Real) -> tuple[tuple[str, int, int], ...]:
+    """(tensor, dimension, coefficient) of each index v occurs in; 0 for one that is not linear in v."""
+    places = [
+        (read.args[0], position, domains.coefficient(index, v) or 0)
+        for read in reads(body)
+        for position, index in enumerate(read.args[1])
+        if v in free(index)
+    ]
+    return tuple(sorted(places))
 
 
 def _shift(variables: tuple[Atom, ...], body: Real) -> tuple[Atom, Atom, Int] | None:

@@ -2,7 +2,8 @@
 
 Z3 decides it over linear real arithmetic with every nonlinear monomial an unknown, given what rules say
 of maxima: a maximum is at least each of its members (a member over a domain is instantiated at the index
-the term itself reads), and a maximum is at most another that has all its members. Guards and comparisons
+the term itself reads), and a maximum is at most another that has all its members. The log of a sum of exponentials is at least the
+exponent of each term, for the others only add (a term over a domain is instantiated like a member). Guards and comparisons
 of reals keep their meaning. Only `unsat` counts.
 """
 
@@ -99,6 +100,11 @@ class _Query:
             for other, q in scaled:
                 if other is not m and self._included(m, p, other, q):
                     self.facts.append(alone <= self.linear(reals.of(other) * q))
+        for mono in plain:
+            for member in exponents(mono):
+                for guard, body in self._instances(member, x):
+                    self._link(guard)
+                    self.facts.append(z3.Implies(self.translate.bool(guard), self.linear(mono) >= self.linear(body)))
 
     def _instances(self, member: Member, x: Real) -> list[tuple[Bool, Real]]:
         variables, guard, body = member
@@ -134,6 +140,30 @@ class _Query:
         if held:
             self.context.prover.ledger.reals.append(solver)
         return held
+
+
+def exponents(x: Real) -> list[Member]:
+    """The members that x = log(sum of exponentials) is at least: exp(e) under a guard or over a domain. Every
+    term must be a positive number times an exponential (then none is negative), at least 1 for a member."""
+    atom = x.atom
+    if atom is None or atom.kind != "log":
+        return []
+    out: list[Member] = []
+    for mono, c in atom.args[0].terms:
+        alone = mono.factors[0][0] if len(mono.factors) == 1 and mono.factors[0][1] == 1 else None
+        if not mono.factors and mono.exponent is not None and c > 0:
+            found: Member = ((), mono.guard, mono.exponent)
+        elif alone is not None and alone.kind == "sum" and c > 0 and len(alone.args[2].terms) == 1:
+            inner, k = alone.args[2].terms[0]
+            if inner.factors or inner.exponent is None or k != 1:
+                return []
+            shift = number(0) if mono.exponent is None else mono.exponent
+            found = (alone.args[0], mono.guard & alone.args[1] & inner.guard, inner.exponent + shift)
+        else:
+            return []
+        if c >= 1:
+            out.append(found)
+    return out
 
 
 def values_of(v: Atom, body: Real, x: Real) -> list[Int]:

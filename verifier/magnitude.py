@@ -14,16 +14,19 @@ from fractions import Fraction
 
 from ir import program as core
 from ir.ast import Span
+from ir.spec import TensorSpec
+from verifier import reals
 from verifier.binders import substitute
-from verifier.booleans import TRUE, negate
+from verifier.booleans import TRUE, conj, negate
 from verifier.execute import Access
-from verifier.linear import values_of
+from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
-from verifier.proof import Proof
+from verifier.proof import Proof, in_bounds
 from verifier.reals import Monomial, Real, RealAtom, monomial, number
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
+from verifier.terms import as_int, fresh
 from verifier.tiles import Duty
 
 LARGEST_F32 = 3.4028234e38
@@ -124,6 +127,8 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
             return _read_limit(proof, atom.args[0])
         case "log" if atom.args[0].constant is not None:
             return abs(math.log(float(atom.args[0].constant)))
+        case "log":
+            return _log_sum_exp(proof, atom, context)
         case "fn" if atom.args[0] in ("tanh", "sigmoid"):
             return 1.0
         case "fn" if atom.args[0] == "abs":
@@ -138,6 +143,20 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
             return max(bound_of(proof, body, context.given(guard)) for _, guard, body in atom.args[0])
         case _:
             return math.inf
+
+
+def _log_sum_exp(proof: Proof, atom: RealAtom, context: Context) -> float:
+    """|log(sum of n exponentials)| <= max |exponent| + log n. Where a log is used its argument is positive, so
+    some term is there; each coefficient must be at least 1 for the lower bound."""
+    parts = exponents(reals.of(atom))
+    if len(parts) != len(atom.args[0].terms):
+        return math.inf
+    count, largest = 0.0, 0.0
+    for (variables, guard, body), (_, c) in zip(parts, atom.args[0].terms, strict=True):
+        here = context.given(guard)
+        count += float(c) * math.prod(_extent(proof, v, guard) for v in variables)
+        largest = max(largest, bound_of(proof, body, here))
+    return largest + math.log(max(count, 1.0)) if count < math.inf else math.inf
 
 
 def _extent(proof: Proof, v: object, guard: object) -> float:
@@ -205,11 +224,22 @@ class Magnitudes:
         self.quotient_bounds: dict[Span, float] = {}
         # Without a promise of the caller an input holds whatever its dtype can.
         self.tensors: dict[str, float] = {
-            s.name: min(s.abs_max or math.inf, LARGEST.get(dtype, math.inf)) for s, dtype in proof.bound.inputs
+            s.name: min(s.abs_max or math.inf, self._saved(s), LARGEST.get(dtype, math.inf))
+            for s, dtype in proof.bound.inputs
         }
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
         self.written: dict[int, float] = {}  # of each store of the running kernel, the bound found last
+
+    def _saved(self, tensor: TensorSpec) -> float:
+        """The bound of a saved input by its definition, with room for its rounding."""
+        if not tensor.saved:
+            return math.inf
+        extents = self.proof.formula.extents(tensor)
+        cell = tuple(as_int(fresh("cell")) for _ in extents)
+        value = self.proof.formula.output(tensor.name, cell)
+        context = self.proof.context.given(conj((in_bounds(cell, extents), value.finite)))
+        return 1.01 * bound_of(self.proof, value.real, context)
 
     def overflow(self) -> tuple[str, Span] | None:
         for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):

@@ -14,6 +14,8 @@ import math
 from fractions import Fraction
 
 from ir.ast import Span
+from verifier import reals
+from verifier.binders import open_binder
 from verifier.booleans import conj
 from verifier.execute import Access
 from verifier.linear import at_most
@@ -74,11 +76,43 @@ def check(proof: Proof) -> Finding:
     return Finding(True, STATEMENT, trace=tuple(f"line {s.line}: exp argument <= {b}" for s, b in in_order))
 
 
+def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
+    """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: x and x' are each
+    within (n + 8) u |x| of theirs for sums of n products, u = 2^-24 (Higham, Accuracy and Stability, 3.1), and
+    the rounding of the difference and of the log is within the 8. 0 where no log-sum-exp is subtracted."""
+    logs = [
+        m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)
+    ]
+    if not logs:
+        return Fraction(0)
+    plain = reals.total((m, c) for m, c in argument.terms if m not in logs)
+    largest = bound_of(proof, plain, context)
+    if not math.isfinite(largest):
+        return LADDER[-1] + 1
+    return Fraction(largest * 2 * (_products(plain) + 8) * 2.0**-24).limit_denominator(1000) + Fraction(1, 1000)
+
+
+def _products(x: Real) -> int:
+    """The most terms a sum in x has, over static extents."""
+    most = 1
+    for mono, _ in x.terms:
+        for a, _k in mono.factors:
+            if a.kind == "sum":
+                new, _ = open_binder(a.args[0], a.args[1])
+                sizes = [v.high - v.low + 1 for v in new if v.high is not None and v.low is not None]
+                most = max(most, math.prod(sizes) * _products(a.args[2]) if len(sizes) == len(new) else 2**24)
+    return most
+
+
 def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:
-    """The smallest step of the ladder the argument is shown to stay below."""
+    """The smallest step of the ladder the argument is shown to stay below.
+
+    A log-sum-exp is not subtracted from the very numbers it was made of, as a running maximum is: the scores
+    are computed again, and rounded again. So what is shown of the reals is shown of floats up to `rounding`."""
+    slack = rounding(proof, argument, context)
     for step in LADDER:
-        if at_most(argument, step, context, proof.simplifier):
-            return step
+        if step + slack <= LADDER[-1] and at_most(argument, step, context, proof.simplifier):
+            return step + slack
     largest = bound_of(proof, argument, context)
     if largest <= LADDER[-1]:
         return Fraction(largest)
