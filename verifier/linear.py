@@ -2,9 +2,9 @@
 
 Z3 decides it over linear real arithmetic with every nonlinear monomial an unknown, given what rules say
 of maxima: a maximum is at least each of its members (a member over a domain is instantiated at the index
-the term itself reads), and a maximum is at most another that has all its members. The log of a sum of exponentials is at least the
-exponent of each term, for the others only add (a term over a domain is instantiated like a member). Guards and comparisons
-of reals keep their meaning. Only `unsat` counts.
+the term itself reads), and a maximum is at most another that has all its members. The log of a sum of
+exponentials is at least the exponent of each term, for the others only add (a term over a domain is
+instantiated like a member). Guards and comparisons of reals keep their meaning. Only `unsat` counts.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from verifier.execute import Access
 from verifier.linear import at_most
 from verifier.magnitude import Magnitudes, bound_of
 from verifier.proof import Finding, Proof
-from verifier.reals import Real, exp
+from verifier.reals import Real
 from verifier.smt import Context
 from verifier.tiles import Duty
 from verifier.underflow import at_least
@@ -114,18 +114,4 @@ def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None
         if step + slack <= LADDER[-1] and at_most(argument, step, context, proof.simplifier):
             return step + slack
     largest = bound_of(proof, argument, context)
-    if largest <= LADDER[-1]:
-        return Fraction(largest)
-    return _share_bound(proof, proof.simplifier.real(argument, context), context)
-
-
-def _share_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:
-    """A bound on s - log(sum exp(..)), where exp(s) is one of the terms summed: exp of it is a share of the
-    sum, at most 1 (`magnitude`). Only for arguments that have a log: exp then cancels it (rule exp-log)."""
-    power = exp(argument)
-    if len(power.terms) != 1 or power.terms[0][0].exponent is argument:
-        return None
-    largest = bound_of(proof, power, context)
-    if not 0.0 < largest < math.exp(LADDER[-1]):
-        return None
-    return next(step for step in LADDER if largest <= math.exp(step) * (1 + 1e-6))
+    return Fraction(largest) if largest <= LADDER[-1] else None
