@@ -327,6 +327,11 @@ def tensor_shape(bound: Bound, tensor: TensorSpec, sizes: Mapping[str, int]) -> 
     return tuple(int(_integer(evaluator.evaluate(extent, {}, 0))) for extent in tensor.shape)
 
 
+def integer_value(bound: Bound, e: ast.Expr, sizes: Mapping[str, int]) -> int:
+    """An integer expression over sizes. Raises EvaluationError."""
+    return int(_integer(_Evaluator(bound, sizes, {}, {}).evaluate(e, {}, 0)))
+
+
 def parameters_default(bound: Bound, sizes: Mapping[str, int]) -> dict[str, float]:
     """The default value of every parameter at these sizes. Raises EvaluationError."""
     evaluator = _Evaluator(bound, sizes, {}, {})
@@ -334,11 +339,22 @@ def parameters_default(bound: Bound, sizes: Mapping[str, int]) -> dict[str, floa
 
 
 def check_requires(bound: Bound, sizes: Mapping[str, int]) -> bool:
-    """Whether every size is there and within its limits, and every `require` formula holds."""
+    """Whether every size is there and within its limits, every `require` formula holds, and some integer
+    inputs keep the facts."""
     if not all(d.name in sizes and d.minimum <= sizes[d.name] <= d.maximum for d in bound.dims):
         return False
     evaluator = _Evaluator(bound, sizes, {}, {})
-    return all(bool(_truth(evaluator.evaluate(formula, {}, 0))) for formula in bound.spec.requires)
+    if not all(bool(_truth(evaluator.evaluate(formula, {}, 0))) for formula in bound.spec.requires):
+        return False
+    return all(_some_value(bound, tensor, sizes) for tensor, dtype in bound.inputs if dtype.is_int)
+
+
+def _some_value(bound: Bound, tensor: TensorSpec, sizes: Mapping[str, int]) -> bool:
+    """Whether an integer tensor can keep its facts at these sizes."""
+    least, most = tensor.facts.least, tensor.facts.most
+    if least is None or most is None or 0 in tensor_shape(bound, tensor, sizes):
+        return True
+    return integer_value(bound, least, sizes) <= integer_value(bound, most, sizes)
 
 
 def evaluate(

@@ -36,6 +36,7 @@ class Names:
     parameters: frozenset[str] = frozenset()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
+    integers: frozenset[str] = frozenset()
     definitions: Mapping[str, ast.Definition] = field(default_factory=dict)
     sorts: dict[str, Sort] = field(default_factory=dict)
 
@@ -233,7 +234,9 @@ def _element_sort(names: Names, e: ast.Element, local: frozenset[str]) -> Sort:
         raise names.problem("S007", f"`{e.name}` takes {rank} index(es), not {len(e.index)}", e.span)
     for index in e.index:
         _expect(names, index, local, Sort.INTEGER)
-    return Sort.REAL if e.name in names.ranks else names.sorts[e.name]
+    if e.name in names.ranks:
+        return Sort.INTEGER if e.name in names.integers else Sort.REAL
+    return names.sorts[e.name]
 
 
 def _big_sort(names: Names, e: ast.Big, local: frozenset[str]) -> Sort:

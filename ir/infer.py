@@ -407,6 +407,8 @@ def _load(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.
         raise scope.problem("K204", f"`load` with one of mask and other, without `{missing}`", call.span, hint)
     shapes = [e.type.shape for e in index]
     if mask is not None and other is not None:
+        if other.type.dtype.is_int and tensor.dtype.is_int:
+            other = tiles.convert(other, tensor.dtype)
         if other.type.dtype is not tensor.dtype:
             message = f"`other` is {other.type.dtype.value}, `{tensor.name}` is {tensor.dtype.value}"
             raise scope.problem("K201", message, other.span, f"write `cast(x, {tensor.name}.dtype)`")
@@ -414,7 +416,8 @@ def _load(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.
     shape = tiles.common_shape(shapes, call.span, scope.source)
     if mask is not None and other is not None:
         mask, other = tiles.broadcast(mask, shape), tiles.broadcast(other, shape)
-    return p.Load(tensor.name, index, mask, other, Type(tensor.dtype, shape), call.span)
+    read = p.Load(tensor.name, index, mask, other, Type(tensor.dtype, shape), call.span)
+    return tiles.convert(read, DType.INT) if tensor.dtype.is_int else read
 
 
 OPERATIONS: dict[str, _Operation] = {

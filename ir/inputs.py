@@ -17,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ir.evaluate import saved, tensor_shape
+from ir.facts import index_array
 from ir.program import DType
 from ir.rounding import FORMATS, round_to, round_towards_zero
 from ir.spec import Bound
@@ -120,22 +121,23 @@ def _floats(values: Array, limit: float, dtype: DType) -> Array:
 def generate(
     name: str, seed: int, bound: Bound, sizes: Mapping[str, int], parameters: Mapping[str, float]
 ) -> dict[str, Array]:
-    """An array for every input of the spec: float64 holding values of the tensor's dtype, int64 for
-    integer tensors, bool for bool; a saved input holds what its definition gives, not rounded.
-    The same arguments give the same arrays. Raises UnknownGenerator."""
+    """An array for every input of the spec: float64 holding values of the tensor's dtype, int64 that keep
+    the spec's facts for integer tensors, bool for bool; a saved input holds what its definition gives, not
+    rounded. The same arguments give the same arrays. Raises UnknownGenerator."""
     if name not in _GENERATORS:
         raise UnknownGenerator(f"{name!r} is not one of {', '.join(GENERATORS)}")
     arrays: dict[str, Array] = {}
-    for position, (tensor, dtype) in enumerate((t, d) for t, d in bound.inputs if not t.saved):
-        rng = np.random.default_rng([seed, position, zlib.crc32(name.encode())])
+    floats = 0  # signs alternate by float input: index tensors do not count
+    for number, (tensor, dtype) in enumerate((t, d) for t, d in bound.inputs if not t.saved):
+        rng = np.random.default_rng([seed, number, zlib.crc32(name.encode())])
         shape = tensor_shape(bound, tensor, sizes)
         limit = _DEFAULT_LIMIT if tensor.abs_max is None else tensor.abs_max
         if dtype is DType.BOOL:
             arrays[tensor.name] = rng.random(shape) < (0.0 if name == "zeros" else 0.5)
         elif dtype in FORMATS:
             limit = min(limit, FORMATS[dtype].largest)
-            arrays[tensor.name] = _floats(_GENERATORS[name](rng, shape, limit, position), limit, dtype)
+            arrays[tensor.name] = _floats(_GENERATORS[name](rng, shape, limit, floats), limit, dtype)
+            floats += 1
         else:
-            top = 0 if name == "zeros" else int(min(limit, 2**31 - 1))
-            arrays[tensor.name] = rng.integers(0, top + 1, shape)
+            arrays[tensor.name] = index_array(bound, tensor, sizes, shape, name, rng)
     return arrays | saved(bound, sizes, parameters, arrays)

@@ -42,6 +42,7 @@ from ir.arithmetic import (
     misfit,
 )
 from ir.ast import Span
+from ir.facts import far_cell
 from ir.memory import Access, ArrayMemory, Fault, FaultLog, Layout, Memory, Site, VirtualMemory
 from ir.program import (
     Arange,
@@ -411,10 +412,10 @@ def interpret_program_instance(
     """Run one program instance at sizes of any magnitude, looking for "bounds" and "width" faults.
 
     Tensors are virtual: loads give 0 or `other`, so faults that depend on float data are faults for
-    tensors of zeros. Of a loop longer than `max_iterations` only the first and the last iterations run;
-    where it carries an integer (whose last value is then unknown) only the first ones do, and the run
-    ends there. So a fault found is real, and none found proves nothing. Raises InterpretError when
-    the kernel or an id is not there.
+    tensors of zeros; integer inputs hold what `ir.facts.far_cell` says. Of a loop longer than
+    `max_iterations` only the first and the last iterations run; where it carries an integer (whose last
+    value is then unknown) only the first ones do, and the run ends there. So a fault found is real, and
+    none found proves nothing. Raises InterpretError when the kernel or an id is not there.
     """
     chosen = next((k for k in program.kernels if k.name == kernel), None)
     if chosen is None:
@@ -424,7 +425,11 @@ def interpret_program_instance(
         sizes,
         parameters,
         Mode.EXACT,
-        VirtualMemory(_layouts(program, bound, sizes, parameters, strides or {}), log),
+        VirtualMemory(
+            _layouts(program, bound, sizes, parameters, strides or {}),
+            log,
+            lambda name, index: far_cell(bound, name, sizes, index),
+        ),
         log,
         fuel,
         max_iterations,

@@ -21,10 +21,12 @@ from ir.infer import CONSTANTS, OPERATIONS, TRUTH
 from ir.infer import DTYPES as KERNEL_DTYPES
 from ir.parser import MAX_SOURCE, keywords, parse_definitions, parse_formula
 from ir.program import DType
-from ir.spec import Bound, Dim, Option, Parameter, Shapes, Spec, TensorSpec
+from ir.spec import Bound, Dim, Facts, Option, Parameter, Shapes, Spec, TensorSpec
 from ir.toml_reader import Table
 
-DTYPES = {"bf16": DType.BF16, "fp16": DType.F16, "f16": DType.F16, "fp32": DType.F32, "f32": DType.F32}
+FLOATS = {"bf16": DType.BF16, "fp16": DType.F16, "f16": DType.F16, "fp32": DType.F32, "f32": DType.F32}
+INTEGERS = {"i32": DType.I32, "i64": DType.I64}
+DTYPES = FLOATS | INTEGERS
 MAX_SIZE = 2**62
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -97,6 +99,7 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     requires = tuple(_lone(formula, key, names, Sort.TRUTH) for key in formula.elements("require"))
     names.parameters = frozenset(p.name for p in parameters)
     names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
+    names.integers = frozenset(t.name for t in inputs if _holds_integers(t, options))
     definitions = _definitions(formula, names, taken, (*outputs, *(t for t in inputs if t.saved)))
     layout = root.table("layout")
     layout.keys(required=("max_stride",))
@@ -174,20 +177,39 @@ def _parameter(table: Table, name: str, names: Names) -> Parameter:
 
 
 def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:
-    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved") if given else ())
+    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved", "min", "max") if given else ())
     shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
     if not shape:
         raise table.problem("S004", f"`{name}` has no dimension", "shape")
     dtype = table.text("dtype")
-    choices = next((o.choices for o in options if o.name == dtype), (dtype,))
-    if wrong := [c for c in choices if c not in DTYPES]:
-        known = [*DTYPES, *(o.name for o in options)]
-        hint = closest(dtype, known) or f"one of {', '.join(DTYPES)}, or an option of such choices"
-        raise table.problem("S006", f"`{wrong[0]}` is not a dtype", "dtype", hint)
+    choices = _dtypes(dtype, options)
+    allowed = DTYPES if given else FLOATS
+    if wrong := [c for c in choices if c not in allowed]:
+        known = [*allowed, *(o.name for o in options)]
+        hint = closest(dtype, known) or f"one of {', '.join(allowed)}, or an option of such choices"
+        raise table.problem("S006", f"`{wrong[0]}` is not a dtype{'' if given else ' of outputs'}", "dtype", hint)
+    integers = [c for c in choices if c in INTEGERS]
+    if integers and len(integers) < len(choices):
+        raise table.problem("S006", f"`{dtype}` is an integer or a float", "dtype", "one kind for a tensor")
+    for key in ("abs_max", "saved") if integers else ("min", "max"):
+        if key in table:
+            hint = "integers have `min` and `max`, floats `abs_max`"
+            raise table.problem("S002", f"`{name}` of {choices[0]} has no `{key}`", key, hint)
     bound = table.real("abs_max") if "abs_max" in table else None
     if bound is not None and bound <= 0:
         raise table.problem("S013", "abs_max must be positive", "abs_max")
-    return TensorSpec(name, shape, dtype, bound, "saved" in table and table.flag("saved"))
+    least, most = (_lone(table, key, names, Sort.INTEGER) if key in table else None for key in ("min", "max"))
+    kept = "saved" in table and table.flag("saved")
+    return TensorSpec(name, shape, dtype, bound, kept, Facts(least, most))
+
+
+def _dtypes(dtype: str, options: tuple[Option, ...]) -> tuple[str, ...]:
+    """What a tensor's dtype may be: itself, or the choices of the option it names."""
+    return next((o.choices for o in options if o.name == dtype), (dtype,))
+
+
+def _holds_integers(tensor: TensorSpec, options: tuple[Option, ...]) -> bool:
+    return _dtypes(tensor.dtype, options)[0] in INTEGERS
 
 
 def _bench(root: Table, dims: tuple[Dim, ...]) -> tuple[str, tuple[Shapes, ...], tuple[Shapes, ...]]:

@@ -333,11 +333,18 @@ class ArrayMemory:
 
 
 class VirtualMemory:
-    """No cells at all: a load gives 0 (or `other`), a store checks only where it would go."""
+    """No cells at all: a load gives 0 (or `other`), of an integer input what `integers` says, a store checks
+    only where it would go."""
 
-    def __init__(self, layouts: Mapping[str, Layout], log: FaultLog) -> None:
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        log: FaultLog,
+        integers: Callable[[str, tuple[Array, ...]], Array | int] = lambda name, index: 0,
+    ) -> None:
         self._layouts = layouts
         self._log = log
+        self._integers = integers
 
     def begin_launch(self) -> None:
         """Nothing is kept between launches."""
@@ -346,8 +353,10 @@ class VirtualMemory:
         layout = self._layouts[access.tensor]
         reach = _reach(access, layout, self._log)
         _check_width(access, layout, reach, self._log)
-        zero = np.zeros(access.shape, dtype=_numpy_dtype(layout.tensor.dtype))
-        return zero if other is None else np.where(reach.active, zero, other)
+        read = np.zeros(access.shape, dtype=_numpy_dtype(layout.tensor.dtype))
+        if layout.tensor.dtype.is_int:
+            read = read + self._integers(access.tensor, reach.index)
+        return read if other is None else np.where(reach.active, read, other)
 
     def store(self, access: Access, value: Value, atomic: bool) -> None:
         layout = self._layouts[access.tensor]

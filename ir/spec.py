@@ -43,9 +43,21 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts about an integer input, each over sizes: least <= cell <= most in every cell."""
+
+    least: ast.Expr | None = None
+    most: ast.Expr | None = None
+
+
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """shape: expressions over dims; dtype: a DType name or an option's name; abs_max: |x| <= abs_max
-    (inputs only, assumed of the caller and used by S1).
+    (float inputs only, assumed of the caller and used by S1); facts: what every cell of an integer input is
+    promised to be (checked by the launcher).
 
     An input that is `saved` is what an earlier kernel made of the other inputs, such as the O and LSE that
     attention saves for its backward: the definition of its name is its contract, which the certificate of
@@ -56,6 +68,7 @@ class TensorSpec:
     dtype: str
     abs_max: float | None = None
     saved: bool = False
+    facts: Facts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from verifier import domains, reals, signs
 from verifier.booleans import TRUE, Bool, boolean, choose, conj, conjuncts, disj, eq0, ge0, negate
-from verifier.integers import Atom, Int, div, lift, maximum, minimum, mod, term_cache
+from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, term_cache
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
 from verifier.terms import as_int, children, conditions, free, fresh, level, states, unbounded_range
 
@@ -78,6 +78,8 @@ class Substitution:
                 return minimum(self.int(a.args[0]), self.int(a.args[1]))
             case "max":
                 return maximum(self.int(a.args[0]), self.int(a.args[1]))
+            case "cell":
+                return cell(a.args[0], tuple(map(self.int, a.args[1])))
             case _:
                 return choose(self.bool(a.args[0]), self.int(a.args[1]), self.int(a.args[2]))
 
@@ -218,9 +220,9 @@ def _sum_term(variables: tuple[Atom, ...], guard: Bool, factors: Factors, expone
         body = substitute(monomial(TRUE, dict(factors), exponent), at)
         left = tuple(remainder if u is v else u for u in variables)
         return make_sum(left, conj((substitute(others, at), substitute(unbounded_range(v), at))), body)
-    merged = _merge(variables, (guard, factors, exponent))
-    if merged is not None:
-        left, mapping = merged
+    found = merged(variables, (guard, factors, exponent))
+    if found is not None:
+        left, mapping = found
         gone = [v for v in variables if v not in left]
         ranges = conj(substitute(unbounded_range(v), mapping) for v in gone)
         body = substitute(monomial(TRUE, dict(factors), exponent), mapping)
@@ -228,7 +230,7 @@ def _sum_term(variables: tuple[Atom, ...], guard: Bool, factors: Factors, expone
     return _separate(variables, guard, factors, exponent)
 
 
-def _merge(variables: tuple[Atom, ...], body: Any) -> tuple[tuple[Atom, ...], dict[Atom, Int]] | None:
+def merged(variables: tuple[Atom, ...], body: Any) -> tuple[tuple[Atom, ...], dict[Atom, Int]] | None:
     """A pair of bound symbols that an index treats as quotient and remainder, re-indexed to one."""
     if len(variables) < 2:
         return None
@@ -254,7 +256,7 @@ def _bound_part(index: Int, x: Atom, y: Atom) -> Int | None:
 
 
 def indices(term: Any) -> tuple[list[Int], list[Int]]:
-    """Integer terms inside: tensor indices, and those of guards."""
+    """Integer terms inside: tensor indices (of integer tensors too), and those of guards."""
     inside: dict[Int, None] = {}
     others: dict[Int, None] = {}
     seen: set[Any] = set()
@@ -265,6 +267,8 @@ def indices(term: Any) -> tuple[list[Int], list[Int]]:
         seen.add(t)
         if isinstance(t, Int):
             into[t] = None
+            for a in (a for power, _ in t.terms for a in power if a.kind in ("cell", "ite")):
+                visit(a.args, inside if a.kind == "cell" else others)
             return
         if not isinstance(t, tuple):
             into = inside if isinstance(t, RealAtom) and t.kind == "read" else others
@@ -400,9 +404,9 @@ def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Membe
             new, opened = open_binder(part[0], part[1])
             out.extend(members(variables + new, conj((guard, opened.bool(part[1]))), opened.real(part[2]) * inner[1]))
         return tuple(out)
-    merged = _merge(variables, (body, guard))
-    if merged is not None:
-        left, mapping = merged
+    found = merged(variables, (body, guard))
+    if found is not None:
+        left, mapping = found
         ranges = conj(substitute(unbounded_range(v), mapping) for v in variables if v not in left)
         return members(left, conj((substitute(guard, mapping), ranges)), substitute(body, mapping))
     shifted = _shift(variables, body)

@@ -106,6 +106,11 @@ def eq0(x: Int) -> Bool:
         return TRUE
     if (low is not None and low > 0) or (high is not None and high < 0):
         return FALSE
+    for power, c in x.terms:
+        if len(power) == 1 and power[0].kind == "ite":
+            rest = x - c * polynomial({power: 1})
+            condition, a, b = power[0].args
+            return disj((conj((condition, eq0(c * a + rest))), conj((negate(condition), eq0(c * b + rest)))))
     if x.terms and x.terms[-1][1] < 0:
         x = -x
     return boolean("eq", x)

@@ -60,10 +60,30 @@ def _exists_conjunction(v: Atom, parts: tuple[Bool, ...]) -> Bool:
             continue
         bounds = _bounds(v, part)
         if bounds is None:
-            return boolean("exists", (polynomial({(v,): 1}),), conj(parts))
+            joined = _joined(v, parts)
+            return boolean("exists", (polynomial({(v,): 1}),), conj(parts)) if joined is None else joined
         lowers += bounds[0]
         uppers += bounds[1]
     return conj((*rest, *(ge0(u - low) for low in lowers for u in uppers)))
+
+
+def _joined(v: Atom, parts: tuple[Bool, ...]) -> Bool | None:
+    """exists v: A and (exists w: B), w not in A, is exists v, w: A and B; and where an index makes v and w
+    quotient and remainder of one integer (`merge_pair`), it is `exists` of that one. None where none does."""
+    from verifier.binders import merged, substitute
+
+    for part in parts:
+        if part.kind != "exists" or v not in free(part):
+            continue
+        others = [p for p in parts if p is not part]
+        (w,) = map(atom_of, part.args[0])
+        both = conj((part.args[1], *others))
+        found = None if any(w in free(p) for p in others) else merged((v, w), both)
+        if found is not None:
+            (one,), mapping = found
+            ranges = conj(map(unbounded_range, (v, w)))
+            return exists((one,), substitute(conj((both, ranges)), mapping))
+    return None
 
 
 def _bounds(v: Atom, part: Bool) -> tuple[list[Int], list[Int]] | None:

@@ -17,8 +17,9 @@ from verifier import integers, reals
 from verifier import operations as ops
 from verifier.binders import make_max, make_sum
 from verifier.booleans import FALSE, TRUE, Bool, conj, ge0, lt, negate
+from verifier.cells import Table
 from verifier.domains import exists
-from verifier.integers import Int, div, lift, mod, symbol
+from verifier.integers import Int, cell, div, lift, mod, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare
 from verifier.terms import atom_of, fresh
@@ -91,6 +92,12 @@ class Formula:
         self.definitions = {d.name: d for d in bound.spec.definitions}
         self.positive = {p.name: p.lower > 0 for p in bound.spec.parameters}
         self.empty_is_zero = bound.spec.empty_row == "zero"
+        self.tables = {t.name: self._table(t, dtype.bits) for t, dtype in bound.inputs if dtype.is_int}
+
+    def _table(self, t: TensorSpec, bits: int) -> Table:
+        """An integer input with its facts as terms."""
+        least, most = (None if e is None else self.value(e, {}).int for e in (t.facts.least, t.facts.most))
+        return Table(self.extents(t), bits, least, most)
 
     def output(self, name: str, cell: tuple[Int, ...]) -> Scalar:
         """What output `name` must hold at `cell`."""
@@ -119,6 +126,8 @@ class Formula:
                 return self._call(e, [self.value(a, scope) for a in e.args])
             case ast.Element():
                 index = tuple(self.value(i, scope).int for i in e.index)
+                if e.name in self.tables:
+                    return Scalar(cell(e.name, index))
                 if e.name in self.inputs:
                     return Scalar(reals.read(e.name, index))
                 return self.define(e.name, index)

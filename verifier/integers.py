@@ -62,8 +62,9 @@ def interned(key: Any, make: Callable[[int], T]) -> T:
 
 
 class Atom:
-    """An integer atom. kind: sym, div, mod, min, max, ite. A symbol carries its name and static
-    bounds (None where unknown), which must hold wherever the symbol is in scope."""
+    """An integer atom. kind: sym, div, mod, min, max, ite, cell. A symbol carries its name and static
+    bounds (None where unknown), which must hold wherever the symbol is in scope. A cell is what an integer
+    input holds at an index, (tensor, indices): a function of which nothing is known here (`verifier.cells`)."""
 
     __slots__ = ("kind", "args", "low", "high", "serial")
 
@@ -83,6 +84,8 @@ class Atom:
             return self.name
         if self.kind in ("div", "mod"):
             return f"({self.args[0]!r} {'//' if self.kind == 'div' else '%'} {self.args[1]!r})"
+        if self.kind == "cell":
+            return f"{self.args[0]}[{', '.join(map(repr, self.args[1]))}]"
         if self.kind == "ite":
             return f"({self.args[1]!r} if {self.args[0]!r} else {self.args[2]!r})"
         return f"{self.kind}({self.args[0]!r}, {self.args[1]!r})"
@@ -230,6 +233,11 @@ def compound(kind: str, *args: Any) -> Int:
     return _of(interned(("atom", kind, *args), lambda serial: Atom(kind, args, None, None, serial)))
 
 
+def cell(tensor: str, index: tuple[Int, ...]) -> Int:
+    """What an integer input holds at an index; arbitrary outside the tensor."""
+    return compound("cell", tensor, index)
+
+
 def interval(x: Int) -> tuple[int | None, int | None]:
     """Static bounds of x from the bounds of its symbols; None where there is none."""
     low: int | None = 0
@@ -275,6 +283,8 @@ def _atom_interval(atom: Atom) -> tuple[int | None, int | None]:
             if pick is min:
                 return None if a is None or c is None else min(a, c), min(loose) if loose else None
             return max(loose) if loose else None, None if b is None or d is None else max(b, d)
+        case "cell":
+            return None, None  # its facts hold inside the tensor only, a static bound would hold everywhere
         case _:
             (a, b), (c, d) = interval(atom.args[1]), interval(atom.args[2])
             return None if a is None or c is None else min(a, c), None if b is None or d is None else max(b, d)

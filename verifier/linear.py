@@ -22,7 +22,7 @@ from verifier.domains import coefficient
 from verifier.integers import Atom, Int, polynomial
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier
-from verifier.smt import RESOURCE_LIMIT, Context, Translator, static_bounds
+from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
 from verifier.terms import conditions, free
 
 LN2_LOW, LN2_HIGH = "0.693147", "0.693148"
@@ -50,7 +50,7 @@ class _Query:
     def __init__(self, context: Context, simplifier: Simplifier) -> None:
         self.context = context
         self.simplifier = simplifier
-        self.translate = Translator()
+        self.translate = Translator(facts=context.prover.ledger.facts)
         self.reals: dict[Any, Any] = {}
         self.facts: list[Any] = []
         self.linked: set[Bool] = set()
@@ -132,9 +132,10 @@ class _Query:
     def refutes(self, goal: Any) -> bool:
         solver = z3.Solver()
         solver.set("rlimit", RESOURCE_LIMIT)
+        seen: list[Atom] = []
         for fact in self.context.facts:
             self._link(fact)
-            solver.add(self.translate.bool(fact), *map(self.translate.bool, static_bounds(fact)))
+            solver.add(*map(self.translate.bool, background(fact, self.translate, seen)))
         solver.add(*self.facts, goal)
         held = bool(solver.check() == z3.unsat)
         if held:

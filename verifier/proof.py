@@ -16,10 +16,11 @@ from ir.ast import NOWHERE, Span
 from ir.spec import Bound
 from verifier import reals
 from verifier.booleans import Bool, conj, ge0, lt
+from verifier.cells import CellFacts
 from verifier.contents import Layer, held, layer_of
 from verifier.execute import Access, Instance, Trace
 from verifier.formula import Formula, Sizes, sizes_of
-from verifier.integers import Int
+from verifier.integers import Int, cell
 from verifier.operations import Unsupported
 from verifier.reals import Real
 from verifier.scan import PivotBound
@@ -77,10 +78,11 @@ class Proof:
 
 def analyse(program: core.Program, bound: Bound) -> Proof:
     """Execute every kernel of a candidate. Raises Unsupported."""
-    ledger = Ledger()
     sizes = sizes_of(bound)
+    formula = Formula(bound, sizes.values)
+    ledger = Ledger(CellFacts(formula.tables))
     context = Context(Prover(ledger), sizes.premises)
-    proof = Proof(bound, program, sizes, Formula(bound, sizes.values), context, Simplifier(), ledger)
+    proof = Proof(bound, program, sizes, formula, context, Simplifier(), ledger)
     for kernel in program.kernels:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
@@ -118,6 +120,8 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
     saved = {t.name for t, _ in proof.bound.inputs if t.saved}
 
     def read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
+        if tensor in proof.formula.tables:
+            return Scalar(cell(tensor, index))
         if tensor in saved:  # its contract: what it owes was discharged where it was stored
             value = proof.formula.output(tensor, index)
             return Scalar(value.real, value.finite)

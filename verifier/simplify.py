@@ -17,7 +17,7 @@ from verifier import reals
 from verifier.binders import Substitution, make_sum, members
 from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt
 from verifier.domains import exists
-from verifier.integers import Atom, Int, div, lift, maximum, minimum, mod, symbol
+from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
 from verifier.terms import as_int, atom_of, children, free
@@ -55,6 +55,8 @@ class Simplifier:
             if decided is not None:
                 return self.integer(a.args[1 if decided else 2], context)
             return choose(a.args[0], self.integer(a.args[1], context), self.integer(a.args[2], context))
+        if a.kind == "cell":
+            return cell(a.args[0], tuple(self.integer(i, context) for i in a.args[1]))
         x, y = self.integer(a.args[0], context), self.integer(a.args[1], context)
         if a.kind in ("div", "mod"):
             small = y.constant is None and context.entails(conj((ge0(x), lt(x, y))))

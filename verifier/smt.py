@@ -18,6 +18,7 @@ from typing import Any
 import z3
 
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, negate
+from verifier.cells import NO_CELLS, CellFacts, bound_cells, cells
 from verifier.integers import Atom, Int, ProofTooLarge, division_meaning, polynomial, positive, term_cache
 from verifier.terms import children, free
 
@@ -37,8 +38,10 @@ class Query:
 
 @dataclass(slots=True)
 class Ledger:
-    """What was asked during one proof: the queries that held, and the count of those that did not."""
+    """What was asked during one proof: the queries that held, and the count of those that did not. `facts`: what
+    the spec promises of its integer inputs, a premise of every query."""
 
+    facts: CellFacts = NO_CELLS
     held: list[Query] = field(default_factory=list)
     reals: list[z3.Solver] = field(default_factory=list)  # what `verifier.linear` showed, over the reals
     failed: int = 0
@@ -46,10 +49,10 @@ class Ledger:
     def smtlib(self, query: Query) -> str:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
         solver = z3.Solver()
-        translate = Translator(query.linear)
+        translate = Translator(query.linear, self.facts)
+        seen: list[Atom] = []
         for fact in (*query.premises, negate(query.claim)):
-            more = static_bounds(fact) + (division_facts(fact) if query.linear else ())
-            solver.add(translate.bool(fact), *map(translate.bool, more))
+            solver.add(*map(translate.bool, background(fact, translate, seen)))
         return script(solver)
 
 
@@ -61,10 +64,13 @@ def script(solver: z3.Solver) -> str:
 class Translator:
     """Our terms as Z3 terms. Opaque atoms (comparisons of reals, finiteness) become free booleans,
     which only makes a query harder to prove. With `linear`, so do products of unknowns and division by
-    them become free integers, constrained only by what division means: weaker, but decidable."""
+    them become free integers, constrained only by what division means: weaker, but decidable. A cell of an
+    integer input is an uninterpreted function of its indices; `facts` about cells join the bodies of
+    quantifiers here, and whole queries in `background`."""
 
-    def __init__(self, linear: bool = False) -> None:
+    def __init__(self, linear: bool = False, facts: CellFacts = NO_CELLS) -> None:
         self.linear = linear
+        self.facts = facts
         self.memo: dict[Any, Any] = {}
 
     def integer(self, x: Int) -> Any:
@@ -99,10 +105,46 @@ class Translator:
                 case "min" | "max":
                     x, y = self.integer(a.args[0]), self.integer(a.args[1])
                     found = z3.If(x <= y, x, y) if a.kind == "min" else z3.If(x <= y, y, x)
+                case "cell":
+                    index = tuple(map(self.integer, a.args[1]))
+                    found = z3.Function(f"cell!{a.args[0]}", *[z3.IntSort()] * (len(index) + 1))(*index)
                 case "ite":
                     found = z3.If(self.bool(a.args[0]), self.integer(a.args[1]), self.integer(a.args[2]))
             self.memo[a] = found
         return found
+
+    def _exists(self, b: Bool) -> Any:
+        if self._varies(b):
+            return z3.Bool(f"exists!{b.serial}")
+        return z3.Exists([self.integer(v) for v in b.args[0]], self.bool(self._body(b)))
+
+    def _body(self, b: Bool) -> Bool:
+        """What a quantifier says of its symbol, and what the facts say of cells there."""
+        return conj((b.args[1], *self.facts.about(bound_cells(b))))
+
+    def _varies(self, b: Bool) -> bool:
+        """Whether a free constant would stand for something that depends on a symbol this quantifier binds. It
+        has not one value for all of them, so the quantifier as a whole becomes a free boolean instead."""
+        return any(not free(inside).isdisjoint(free(b.args[0])) for inside in self._opaque(self._body(b)))
+
+    def _opaque(self, term: Any) -> Iterator[Any]:
+        """The outermost parts of a term that are translated as free constants."""
+        if isinstance(term, Bool) and term.kind == "exists":
+            if self._varies(term):
+                yield term
+            else:
+                yield from self._opaque(self._body(term))
+            return
+        if isinstance(term, Bool) and term.kind in ("real", "state", "unknown"):
+            yield term
+            return
+        if self.linear and isinstance(term, Int):
+            yield from (power for power, _ in term.terms if len(power) > 1)
+        if self.linear and isinstance(term, Atom) and term.kind in ("div", "mod") and term.args[1].constant is None:
+            yield term
+        for child in children(term):
+            if not isinstance(child, (str, int)):
+                yield from self._opaque(child)
 
     def bool(self, b: Bool) -> Any:
         found = self.memo.get(b)
@@ -120,23 +162,34 @@ class Translator:
                     found = z3.And(*map(self.bool, b.args))
                 case "or":
                     found = z3.Or(*map(self.bool, b.args))
-                case "exists" if not _varies(b, self.linear):
-                    found = z3.Exists([self.integer(v) for v in b.args[0]], self.bool(b.args[1]))
+                case "exists":
+                    found = self._exists(b)
                 case _:
                     found = z3.Bool(f"{b.kind}!{b.serial}")
             self.memo[b] = found
         return found
 
 
+def background(fact: Bool, translate: Translator, seen: list[Atom]) -> tuple[Bool, ...]:
+    """A fact with all that comes with it: the static bounds of its symbols, what its divisions mean, and what
+    the spec promises of its cells. `seen`: the cells of the facts before it; this one's are added."""
+    new = [a for a in cells(fact) if a not in seen]
+    seen += new
+    divisions = division_facts(fact) if translate.linear else ()
+    return (fact, *static_bounds(fact), *divisions, *translate.facts.about(new))
+
+
 class _Stack:
     """A Z3 solver whose assertions are kept as far as the next query shares them."""
 
-    def __init__(self, linear: bool) -> None:
-        self.translate = Translator(linear)
+    def __init__(self, linear: bool, facts: CellFacts) -> None:
+        self.translate = Translator(linear, facts)
         self.solver = z3.Solver()
         self.solver.set("rlimit", RESOURCE_LIMIT)
         self.solver.set("timeout", LONGEST)
         self.loaded: list[Bool] = []
+        self.cells: list[int] = []  # how many cells were seen before each of these
+        self.seen: list[Atom] = []
 
     def check(self, wanted: list[Bool]) -> Any:
         common = 0
@@ -144,35 +197,14 @@ class _Stack:
             common += 1
         if len(self.loaded) > common:
             self.solver.pop(len(self.loaded) - common)
+            del self.seen[self.cells[common] :], self.cells[common:]
         del self.loaded[common:]
         for fact in wanted[common:]:
             self.solver.push()
-            more = static_bounds(fact) + (division_facts(fact) if self.translate.linear else ())
-            self.solver.add(self.translate.bool(fact), *map(self.translate.bool, more))
+            self.cells.append(len(self.seen))
+            self.solver.add(*map(self.translate.bool, background(fact, self.translate, self.seen)))
             self.loaded.append(fact)
         return self.solver.check()
-
-
-def _varies(b: Bool, linear: bool) -> bool:
-    """Whether a free constant would stand for something that depends on a symbol this quantifier binds. It
-    has not one value for all of them, so the quantifier as a whole becomes a free boolean instead."""
-    return any(not free(inside).isdisjoint(free(b.args[0])) for inside in _opaque(b.args[1], linear))
-
-
-def _opaque(term: Any, linear: bool) -> Iterator[Any]:
-    """The outermost parts of a term that are translated as free constants."""
-    if isinstance(term, Bool) and (
-        term.kind in ("real", "state", "unknown") or (term.kind == "exists" and _varies(term, linear))
-    ):
-        yield term
-        return
-    if linear and isinstance(term, Int):
-        yield from (power for power, _ in term.terms if len(power) > 1)
-    if linear and isinstance(term, Atom) and term.kind in ("div", "mod") and term.args[1].constant is None:
-        yield term
-    for child in children(term):
-        if not isinstance(child, (str, int)):
-            yield from _opaque(child, linear)
 
 
 class Prover:
@@ -181,8 +213,8 @@ class Prover:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.plain = _Stack(linear=False)
-        self.linear = _Stack(linear=True)
+        self.plain = _Stack(linear=False, facts=ledger.facts)
+        self.linear = _Stack(linear=True, facts=ledger.facts)
         self.asked = 0
         self.by_linear = False  # whether linear arithmetic gave the last answer
 

@@ -106,6 +106,7 @@ class Intervals:
     def __init__(self, proof: Proof, trace: Trace) -> None:
         self.values: Mapping[Int, int] = {proof.sizes.values[d.name]: d.maximum for d in proof.bound.dims}
         self.symbols: dict[Atom, tuple[int | None, int | None]] = {}
+        self.tables = proof.formula.tables
         for d in proof.bound.dims:
             atom = proof.sizes.values[d.name].atom
             if atom is not None:
@@ -194,6 +195,8 @@ class Intervals:
             case "div":
                 low, high = self.of(a.args[0])
                 return (None if low is None else min(low, 0)), (None if high is None else max(high, 0))
+            case "cell":
+                return self._cell(a)
             case "min":
                 (a0, b0), (a1, b1) = self.of(a.args[0]), self.of(a.args[1])
                 highs = [h for h in (b0, b1) if h is not None]
@@ -208,6 +211,14 @@ class Intervals:
                     None if a0 is None or a1 is None else min(a0, a1),
                     None if b0 is None or b1 is None else max(b0, b1),
                 )
+
+
+    def _cell(self, a: Atom) -> tuple[int | None, int | None]:
+        """A cell that is loaded is inside its tensor (B1): within its dtype and the spec's facts."""
+        table = self.tables[a.args[0]]
+        low = None if table.least is None else self.low(table.least)
+        high = None if table.most is None else self.high(table.most)
+        return _tightest([-(2 ** (table.bits - 1)), low], [2 ** (table.bits - 1) - 1, high])
 
 
 def _tightest(lows: list[int | None], highs: list[int | None]) -> tuple[int | None, int | None]:
