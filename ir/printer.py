@@ -14,6 +14,7 @@ from ir import ast
 from ir.ast import Span
 from ir.builder import decimal
 from ir.parser import parse
+from ir.spec import TensorSpec
 
 _INDENT = "    "
 _IF, _OR, _AND, _NOT, _COMPARE, _ADD, _MULTIPLY, _NEGATE, _POSTFIX = range(9)
@@ -169,6 +170,15 @@ def print_expr(e: ast.Expr) -> str:
         case ast.Big(op, variable, bound, conditions, body):
             domain = ", ".join([f"{variable} < {_at(bound, _ADD)}", *map(print_expr, conditions)])
             return f"{op}[{domain}]({print_expr(body)})"
+
+
+def fact_text(tensor: TensorSpec) -> str:
+    """What a spec states of an integer input's cells, for a person; empty where it states nothing."""
+    low, high = (None if e is None else _at(e, _ADD) for e in (tensor.facts.least, tensor.facts.most))
+    if low is None and high is None:
+        return ""
+    left, right = "" if low is None else f"{low} <= ", "" if high is None else f" <= {high}"
+    return f"every cell of {tensor.name} is within {left}cell{right}"
 
 
 def _list(items: Iterable[ast.Expr]) -> str:

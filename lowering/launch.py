@@ -42,8 +42,8 @@ class AssumptionViolated(Exception):
     """The call breaks something the proof assumes of the caller; nothing was run.
 
     `assumption` is its id in the certificate's ledger: sizes, dtype (and device), layout (strides and
-    aliasing), parameters, input-range; or "grid" (what a device can start), or "arguments" for a call
-    that names the wrong ones. `next_step` says what to change.
+    aliasing), parameters, input-range, facts-NAME (of an integer input); or "grid" (what a device can
+    start), or "arguments" for a call that names the wrong ones. `next_step` says what to change.
     """
 
     def __init__(self, assumption: str, message: str, next_step: str) -> None:
@@ -267,6 +267,19 @@ def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> 
             raise AssumptionViolated("input-range", message, "scale the input or prove with a larger abs_max")
 
 
+def _check_facts(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
+    """The facts the spec states of integer inputs, cell by cell; one value of each is read from the device."""
+    for t in plan["tensors"]:
+        x = given.get(t["name"])
+        if x is None or t["facts"] is None or x.numel() == 0:
+            continue
+        for key, found, within in (("min", x.amin, operator.ge), ("max", x.amax, operator.le)):
+            limit = t["facts"][key]
+            if limit is not None and not within(value := int(found()), edge := int(evaluate(limit, sizes))):
+                says = f"{t['name']} holds {value}, the spec says {key} {show(limit)} = {edge}"
+                raise AssumptionViolated(f"facts-{t['name']}", says, "the kernel would read what it must not")
+
+
 def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch.device:
     inputs = [t["name"] for t in plan["tensors"] if t["role"] == "input"]
     missing = [name for name in inputs if name not in given]
@@ -291,19 +304,26 @@ class Launcher:
     module: ModuleType
     folder: tempfile.TemporaryDirectory[str]  # kept while the module lives: Triton reads its source
 
-    def __call__(self, *, check_range: bool = False, **arguments: Any) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
+    ) -> dict[str, torch.Tensor]:
         """Run; returns the outputs by name.
 
         `arguments`: every input; optionally outputs to write into, parameters (else the spec's default),
         and sizes no tensor shape gives. `check_range` also checks |x| <= abs_max, which reads the
-        inputs once. Raises AssumptionViolated, with nothing run.
+        inputs once. `check_facts=False` leaves out what the spec states of integer inputs, which waits for the
+        device: then the caller answers for it, and an index out of range is undefined behaviour. Raises
+        AssumptionViolated, with nothing run.
         """
-        return self.prepare(check_range=check_range, **arguments)()
+        return self.prepare(check_range=check_range, check_facts=check_facts, **arguments)()
 
-    def prepare(self, *, check_range: bool = False, **arguments: Any) -> Callable[[], dict[str, torch.Tensor]]:
-        """Check and allocate once; the function returned only launches, into the same outputs each time."""
+    def prepare(
+        self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
+    ) -> Callable[[], dict[str, torch.Tensor]]:
+        """Check and allocate once; the function returned only launches, into the same outputs each time, and
+        relies on integer inputs staying as they were checked."""
         plan = self.plan
-        given, sizes, parameters = self.check(arguments, check_range)
+        given, sizes, parameters = self.check(arguments, check_range, check_facts)
         device = next(iter(given.values())).device
         if device.type != "cuda":
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
@@ -318,7 +338,7 @@ class Launcher:
         return run
 
     def check(
-        self, arguments: Mapping[str, Any], check_range: bool = False
+        self, arguments: Mapping[str, Any], check_range: bool = False, check_facts: bool = True
     ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
         """The tensors, sizes and parameters of a call, once every assumption on them holds."""
         plan = self.plan
@@ -336,6 +356,8 @@ class Launcher:
         _check_aliases(plan, given)
         for launch in plan["launches"]:
             grid(launch, sizes)
+        if check_facts:
+            _check_facts(plan, given, sizes)
         if check_range:
             _check_range(plan, given)
         return given, sizes, parameters

@@ -15,7 +15,7 @@ from typing import Any
 
 from ir import ast
 from ir.program import Binary, Expr, Kernel, Literal, Load, Param, Program, Size, Store, Tensor, Unary
-from ir.spec import Bound
+from ir.spec import NO_FACTS, Bound, Facts
 
 # Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
 RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh"})
@@ -125,6 +125,7 @@ def _named(name: str, bound: Bound) -> Json:
 def _tensor(t: Tensor, bound: Bound) -> Json:
     ranges = {spec.name: spec.abs_max for spec, _ in bound.inputs}
     saved = t.name in {spec.name for spec, _ in bound.inputs if spec.saved}
+    facts = next((_facts(spec.facts, bound) for spec, _ in bound.inputs if spec.name == t.name), None)
     return {
         "name": t.name,
         "shape": [expression(e) for e in t.shape],
@@ -132,7 +133,16 @@ def _tensor(t: Tensor, bound: Bound) -> Json:
         "role": t.role,
         "abs_max": ranges.get(t.name),
         "saved": saved,
+        "facts": facts,
     }
+
+
+def _facts(facts: Facts, bound: Bound) -> Json:
+    """What a launcher checks of an integer input; None where the spec states nothing."""
+    if facts == NO_FACTS:
+        return None
+    limits = {"min": facts.least, "max": facts.most}
+    return {key: None if e is None else formula(e, bound) for key, e in limits.items()}
 
 
 def launch_of(kernel: Kernel, program: Program) -> Json:

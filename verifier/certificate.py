@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ir.printer import fact_text
 from ir.spec import Bound
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
@@ -102,8 +103,8 @@ TRUSTED = (
     "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/grammar.lark", "ir/expression.lark", "ir/formula.lark",
     "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py", "ir/tiles.py", "ir/toml_reader.py",
     "ir/loader.py", "ir/formulas.py", "verifier/integers.py", "verifier/booleans.py", "verifier/reals.py",
-    "verifier/domains.py", "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/smt.py",
-    "verifier/simplify.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py",
+    "verifier/domains.py", "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/cells.py",
+    "verifier/smt.py", "verifier/simplify.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py",
     "verifier/scan.py", "verifier/finiteness.py", "verifier/closed_forms.py", "verifier/formula.py",
     "verifier/inverse.py", "verifier/linear.py", "verifier/magnitude.py", "verifier/underflow.py",
     "verifier/contents.py", "verifier/proof.py", "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py",
@@ -147,13 +148,15 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
 
 
 def _assumptions(bound: Bound) -> tuple[tuple[str, str, str], ...]:
-    """The ledger: what every certificate assumes, and the contract of each saved input."""
+    """The ledger: what every certificate assumes, the contract of each saved input, and the facts about each
+    integer input."""
     saved = tuple(
         (f"saved-{t.name}", f"{t.name} is what the spec defines it to be, up to rounding to its dtype",
          f"the certificate of the kernel that stored {t.name}, through the caller")
         for t, _ in bound.inputs if t.saved
     )  # fmt: skip
-    return ASSUMPTIONS + saved
+    facts = tuple((f"facts-{t.name}", text, "launcher") for t, _ in bound.inputs if (text := fact_text(t)))
+    return ASSUMPTIONS + saved + facts
 
 
 def _item(e: Evidence) -> dict[str, str]:
