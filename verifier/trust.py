@@ -33,6 +33,7 @@ UNTRUSTED = {
     "ir/compare.py": REPLAY,
     "verifier/sympy_view.py": "a second opinion on the scan rule's identities, which can only turn `proved` into "
     "`unproved`, and formulas for people to read",
+    "ir/printer.py": "words the facts about integer inputs in a certificate's ledger, next to the spec's own text",
     "ir/diagnostics.py": _WORDING,
     "ir/syntax_errors.py": _WORDING,
     "ir/positions.py": _WORDING,
