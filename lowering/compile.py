@@ -22,11 +22,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lowering.emitted import emitted_module
 from lowering.occupancy import occupancy
 
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -113,19 +113,6 @@ def reason(code: int, stderr: str) -> str:
     lines = stderr.strip().splitlines()
     telling = [line.strip() for line in lines if re.search(r"error|Error|Pipeline failed", line)]
     return "\n".join((telling or lines)[-6:])
-
-
-def load_module(source: str, folder: Path) -> ModuleType:
-    """Import an emitted module. It needs a file: Triton reads a kernel's source back through `inspect`."""
-    name = f"kernels_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    path = folder / f"{name}.py"
-    path.write_text(source)
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise CompileError(f"{path} cannot be imported")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ---- in the compiling process ----------------------------------------------------------------
@@ -236,12 +223,11 @@ def main() -> None:
     """Compile the request on standard input; the answer is the last line of standard output."""
     request = json.loads(sys.stdin.read())
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        module = load_module(request["source"], Path(folder))
-        for launch in request["launches"]:
-            start = time.perf_counter()
-            compiled = compile_one(module, launch, request["target"])
-            rows.append(asdict(resources(compiled, launch, request["target"], time.perf_counter() - start)))
+    module = emitted_module(request["source"])
+    for launch in request["launches"]:
+        start = time.perf_counter()
+        compiled = compile_one(module, launch, request["target"])
+        rows.append(asdict(resources(compiled, launch, request["target"], time.perf_counter() - start)))
     print(json.dumps(rows))
 
 

@@ -15,9 +15,13 @@ import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
 
+from ir.loader import bind, parse_spec
+from ir.parser import parse
 from ir.program import (
     Arange,
     Binary,
@@ -45,6 +49,7 @@ from ir.program import (
     Var,
 )
 from ir.spec import Bound
+from ir.typing import check
 from lowering.lanes import Integer, Lanes, arange, arithmetic, compare
 from lowering.lower import require_certified
 from lowering.memory import Block, read, write
@@ -82,6 +87,24 @@ def execute_certificate(
     """`execute`, for a program the certificate was issued for. Raises NotCertified."""
     require_certified(certificate, program, bound)
     return execute(program, bound, sizes, parameters, inputs)
+
+
+def execute_subject(
+    subject: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """`execute`, for the candidate, spec and settings that are a certificate's subject, and nothing else."""
+    settings = tuple(sorted(subject["settings"].items()))
+    program, bound = _certified(subject["candidate"]["text"], subject["spec"]["text"], settings)
+    return execute(program, bound, sizes, parameters, inputs)
+
+
+@cache
+def _certified(candidate: str, spec: str, settings: tuple[tuple[str, str | int], ...]) -> tuple[Program, Bound]:
+    bound = bind(parse_spec(spec), dict(settings))
+    return check(parse(candidate), bound, candidate), bound
 
 
 def execute(
@@ -157,7 +180,7 @@ class _Machine:
 
         def work(first: int) -> None:
             chunk = _Machine(self.sizes, self.parameters, self.tensors)
-            with torch.no_grad():  # a setting of the thread, not of the process
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):  # settings of the thread
                 chunk.programs(kernel, extents, torch.arange(first, min(first + size, programs)))
 
         if workers == 1 or len(firsts) == 1 or any(_atomic(s) for s in kernel.body):

@@ -26,7 +26,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from triton.runtime import interpreter
 
-from lowering.compile import load_module
+from lowering.emitted import emitted_module
 from lowering.launch import DTYPES, allocate, run_plan
 
 Array = NDArray[Any]
@@ -104,7 +104,7 @@ def mend() -> None:
 def main(folder: Path) -> None:
     """Run every case of request.json: inputs from inputs_K.npz, outputs to outputs_K.npz, in `folder`."""
     request = json.loads((folder / "request.json").read_text())
-    module = load_module(request["source"], folder)
+    module = emitted_module(request["source"])
     mend()
     for number, case in enumerate(request["cases"]):
         with np.load(folder / f"inputs_{number}.npz") as arrays:

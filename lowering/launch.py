@@ -3,7 +3,8 @@
 `load("kernel.cert.json")` gives a `Launcher`; calling it with tensors by the spec's names returns the
 outputs. A proof says "for every size within the limits, for inputs of this dtype, ...": each of those
 is an assumption with an id, and a call that breaks one raises `AssumptionViolated` before anything
-runs. The file's content hash is checked first, so that what runs is what was proved and lowered.
+runs. The file is read once and its content hash checked; what runs is made from that text in memory,
+so that nothing written to disk later, before the first launch or after, can take its place.
 
 Self-contained on purpose: imports nothing but the standard library, torch and (through the emitted
 module) Triton, so that a certificate can be used where none of the proving code is installed.
@@ -15,15 +16,15 @@ import hashlib
 import json
 import math
 import operator
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from lowering.emitted import emitted_module
 
 FORMAT = 1
 GRID_LIMIT = 2**31 - 1
@@ -41,16 +42,28 @@ class LaunchError(Exception):
 class AssumptionViolated(Exception):
     """The call breaks something the proof assumes of the caller; nothing was run.
 
-    `assumption` is its id in the certificate's ledger: sizes, dtype (and device), layout (strides and
-    aliasing), parameters, input-range, facts-NAME (of an integer input); or "grid" (what a device can
-    start), or "arguments" for a call that names the wrong ones. `next_step` says what to change.
+    `assumption` is its id in the certificate's ledger: sizes, dtype (and device), layout (strides,
+    alignment and aliasing), parameters, input-range, facts-NAME (of an integer input); or "grid" (what a
+    device can start), "gradient" for one that would be lost, or "arguments" for a call that names the
+    wrong ones. `next_step` says what to change.
     """
 
-    def __init__(self, assumption: str, message: str, next_step: str) -> None:
-        super().__init__(f"[{assumption}] {message}; {next_step}")
-        self.assumption = assumption
-        self.message = message
-        self.next_step = next_step
+    args: tuple[str, str, str]  # assumption, message, next step
+
+    @property
+    def assumption(self) -> str:
+        return self.args[0]
+
+    @property
+    def message(self) -> str:
+        return self.args[1]
+
+    @property
+    def next_step(self) -> str:
+        return self.args[2]
+
+    def __str__(self) -> str:
+        return f"[{self.assumption}] {self.message}; {self.next_step}"
 
 
 # ---- expressions of the plan -----------------------------------------------------------------
@@ -165,8 +178,13 @@ def _check_tensors(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
         if x is None:
             continue
         name = t["name"]
-        if not isinstance(x, torch.Tensor):
-            raise AssumptionViolated("arguments", f"{name} is a {type(x).__name__}", "pass a torch.Tensor")
+        if type(x) not in (torch.Tensor, torch.nn.Parameter):  # a subclass may keep its cells elsewhere
+            raise AssumptionViolated("arguments", f"{name} is a {type(x).__name__}", "pass a plain torch.Tensor")
+        if x.layout is not torch.strided or x.is_neg() or x.is_conj():
+            raise AssumptionViolated(
+                "layout", f"{name} is not stored as strided cells holding its values",
+                f"pass a dense copy ({name}.to_dense(), {name}.resolve_neg())",
+            )  # fmt: skip
         if x.dtype is not DTYPES[t["dtype"]]:
             wanted = str(DTYPES[t["dtype"]]).removeprefix("torch.")
             raise AssumptionViolated(
@@ -179,11 +197,16 @@ def _check_tensors(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
                 f"reshape it to [{', '.join(map(show, t['shape']))}]",
             )  # fmt: skip
         for axis, (extent, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
-            if extent > 1 and stride > plan["max_stride"]:
+            if extent > 1 and not 0 <= stride <= plan["max_stride"]:
                 raise AssumptionViolated(
-                    "layout", f"stride {stride} of {name} in dimension {axis} exceeds {plan['max_stride']} elements",
+                    "layout", f"stride {stride} of {name} in dimension {axis} is outside 0..{plan['max_stride']}",
                     f"pass {name}.contiguous()",
                 )  # fmt: skip
+        if x.device.type != "meta" and x.data_ptr() % x.element_size():
+            raise AssumptionViolated(
+                "layout", f"{name} starts at an address that is no multiple of its {x.element_size()}-byte element",
+                f"pass {name}.clone()",
+            )  # fmt: skip
 
 
 def _sizes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], named: Mapping[str, int]) -> dict[str, int]:
@@ -208,6 +231,13 @@ def _sizes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], named: Ma
     return sizes
 
 
+def _named_sizes(plan: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, int]:
+    try:
+        return {k: operator.index(v) for k, v in arguments.items() if k in plan["sizes"]}
+    except TypeError as error:
+        raise AssumptionViolated("arguments", "a size is not an integer", "pass an int") from error
+
+
 def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
     for t in plan["tensors"]:
         if t["name"] in given:
@@ -224,7 +254,10 @@ def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], si
 def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
     result = {}
     for name, limits in plan["parameters"].items():
-        value = float(named[name]) if name in named else float(evaluate(limits["default"], sizes))
+        try:
+            value = float(named[name] if named.get(name) is not None else evaluate(limits["default"], sizes))
+        except (TypeError, ValueError) as error:
+            raise AssumptionViolated("arguments", f"{name} = {named[name]!r} is no number", "pass a float") from error
         if not limits["min"] <= value <= limits["max"]:  # also refuses NaN
             message = f"{name} = {value} is outside {limits['min']}..{limits['max']}"
             raise AssumptionViolated("parameters", message, "use a value the proof covers")
@@ -253,6 +286,13 @@ def _check_aliases(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -
             first, last = _extent(given[other])
             if other != name and first < high and low < last:
                 raise AssumptionViolated("layout", f"output {name} overlaps {other} in memory", "pass separate tensors")
+
+
+def _check_gradients(given: Mapping[str, torch.Tensor]) -> None:
+    recorded = [name for name, x in given.items() if x.requires_grad] if torch.is_grad_enabled() else []
+    if recorded:
+        message = f"{', '.join(recorded)} requires a gradient, which a launch does not record"
+        raise AssumptionViolated("gradient", message, "call it through synth.load, or under torch.no_grad()")
 
 
 def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> None:
@@ -295,14 +335,19 @@ def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch
 # ---- the launcher ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Launcher:
-    """A certified kernel ready to run. Call it with the spec's inputs by name."""
+    """A certified kernel ready to run. Call it with the spec's inputs by name.
+
+    `subject`: the candidate's and the spec's text and the settings they were proved under; `contracts`: what
+    each name of the spec means, as text.
+    """
 
     certificate: str
-    plan: dict[str, Any]
-    module: ModuleType
-    folder: tempfile.TemporaryDirectory[str]  # kept while the module lives: Triton reads its source
+    subject: dict[str, Any] = field(repr=False)
+    plan: dict[str, Any] = field(repr=False)
+    contracts: dict[str, str] = field(repr=False)
+    source: str = field(repr=False)
 
     def __call__(
         self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
@@ -332,7 +377,7 @@ class Launcher:
 
         def run() -> dict[str, torch.Tensor]:
             with torch.cuda.device(device):
-                run_plan(self.module, plan, tensors, sizes, parameters)
+                run_plan(emitted_module(self.source), plan, tensors, sizes, parameters)
             return outputs
 
         return run
@@ -350,7 +395,8 @@ class Launcher:
         given = {k: v for k, v in arguments.items() if k in callers}
         _check_tensors(plan, given)
         _device(given, plan)
-        sizes = _sizes(plan, given, {k: int(v) for k, v in arguments.items() if k in plan["sizes"]})
+        _check_gradients(given)
+        sizes = _sizes(plan, given, _named_sizes(plan, arguments))
         _check_shapes(plan, given, sizes)
         parameters = _parameters(plan, {k: v for k, v in arguments.items() if k in plan["parameters"]}, sizes)
         _check_aliases(plan, given)
@@ -374,7 +420,7 @@ def _read(path: Path) -> dict[str, Any]:
     actual = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     if claimed != actual:
         raise LaunchError(f"{path}: content does not match its id; it was changed after it was issued")
-    if "lowered" not in body:
+    if "contracts" not in body.get("lowered", {}):
         raise LaunchError(f"{path}: holds no emitted kernel; lower it first (synth prove-and-run does)")
     lowered = body["lowered"]
     if hashlib.sha256(lowered["source"].encode()).hexdigest() != lowered["source_sha256"]:
@@ -386,16 +432,8 @@ def load(path: str | Path) -> Launcher:
     """Read a certificate and make its kernels callable. Raises LaunchError; checks the content hash.
 
     Hashes protect against damage, not against a forger: load certificates you trust, for their
-    emitted module is executed.
+    emitted module is executed (at the first launch).
     """
     body = _read(Path(path))
     lowered = body["lowered"]
-    folder = tempfile.TemporaryDirectory(prefix="certified-")
-    file = Path(folder.name) / f"kernels_{lowered['source_sha256'][:16]}.py"
-    file.write_text(lowered["source"])
-    spec = spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise LaunchError(f"{path}: the emitted module cannot be imported")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Launcher(body["id"], lowered["plan"], module, folder)
+    return Launcher(body["id"], body["subject"], lowered["plan"], lowered["contracts"], lowered["source"])

@@ -152,6 +152,7 @@ def launch_of(kernel: Kernel, program: Program) -> Json:
         "kernel": argument_name(kernel.name),
         "grid": [expression(axis.extent) for axis in kernel.grid],
         "args": arguments(kernel, program),
+        "atomic": any(isinstance(n, Store) and n.atomic for n in used_nodes(kernel)),
         "schedule": {
             "num_warps": s.num_warps,
             "num_stages": s.num_stages,

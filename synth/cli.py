@@ -121,7 +121,7 @@ def prove(
     kernel: Kernel,
     spec: Annotated[str, typer.Option(help="A spec file, or the name of one that ships.", show_default=False)],
     settings: Settings = None,
-    certificate: Annotated[Path | None, typer.Option(help="Write the certificate here when proved.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="When proved, write here what synth.load runs.")] = None,
     as_json: Json = False,
 ) -> int:
     """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved."""
@@ -133,7 +133,13 @@ def prove(
     text = read(kernel)
     found = certify(text, bound, str(kernel))
     if certificate is not None and found.certificate is not None:
-        found.certificate.save(certificate)
+        from synth.ship import NotLowered, ship
+
+        try:
+            ship(found, bound).save(certificate)
+        except NotLowered as error:
+            found.certificate.save(certificate)
+            print(f"proved, but synth.load cannot run it: {error}", file=sys.stderr)
     show_report(found.report, text, str(kernel), as_json)
     return found.report.verdict.exit_code
 
