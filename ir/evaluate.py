@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ir import ast, scaled
+from ir.random import random
 from ir.scaled import Scaled, real
 from ir.spec import Bound, TensorSpec
 
@@ -129,6 +130,7 @@ class _Evaluator:
         self.sizes = {name: int(value) for name, value in sizes.items()}
         self.settings = dict(bound.settings)
         self.parameters = parameters
+        self.integers = {p.name for p in bound.spec.parameters if p.integer}
         self.inputs = inputs
         self.input_names = {tensor.name for tensor, _ in bound.inputs if not tensor.saved}
         self.definitions = {d.name: d for d in bound.spec.definitions}
@@ -200,7 +202,7 @@ class _Evaluator:
         if name in self.settings:
             return self.settings[name]
         if name in self.parameters:
-            return real(self.parameters[name])
+            return int(self.parameters[name]) if name in self.integers else real(self.parameters[name])
         if name in self.definitions:
             return self.table(name, ())
         if name in ("true", "false"):
@@ -253,6 +255,8 @@ class _Evaluator:
                 return _where(np.asarray(self.binary(">=", x, y)), x, y)
             case "min", [x, y]:
                 return _where(np.asarray(self.binary("<=", x, y)), x, y)
+            case "random", [seed, counter]:
+                return real(random(_integer(seed), _integer(counter)))
             case "cdiv", [x, y]:
                 return -self.binary("//", -_integer(x), y)
             case _:
@@ -333,9 +337,10 @@ def integer_value(bound: Bound, e: ast.Expr, sizes: Mapping[str, int]) -> int:
 
 
 def parameters_default(bound: Bound, sizes: Mapping[str, int]) -> dict[str, float]:
-    """The default value of every parameter at these sizes. Raises EvaluationError."""
+    """The default value of every parameter at these sizes, an int for an integer one. Raises EvaluationError."""
     evaluator = _Evaluator(bound, sizes, {}, {})
-    return {p.name: float(_real(evaluator.evaluate(p.default, {}, 0)).plain()) for p in bound.spec.parameters}
+    values = {p: evaluator.evaluate(p.default, {}, 0) for p in bound.spec.parameters}
+    return {p.name: int(_integer(v)) if p.integer else float(_real(v).plain()) for p, v in values.items()}
 
 
 def check_requires(bound: Bound, sizes: Mapping[str, int]) -> bool:

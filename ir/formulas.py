@@ -17,7 +17,8 @@ from ir.builder import children
 from ir.diagnostics import Source, SpecProblem, closest, join
 
 _REAL_FUNCTIONS = ("exp", "log", "sqrt", "tanh", "sigmoid")
-FUNCTIONS = (*_REAL_FUNCTIONS, "abs", "min", "max", "cdiv")
+_OF_INTEGERS = ("cdiv", "random")
+FUNCTIONS = (*_REAL_FUNCTIONS, "abs", "min", "max", *_OF_INTEGERS)
 CONSTANTS = ("log2e", "ln2", "inf")
 
 
@@ -33,7 +34,7 @@ class Names:
 
     source: Source
     sizes: frozenset[str]
-    parameters: frozenset[str] = frozenset()
+    parameters: Mapping[str, Sort] = field(default_factory=dict)
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     integers: frozenset[str] = frozenset()
@@ -162,7 +163,9 @@ def _name_sort(names: Names, e: ast.Name, local: frozenset[str]) -> Sort:
     name = e.id
     if name in local or name in names.sizes:
         return Sort.INTEGER
-    if name in names.parameters or name in CONSTANTS:
+    if name in names.parameters:
+        return names.parameters[name]
+    if name in CONSTANTS:
         return Sort.REAL
     if name in ("true", "false"):
         return Sort.TRUTH
@@ -213,13 +216,13 @@ def _call_sort(names: Names, e: ast.Call, local: frozenset[str]) -> Sort:
         else:
             hint = closest(name, FUNCTIONS) or f"functions: {join(FUNCTIONS, 'and')}"
         raise names.problem("S006", f"there is no function `{name}`", e.span, hint)
-    arity = 2 if name in ("min", "max", "cdiv") else 1
+    arity = 2 if name in ("min", "max", *_OF_INTEGERS) else 1
     if len(e.args) != arity or e.keywords:
         hint = "over an index write `max[j < N](body)`" if name == "max" else ""
         raise names.problem("S007", f"`{name}` takes {arity} argument(s), not {len(e.args)}", e.span, hint)
-    wanted = Sort.INTEGER if name == "cdiv" else Sort.REAL
+    wanted = Sort.INTEGER if name in _OF_INTEGERS else Sort.REAL
     sorts = [_expect(names, argument, local, wanted) for argument in e.args]
-    return Sort.REAL if name in _REAL_FUNCTIONS else _join(sorts[0], sorts[-1])
+    return Sort.REAL if name in (*_REAL_FUNCTIONS, "random") else _join(sorts[0], sorts[-1])
 
 
 def _element_sort(names: Names, e: ast.Element, local: frozenset[str]) -> Sort:

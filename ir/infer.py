@@ -222,6 +222,17 @@ def _of_f32(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> 
     return p.Unary(call.function, x, x.type, call.span)
 
 
+def _random(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.Expr:
+    seed, counter = (infer(scope, given[name], DType.INT) for name in ("seed", "counter"))
+    for x in (seed, counter):
+        if not x.type.dtype.is_int:
+            raise scope.problem("K201", f"`random` is of integers, this is {x.type}", x.span)
+    if seed.type.shape:
+        raise scope.problem("K202", f"the seed is one integer, this is {seed.type}", seed.span, "vary the counter")
+    seed, counter = tiles.convert(seed, DType.INT), tiles.convert(counter, DType.INT)
+    return p.Random(seed, counter, Type(DType.F32, counter.type.shape), call.span)
+
+
 def _elementwise(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.Expr:
     a, b = _pair(scope, given["a"], given["b"], want)
     return tiles.binary("max" if call.function == "maximum" else "min", a, b, call.span, scope.source)
@@ -429,6 +440,7 @@ OPERATIONS: dict[str, _Operation] = {
     "cdiv": _Operation(("a", "b"), _cdiv),
     "sum": _Operation(("x",), _reduce, (), ("axis",)),
     "dot": _Operation(("a", "b"), _dot, ("acc",)),
+    "random": _Operation(("seed", "counter"), _random),
     "where": _Operation(("c", "x", "y"), _where),
     "arange": _Operation(("n",), _arange, ("end",)),
     "full": _Operation(("shape", "x", "dtype"), _full),

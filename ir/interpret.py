@@ -61,6 +61,7 @@ from ir.program import (
     Load,
     Param,
     Program,
+    Random,
     Reduce,
     Select,
     Size,
@@ -71,6 +72,7 @@ from ir.program import (
     Unary,
     Var,
 )
+from ir.random import random
 from ir.rounding import round_to
 from ir.spec import Bound
 
@@ -226,6 +228,8 @@ class _Machine:
                 return self.sizes[name]
             case Constant(name=name, type=type_):
                 return self.rounded(np.float64(CONSTANTS[name]), type_.dtype)
+            case Param(name=name) if expr.type.dtype.is_int:
+                return int(self.parameters[name])
             case Param(name=name, type=type_):
                 return self.rounded(np.float64(self.parameters[name]), type_.dtype)
             case Binary():
@@ -241,6 +245,8 @@ class _Machine:
                 return self.reduce(expr)
             case Dot():
                 return self.dot(expr)
+            case Random():
+                return random(self.integer(expr.seed), self.value(expr.counter)).astype(np.float64)
             case Load():
                 return self.load(expr)
             case _:

@@ -97,7 +97,7 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     formula.keys(required=("define", "empty_row"), optional=("require",))
     empty_row = formula.choice("empty_row", ("zero", "undefined"))
     requires = tuple(_lone(formula, key, names, Sort.TRUTH) for key in formula.elements("require"))
-    names.parameters = frozenset(p.name for p in parameters)
+    names.parameters = {p.name: Sort.INTEGER if p.integer else Sort.REAL for p in parameters}
     names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
     names.integers = frozenset(t.name for t in inputs if _holds_integers(t, options))
     definitions = _definitions(formula, names, taken, (*outputs, *(t for t in inputs if t.saved)))
@@ -169,11 +169,16 @@ def _option(table: Table, name: str) -> Option:
 
 
 def _parameter(table: Table, name: str, names: Names) -> Parameter:
-    table.keys(required=("min", "max", "default"))
-    low, high = table.real("min"), table.real("max")
+    table.keys(required=("min", "max", "default"), optional=("type",))
+    integer = "type" in table and table.choice("type", ("real", "int")) == "int"
+    low, high = (_integer_limit(table, key) if integer else table.real(key) for key in ("min", "max"))
     if low > high:
         raise table.problem("S013", f"the limits of {name} leave no value: {low} > {high}", "max")
-    return Parameter(name, low, high, _lone(table, "default", names, Sort.REAL))
+    return Parameter(name, low, high, _lone(table, "default", names, Sort.INTEGER if integer else Sort.REAL), integer)
+
+
+def _integer_limit(table: Table, key: str) -> int:
+    return table.integer(key, -(2**63), 2**63 - 1)
 
 
 def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:

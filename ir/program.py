@@ -93,7 +93,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A real parameter of the spec, e.g. scale (F32 scalar)."""
+    """A parameter of the spec: a real one, e.g. scale (F32 scalar), or an integer one, e.g. seed (INT)."""
 
     name: str
     type: Type
@@ -199,6 +199,16 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Random:
+    """ir.random.random(seed, counter): seed an INT scalar, counter INT of the result's shape; F32."""
+
+    seed: Expr
+    counter: Expr
+    type: Type
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """tensor[index] where mask holds, `other` elsewhere. Each index is an INT scalar, or has the
     rank of the result with extents equal to it or 1. mask and other have the result's shape."""
@@ -213,7 +223,7 @@ class Load:
 
 Expr = (
     Literal | Constant | Var | Size | Param | Unary | Binary | Select | Cast | Arange | Broadcast
-    | Expand | Transpose | Reduce | Dot | Load
+    | Expand | Transpose | Reduce | Dot | Random | Load
 )  # fmt: skip
 
 

@@ -34,12 +34,14 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A real scalar the caller passes, lower <= value <= upper; `default` is a formula over dims."""
+    """A real scalar the caller passes, or an integer one (its limits are then ints), with
+    lower <= value <= upper; `default` is a formula over dims."""
 
     name: str
     lower: float
     upper: float
     default: ast.Expr
+    integer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def _globals(bound: Bound, source: Source) -> tuple[Scope, dict[str, str]]:
     names |= {name: tiles.integer(v, ast.NOWHERE) for name, v in bound.settings if isinstance(v, int)}
     meanings = dict.fromkeys(names, "a size of the spec")
     for parameter in bound.spec.parameters:
-        names[parameter.name] = p.Param(parameter.name, Type(DType.F32))
+        names[parameter.name] = p.Param(parameter.name, Type(DType.INT if parameter.integer else DType.F32))
         meanings[parameter.name] = "a parameter of the spec"
     scope = Scope(source, names, {})
     tensors: dict[str, p.Tensor] = {}

@@ -142,7 +142,7 @@ class Substitution:
 
     def _real_atom(self, a: RealAtom) -> Real:
         match a.kind:
-            case "read" | "state" | "new" | "pivot":
+            case "read" | "random" | "state" | "new" | "pivot":
                 return of(real_atom(a.kind, a.args[0], tuple(map(self.int, a.args[1]))))
             case "int":
                 return reals.of_int(self.int(a.args[0]))

@@ -70,7 +70,7 @@ class Instance:
 
     kernel: core.Kernel
     sizes: Mapping[str, Int]
-    parameters: Mapping[str, bool]
+    parameters: Mapping[str, Scalar]
     read: Reader
     context: Context
     simplifier: Simplifier
@@ -140,7 +140,7 @@ class Instance:
             case core.Size():
                 return constant_tile(Scalar(self.sizes[e.name]))
             case core.Param():
-                return constant_tile(Scalar(reals.parameter(e.name, self.parameters[e.name])))
+                return constant_tile(self.parameters[e.name])
             case core.Unary():
                 if e.op == "neg" and _is_infinity(e.operand):
                     return constant_tile(ops.MINUS_INFINITY, shape)
@@ -171,6 +171,9 @@ class Instance:
             case core.Dot():
                 acc = None if e.acc is None else self.expression(e.acc, env)
                 return _dot(e, self.expression(e.left, env), self.expression(e.right, env), acc)
+            case core.Random():
+                seed, counter = self.expression(e.seed, env), self.expression(e.counter, env)
+                return tile(shape, lambda lanes: self._random(e, seed.at(()), counter.at(lanes)))
             case core.Load():
                 return self._load(e, env)
 
@@ -188,6 +191,10 @@ class Instance:
         if isinstance(a.value, Bool):
             return Scalar(_bool_binary(e.op, a.bool, b.bool), TRUE, _bool_duties(e.op, a, b))
         return _real_binary(e.op, a, b, e.span)
+
+    def _random(self, e: core.Random, seed: Scalar, counter: Scalar) -> Scalar:
+        self.integers += [(seed.int, e.span), (counter.int, e.span)]
+        return Scalar(reals.random(seed.int, counter.int), TRUE, seed.owes | counter.owes)
 
     def _positive_divisor(self, d: Int, span: Span) -> None:
         # By its static bounds, not by where the program is: terms move to places with other premises.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ir import ast
-from ir.spec import Bound, Dim, TensorSpec
+from ir.spec import Bound, Dim, Parameter, TensorSpec
 from verifier import integers, reals
 from verifier import operations as ops
 from verifier.binders import make_max, make_sum
@@ -82,6 +82,11 @@ def _divisibility(r: ast.Expr) -> tuple[str, str] | None:
             return None
 
 
+def _parameter(p: Parameter) -> Scalar:
+    """An integer parameter is a symbol that may be anything from its lower limit on, as sizes are."""
+    return Scalar(symbol(p.name, int(p.lower)) if p.integer else reals.parameter(p.name, p.lower, p.upper))
+
+
 class Formula:
     """Evaluates formulas of one bound spec symbolically."""
 
@@ -90,7 +95,7 @@ class Formula:
         self.settings = dict(bound.settings)
         self.inputs = {t.name for t, _ in bound.inputs if not t.saved}
         self.definitions = {d.name: d for d in bound.spec.definitions}
-        self.positive = {p.name: p.lower > 0 for p in bound.spec.parameters}
+        self.parameters = {p.name: _parameter(p) for p in bound.spec.parameters}
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self.tables = {t.name: self._table(t, dtype.bits) for t, dtype in bound.inputs if dtype.is_int}
 
@@ -151,8 +156,8 @@ class Formula:
             return scope[e.id]
         if e.id in self.sizes:
             return Scalar(self.sizes[e.id])
-        if e.id in self.positive:
-            return Scalar(reals.parameter(e.id, self.positive[e.id]))
+        if e.id in self.parameters:
+            return self.parameters[e.id]
         if e.id in ("true", "false"):
             return Scalar(TRUE if e.id == "true" else FALSE)
         if e.id in self.definitions:
@@ -213,6 +218,8 @@ class Formula:
             return Scalar(integers.minimum(x, y) if name.startswith("min") else integers.maximum(x, y))
         if name == "abs" and isinstance(args[0].value, Int):
             return Scalar(integers.maximum(args[0].int, -args[0].int))
+        if name == "random":
+            return Scalar(reals.random(args[0].int, args[1].int))
         if name == "where":
             return ops.where(args[0], _as_real(args[1]), _as_real(args[2]))
         x0 = _as_real(args[0])

@@ -123,6 +123,8 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
     match atom.kind:
         case "param":
             return _parameter(proof, atom.args[0])
+        case "random":
+            return 1.0
         case "read":
             return _read_limit(proof, atom.args[0])
         case "log" if atom.args[0].constant is not None:
@@ -406,6 +408,8 @@ class Magnitudes:
                     return out
                 acc = self._of(e.acc, env)
                 return self._computed(out.plus(acc), (out, acc), e)
+            case core.Random():
+                return Affine(1.0, {})
             case core.Load():
                 held = self.tensors.get(e.tensor, math.inf)  # what is in memory was cast to its dtype, and fits
                 stored = Affine(min(held, LARGEST[core.DType.F16]) if e.type.dtype is core.DType.F16 else held, {})

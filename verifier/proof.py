@@ -64,7 +64,7 @@ class Proof:
         """The symbolic shape of a tensor."""
         dims = self.program.tensor(tensor).shape
         probe = Instance(
-            self.program.kernels[0], self.sizes.values, self.formula.positive, _no_read, self.context, self.simplifier
+            self.program.kernels[0], self.sizes.values, self.formula.parameters, _no_read, self.context, self.simplifier
         )
         return tuple(probe.expression(d, {}).scalar().int for d in dims)
 
@@ -87,7 +87,7 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
             raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
-        run = Instance(kernel, sizes.values, proof.formula.positive, _reader(proof), context, proof.simplifier)
+        run = Instance(kernel, sizes.values, proof.formula.parameters, _reader(proof), context, proof.simplifier)
         trace = run.run()
         proof.traces.append(trace)
         proof.notes += run.notes

@@ -29,7 +29,8 @@ from verifier.integers import Atom, Int, interned
 
 class RealAtom:
     """kind and args:
-    param (name, positive) | read (tensor, indices) | int (Int) | fn (name, Real) | log (Real) |
+    param (name, lower, upper) | read (tensor, indices) | random ("random", (seed, counter)) | int (Int) |
+    fn (name, Real) | log (Real) |
     poly (Real)  only ever to a negative power |
     sum (symbols, guard, body) | max (members), a member being (symbols, guard, body) |
     state, new (name, lanes)   the value of a carried name before and after an iteration |
@@ -48,7 +49,7 @@ class RealAtom:
         match self.kind:
             case "param":
                 return str(self.args[0])
-            case "read":
+            case "read" | "random":
                 return f"{self.args[0]}[{', '.join(map(repr, self.args[1]))}]"
             case "int":
                 return f"({self.args[0]!r})"
@@ -207,9 +208,9 @@ def _multiply(m: Monomial, n: Monomial) -> Real:
 
 
 def is_positive_constant(a: RealAtom) -> bool:
-    """Parameters declared positive, and logs of literals above 1 (ln 2)."""
+    """Parameters whose lower limit is above 0, and logs of literals above 1 (ln 2)."""
     if a.kind == "param":
-        return bool(a.args[1])
+        return bool(a.args[1] > 0)
     value = a.args[0].constant if a.kind == "log" else None
     return value is not None and value > 1
 
@@ -261,8 +262,30 @@ def function(name: str, x: Real) -> Real:
     return of(real_atom("fn", name, x))
 
 
-def parameter(name: str, positive: bool) -> Real:
-    return of(real_atom("param", name, positive))
+def parameter(name: str, lower: float, upper: float) -> Real:
+    return of(real_atom("param", name, Fraction(lower), Fraction(upper)))
+
+
+def limits(x: Real) -> tuple[Fraction, Fraction] | None:
+    """param-range: what x, a polynomial in parameters, stays within by their limits; None for any other term."""
+    low = high = Fraction(0)
+    for mono, c in x.terms:
+        if mono.guard is not TRUE or mono.exponent is not None:
+            return None
+        ends = (Fraction(c), Fraction(c))
+        for a, k in mono.factors:
+            if a.kind != "param" or k < 0:
+                return None
+            for _ in range(k):
+                corners = [e * f for e in ends for f in a.args[1:]]
+                ends = min(corners), max(corners)
+        low, high = low + ends[0], high + ends[1]
+    return low, high
+
+
+def random(seed: Int, counter: Int) -> Real:
+    """A uniform number, of which only 0 <= random < 1 is known and that equal integers give equal numbers."""
+    return of(real_atom("random", "random", (seed, counter)))
 
 
 def read(tensor: str, index: tuple[Int, ...]) -> Real:
@@ -270,8 +293,14 @@ def read(tensor: str, index: tuple[Int, ...]) -> Real:
 
 
 def of_int(x: Int) -> Real:
+    """x as a real; an if-then-else of integers (a mask of 0 and 1) becomes one of reals."""
     value = x.constant
-    return number(value) if value is not None else of(real_atom("int", x))
+    if value is not None:
+        return number(value)
+    atom = x.atom
+    if atom is not None and atom.kind == "ite":
+        return select(atom.args[0], of_int(atom.args[1]), of_int(atom.args[2]))
+    return of(real_atom("int", x))
 
 
 def guarded(guard: Bool, x: Real) -> Real:

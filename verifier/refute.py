@@ -85,8 +85,9 @@ def _parameters(bound: Bound, sizes: Mapping[str, int], extreme: bool = False) -
     """Values that differ from the defaults, so that a constant written for one shows; or the largest."""
     usual = parameters_default(bound, sizes)
     if extreme:
-        return {p.name: float(p.upper) for p in bound.spec.parameters}
-    return {p.name: float(min(max(usual[p.name] * 1.5, p.lower), p.upper)) for p in bound.spec.parameters}
+        return {p.name: p.upper for p in bound.spec.parameters}
+    moved = {p: usual[p.name] + 7 if p.integer else usual[p.name] * 1.5 or 0.25 for p in bound.spec.parameters}
+    return {p.name: min(max(value, p.lower), p.upper) for p, value in moved.items()}
 
 
 def _shapes(
@@ -271,7 +272,7 @@ def _width(
     for sizes in candidates:
         if not _admitted(bound, sizes):
             continue
-        parameters = _parameters(bound, sizes)
+        parameters = _parameters(bound, sizes, extreme=True)
         for kernel in program.kernels:
             for ids in islice(_corners(kernel, bound, sizes, finding.model), 4):
                 try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lt
 from verifier.domains import exists
 from verifier.integers import lift
-from verifier.reals import Monomial, Real, RealAtom, is_positive_constant
+from verifier.reals import Monomial, Real, RealAtom, is_positive_constant, limits
 
 
 def positive_when(x: Real) -> Bool | None:
@@ -73,9 +73,9 @@ def compare(op: str, x: Real) -> Bool:
             return ~compare("gt", -x)
         case "ne":
             return ~compare("eq", x)
-    value = x.constant
-    if value is not None:
-        return TRUE if (value > 0 if op == "gt" else value == 0) else FALSE
+    ends = limits(x)
+    if ends is not None and (ends[0] > 0 or ends[1] < 0 or ends[0] == ends[1]):
+        return TRUE if (ends[0] > 0 if op == "gt" else ends[0] == ends[1] == 0) else FALSE
     up, down = positive_when(x), positive_when(-x)
     if op == "gt":
         if up is not None:

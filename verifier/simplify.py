@@ -120,7 +120,7 @@ class Simplifier:
 
     def _simplify_atom(self, a: RealAtom, context: Context) -> Real:
         match a.kind:
-            case "read":
+            case "read" | "random":
                 return of(self._read(a, context))
             case "fn":
                 return reals.function(a.args[0], self.real(a.args[1], context))
@@ -142,7 +142,7 @@ class Simplifier:
 
     def _read(self, a: RealAtom, context: Context) -> RealAtom:
         index = tuple(self.integer(i, context) for i in a.args[1])
-        a = real_atom("read", a.args[0], index)
+        a = real_atom(a.kind, a.args[0], index)
         known = self.reads.setdefault(a.args[0], [])
         for other in known:
             if other is a:
@@ -305,6 +305,6 @@ def open_guard(x: Real, context: Context) -> Bool | None:
         if isinstance(term, Bool):
             if term.kind not in ("true", "false") and context.decide(term) is None:
                 return term
-        elif getattr(term, "kind", "") not in ("sum", "max", "read", "sym"):
+        elif getattr(term, "kind", "") not in ("sum", "max", "read", "random", "sym"):
             todo.extend(children(term))
     return None

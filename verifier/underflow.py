@@ -21,7 +21,7 @@ from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
-from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, number, scaled_max, total
+from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, limits, number, scaled_max, total
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -42,6 +42,9 @@ def at_least(proof: Proof, x: Real, context: Context, splits: int = 4) -> bool:
     value = x.constant
     if value is not None:
         return float(value) >= LEAST
+    ends = limits(x)
+    if ends is not None:
+        return float(ends[0]) >= LEAST
     if any(positive_when(total((term,))) is None for term in x.terms):
         return False
     if any(_term(proof, mono, float(c), context) for mono, c in x.terms):

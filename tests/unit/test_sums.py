@@ -39,7 +39,7 @@ def read(*index: Int | int) -> Real:
     return reals.read("X", tuple(map(z.lift, index)))
 
 
-X, Y, S = (lambda: read(0)), (lambda: read(1)), (lambda: reals.parameter("scale", True))
+X, Y, S = (lambda: read(0)), (lambda: read(1)), (lambda: reals.parameter("scale", 0.5, 2))
 
 
 # ---- reals --------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_max_pos() -> None:
     both = reals.maximum_of((((), logic.TRUE, x), ((), logic.TRUE, y)))
     scaled = reals.maximum_of((((), logic.TRUE, x * S()), ((), logic.TRUE, y * S())))
     assert scaled is both * S()
-    unsigned = reals.parameter("bias", False)
+    unsigned = reals.parameter("bias", -1, 2)
     assert reals.maximum_of((((), logic.TRUE, x * unsigned), ((), logic.TRUE, y * unsigned))) is not both * unsigned
 
 
@@ -94,7 +94,7 @@ def test_a_maximum_of_a_negated_maximum_is_not_flattened() -> None:
     both = reals.maximum_of((((), logic.TRUE, X()), ((), logic.TRUE, Y())))
     assert make_max((), logic.TRUE, both * S()) is both * S()
     assert reals.scaled_max(-both) is None
-    assert reals.scaled_max(both * reals.parameter("bias", False)) is None
+    assert reals.scaled_max(both * reals.parameter("bias", -1, 2)) is None
 
 
 def test_signs() -> None:
@@ -103,7 +103,7 @@ def test_signs() -> None:
     assert compare("gt", reals.guarded(logic.ge0(n - 1), reals.exp(X()))) is logic.ge0(n - 1)
     assert compare("gt", X()).kind == "real"
     assert compare("gt", reals.exp(X()) - reals.exp(Y())).kind == "real"
-    assert compare("gt", of(reals.parameter("bias", False).terms[0][0].factors[0][0])).kind == "real"
+    assert compare("gt", of(reals.parameter("bias", -1, 2).terms[0][0].factors[0][0])).kind == "real"
     assert compare("ne", X() * X()) is ~compare("eq", X())
 
 

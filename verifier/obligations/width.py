@@ -10,9 +10,11 @@ are used only when sum((extent-1) * max_stride) fits 31 bits for every layout th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ir.spec import Parameter
 from verifier.booleans import Bool, conj, ge0
 from verifier.domains import bounds
 from verifier.execute import Trace
@@ -49,8 +51,8 @@ def check(proof: Proof) -> Widths:
             return Widths(problem, (), (), ())
         span = max((_span(proof, a.tensor, intervals) for a in t.accesses), default=0)
         largest = max((intervals.high(i) or 0 for i, _ in t.integers), default=0)
-        sizes = max((d.maximum for d in proof.bound.dims), default=0)  # sizes are arguments of that width too
-        small = max(largest, sizes) <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        given = max((max(high, -low) for low, high in intervals.arguments.values()), default=0)  # of that width too
+        small = max(largest, given) <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
         narrow = span <= INT32 and small
         if kernel.schedule.offset_bits == 32 and not narrow:
             what = f"{t.kernel} asks for 32-bit offsets, but an offset may reach {span} under the limits"
@@ -69,9 +71,14 @@ def check(proof: Proof) -> Widths:
 
 
 def limits(proof: Proof) -> Bool:
-    """The spec's size limits, as a formula."""
-    values = proof.sizes.values
-    return conj(ge0(lift(d.maximum) - values[d.name]) for d in proof.bound.dims)
+    """The spec's limits of sizes and integer parameters, as a formula."""
+    values = {d.name: (proof.sizes.values[d.name], d.maximum) for d in proof.bound.dims}
+    values |= {p.name: (proof.formula.parameters[p.name].int, int(p.upper)) for p in integer_parameters(proof)}
+    return conj(ge0(lift(high) - value) for value, high in values.values())
+
+
+def integer_parameters(proof: Proof) -> tuple[Parameter, ...]:
+    return tuple(p for p in proof.bound.spec.parameters if p.integer)
 
 
 def _integers(proof: Proof, trace: Trace, intervals: Intervals) -> Finding | None:
@@ -105,12 +112,19 @@ class Intervals:
 
     def __init__(self, proof: Proof, trace: Trace) -> None:
         self.values: Mapping[Int, int] = {proof.sizes.values[d.name]: d.maximum for d in proof.bound.dims}
+        powers = [(value.terms, high) for value, high in self.values.items()]
+        self.products = [(terms[0][0], high) for terms, high in powers if len(terms) == 1 and terms[0][1] == 1]
+        self.products = [(power, high) for power, high in self.products if len(power) > 1]
         self.symbols: dict[Atom, tuple[int | None, int | None]] = {}
         self.tables = proof.formula.tables
         for d in proof.bound.dims:
             atom = proof.sizes.values[d.name].atom
             if atom is not None:
                 self.symbols[atom] = (d.minimum, d.maximum)
+        parameters = integer_parameters(proof)
+        self.arguments = {d.name: (d.minimum, d.maximum) for d in proof.bound.dims}
+        self.arguments |= {p.name: (int(p.lower), int(p.upper)) for p in parameters}
+        self.symbols |= {atom_of(proof.formula.parameters[p.name].int): self.arguments[p.name] for p in parameters}
         maxima = {d.name: d.maximum for d in proof.bound.dims}
         for name, (whole, _) in proof.sizes.quotients.items():
             for value in proof.sizes.values.values():
@@ -177,13 +191,28 @@ class Intervals:
 
     def _power(self, power: tuple[Atom, ...]) -> tuple[int | None, int | None]:
         ends: tuple[int | None, int | None] = (1, 1)
+        for product, largest in self.products:  # G * (H/G) is H, and has the limit of H
+            if len(power) > len(product) and not Counter(product) - Counter(power):
+                power, ends = tuple((Counter(power) - Counter(product)).elements()), (0, largest)
         for a in power:
             low, high = self._atom(a)
             if None in (*ends, low, high):
-                return (None, None) if len(power) > 1 else (low, high)
+                return (None, None) if len(power) > 1 or ends != (1, 1) else (low, high)
             products = [x * y for x in ends for y in (low, high)]  # type: ignore[operator]
             ends = min(products), max(products)
         return ends
+
+    @staticmethod
+    def _quotient(
+        low: int | None, high: int | None, least: int | None, most: int | None
+    ) -> tuple[int | None, int | None]:
+        """Of x div d, low <= x <= high and least <= d <= most; a divisor is positive (`execute` refuses others)."""
+        least = max(1, least or 1)
+        if low is not None:
+            low = low // least if low < 0 else 0 if most is None else low // most
+        if high is not None:
+            high = high // least if high >= 0 else -1 if most is None else high // most
+        return low, high
 
     def _atom(self, a: Atom) -> tuple[int | None, int | None]:
         match a.kind:
@@ -193,8 +222,7 @@ class Intervals:
                 high = self.high(a.args[1])
                 return 0, None if high is None else high - 1
             case "div":
-                low, high = self.of(a.args[0])
-                return (None if low is None else min(low, 0)), (None if high is None else max(high, 0))
+                return self._quotient(*self.of(a.args[0]), *self.of(a.args[1]))
             case "cell":
                 return self._cell(a)
             case "min":
