@@ -137,6 +137,8 @@ def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str,
                 aligned.append(position)
             case ["size", name]:
                 types[name] = "i32"
+            case ["integer", name]:
+                types[name] = "i64"
             case ["parameter", name]:
                 types[name] = "fp32"
             case _:

@@ -39,6 +39,7 @@ from ir.program import (
     Load,
     Param,
     Program,
+    Random,
     Reduce,
     Select,
     Size,
@@ -48,9 +49,10 @@ from ir.program import (
     Unary,
     Var,
 )
+from ir.random import random
 from ir.spec import Bound
 from ir.typing import check
-from lowering.lanes import Integer, Lanes, arange, arithmetic, compare
+from lowering.lanes import Integer, Lanes, arange, arithmetic, compare, dense
 from lowering.lower import require_certified
 from lowering.memory import Block, read, write
 from lowering.values import (
@@ -124,8 +126,9 @@ def execute(
     missing += [p.name for p in bound.spec.parameters if p.name not in parameters]
     if missing:
         raise ExecutionError(f"no value given for {', '.join(missing)}")
-    scalars = {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items()}
-    machine = _Machine(dict(sizes), scalars, {})
+    integers = {p.name: int(parameters[p.name]) for p in bound.spec.parameters if p.integer}
+    scalars = {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items() if k not in integers}
+    machine = _Machine({**sizes, **integers}, scalars, {})
     for tensor in program.tensors:
         shape = tuple(machine.number(extent) for extent in tensor.shape)
         if tensor.role == "input":
@@ -294,6 +297,8 @@ class _Machine:
                 return self.unary(expr)
             case Size(name=name):
                 return Lanes(self.sizes[name])
+            case Param(name=name) if expr.type.dtype.is_int:
+                return Lanes(self.sizes[name])
             case Select():
                 return self.select(expr)
             case Reduce():
@@ -304,8 +309,15 @@ class _Machine:
                 return self.load(expr)
             case Dot():
                 return self.dot(expr)
+            case Random():
+                return self.random(expr)
             case Param(name=name):
                 return self.parameters[name]
+
+    def random(self, expr: Random) -> torch.Tensor:
+        seed, counter = dense(self.index(expr.seed)), dense(self.index(expr.counter))
+        seed = seed.view(-1, *(1,) * len(expr.type.shape))
+        return torch.from_numpy(random(seed.numpy(), counter.numpy()))
 
     def load(self, expr: Load) -> torch.Tensor:
         mask = True if expr.mask is None else self.truth(expr.mask)

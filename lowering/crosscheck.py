@@ -87,7 +87,7 @@ def crosscheck(
     runs = []
     for sizes in ragged(program, bound) if shapes is None else shapes:
         parameters = {
-            name: min(max(float(evaluate(p["default"], sizes)), p["min"]), p["max"])
+            name: min(max((int if p["integer"] else float)(evaluate(p["default"], sizes)), p["min"]), p["max"])
             for name, p in launches["parameters"].items()
         }
         runs.append(Run(dict(sizes), parameters, generate(generator, seed, bound, sizes, parameters)))

@@ -19,6 +19,7 @@ from ir.program import (
     Expand,
     Expr,
     Literal,
+    Param,
     Reduce,
     Select,
     Size,
@@ -85,7 +86,7 @@ def interval(expr: Expr, sizes: Mapping[str, Interval], names: Mapping[str, Inte
         match e:
             case Literal(value=value) if e.type.dtype.is_int:
                 return int(value), int(value)
-            case Size(name=name):
+            case Size(name=name) | Param(name=name):
                 return sizes.get(name, UNKNOWN)
             case Var(name=name):
                 return names.get(name, UNKNOWN)

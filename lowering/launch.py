@@ -152,6 +152,8 @@ def _argument(
             return tensors[name].stride(axis)
         case ["size", name]:
             return sizes[name]
+        case ["integer", name]:
+            return int(parameters[name])
         case ["parameter", name]:
             return float(parameters[name])
         case _:
@@ -254,10 +256,12 @@ def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], si
 def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
     result = {}
     for name, limits in plan["parameters"].items():
+        value = named[name] if named.get(name) is not None else evaluate(limits["default"], sizes)
         try:
-            value = float(named[name] if named.get(name) is not None else evaluate(limits["default"], sizes))
+            value = operator.index(value) if limits["integer"] else float(value)
         except (TypeError, ValueError) as error:
-            raise AssumptionViolated("arguments", f"{name} = {named[name]!r} is no number", "pass a float") from error
+            kind = "an integer" if limits["integer"] else "a float"
+            raise AssumptionViolated("arguments", f"{name} = {named[name]!r} is not {kind}", f"pass {kind}") from error
         if not limits["min"] <= value <= limits["max"]:  # also refuses NaN
             message = f"{name} = {value} is outside {limits['min']}..{limits['max']}"
             raise AssumptionViolated("parameters", message, "use a value the proof covers")

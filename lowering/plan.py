@@ -60,7 +60,7 @@ def used_nodes(kernel: Kernel) -> list[object]:
 
 def arguments(kernel: Kernel, program: Program) -> list[list[str | int]]:
     """A kernel's arguments in order: ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"],
-    ["parameter", "scale"].
+    ["parameter", "scale"] (a real), ["integer", "seed"].
 
     Only what the kernel uses, in the order the spec lists it.
     """
@@ -68,11 +68,11 @@ def arguments(kernel: Kernel, program: Program) -> list[list[str | int]]:
     tensors = {n.tensor for n in nodes if isinstance(n, Load | Store)}
     used = [t for t in program.tensors if t.name in tensors]
     sizes = sorted({n.name for n in nodes if isinstance(n, Size)})
-    parameters = sorted({n.name for n in nodes if isinstance(n, Param)})
+    parameters = sorted({(n.type.dtype.is_int, n.name) for n in nodes if isinstance(n, Param)})
     result: list[list[str | int]] = [["tensor", t.name, t.dtype.value] for t in used]
     result += [["stride", t.name, axis] for t in used for axis in range(len(t.shape))]
     result += [["size", name] for name in sizes]
-    return result + [["parameter", name] for name in parameters]
+    return result + [["integer" if integer else "parameter", name] for integer, name in parameters]
 
 
 def expression(e: Expr) -> Json:
@@ -169,7 +169,7 @@ def plan(program: Program, bound: Bound) -> Json:
         "tensors": [_tensor(t, bound) for t in program.tensors],
         "sizes": {d.name: [d.minimum, d.maximum] for d in bound.dims},
         "parameters": {
-            p.name: {"min": p.lower, "max": p.upper, "default": formula(p.default, bound)}
+            p.name: {"min": p.lower, "max": p.upper, "default": formula(p.default, bound), "integer": p.integer}
             for p in bound.spec.parameters
         },
         "requires": [formula(r, bound) for r in bound.spec.requires],

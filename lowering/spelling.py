@@ -5,6 +5,8 @@
   width proved for address offsets, which may be wider, and widen what they multiply;
 - Triton's `//` and `%` truncate; they are used only where both operands are known non-negative,
   elsewhere `_floordiv` and `_mod` round towards minus infinity as the language says;
+- `tl.rand` splits a 64-bit counter into two words and takes a 32-bit one as non-negative: it is always given
+  64 bits, which is `ir.random` for every integer;
 - Triton folds arithmetic between two literals in double precision, so one of them is always
   materialised in the candidate's dtype first; casts are explicit in the typed core, so no other
   promotion happens.
@@ -29,6 +31,7 @@ from ir.program import (
     Literal,
     Load,
     Param,
+    Random,
     Reduce,
     Select,
     Size,
@@ -341,6 +344,11 @@ def address(w: Writer, name: str, index: tuple[Expr, ...], shape: tuple[int, ...
     return text
 
 
+def _random(w: Writer, e: Random) -> Piece:
+    seed, counter = (tensor(w, expr(w, x), x.type).method(".to(tl.int64)") for x in (e.seed, e.counter))
+    return Piece(f"tl.rand({seed.text}, {counter.text})", shape=counter.shape)
+
+
 def _load(w: Writer, e: Load) -> Piece:
     parts = [address(w, e.tensor, e.index, e.type.shape)]
     if e.mask is not None:
@@ -387,5 +395,7 @@ def expr(w: Writer, e: Expr) -> Piece:
             return _reduce(w, e)
         case Dot():
             return _dot(w, e)
+        case Random():
+            return _random(w, e)
         case Load():
             return _load(w, e)

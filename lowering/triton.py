@@ -51,6 +51,7 @@ def emit_program(
     same where not given. 32 must have been proved to fit.
     """
     sizes: dict[str, Interval] = {d.name: (d.minimum, d.maximum) for d in bound.dims}
+    sizes |= {p.name: (int(p.lower), int(p.upper)) for p in bound.spec.parameters if p.integer}
     helpers: set[str] = set()
     kernels: list[str] = []
     for kernel in program.kernels:
@@ -95,8 +96,8 @@ def _signature(kernel: Kernel, program: Program) -> list[str]:
     for argument in arguments(kernel, program):
         group = f"stride {argument[1]}" if argument[0] == "stride" else str(argument[0])
         groups.setdefault(group, []).append(_argument_text(argument))
-    # A size is not specialised on: a new sequence length must not mean a new compilation.
-    fixed = ", ".join(f'"{name}"' for name in groups.get("size", ()))
+    # A size is not specialised on: a new sequence length (or seed) must not mean a new compilation.
+    fixed = ", ".join(f'"{name}"' for name in (*groups.get("size", ()), *groups.get("integer", ())))
     decorator = f"@triton.jit(do_not_specialize=[{fixed}])" if fixed else "@triton.jit"
     rows = [f"    {', '.join(names)}," for names in groups.values()]
     return [decorator, f"def {argument_name(kernel.name)}(", *rows, "):"]
@@ -122,10 +123,11 @@ def _kernel(
 def _enter(w: Writer, kernel: Kernel) -> None:
     """Sizes and parameters as tensors of one stated dtype, whatever the launcher was given."""
     nodes = used_nodes(kernel)
-    for name in sorted({n.name for n in nodes if isinstance(n, Size)}):
+    whole = {n.name for n in nodes if isinstance(n, Size) or (isinstance(n, Param) and n.type.dtype.is_int)}
+    for name in sorted(whole):
         text = argument_name(name)
         w.line(1, f"{text} = tl.cast({text}, tl.int{w.width})")
-    for name in sorted({n.name for n in nodes if isinstance(n, Param)}):
+    for name in sorted({n.name for n in nodes if isinstance(n, Param)} - whole):
         text = argument_name(name)
         w.line(1, f"{text} = tl.cast({text}, tl.float32)")
 

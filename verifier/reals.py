@@ -15,6 +15,7 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
   inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
             so x * x^-1 = 1 needs no further condition
   max-pos   max(c S) = c * max(S) for c > 0
+  param-range  a polynomial in parameters lies between what their limits allow (used for signs)
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ UNTRUSTED = {
     "ir/inputs.py": REPLAY,
     "ir/facts.py": REPLAY,
     "ir/compare.py": REPLAY,
+    "ir/random.py": "says which number `random` gives; a proof holds for every function of two integers into [0, 1)",
     "verifier/sympy_view.py": "a second opinion on the scan rule's identities, which can only turn `proved` into "
     "`unproved`, and formulas for people to read",
     "ir/printer.py": "words the facts about integer inputs in a certificate's ledger, next to the spec's own text",

@@ -37,7 +37,7 @@ from verifier.proof import analyse
 from verifier.reals import Real
 
 # name: an f32 value that broadcasts to [BM, D]. In scope: x (f32 tile [BM, D]), i and e (integer tiles [BM]
-# and [D]), c (bool [BM, D]), t (program id), the size M, the parameter `scale`.
+# and [D]), c (bool [BM, D]), t (program id), the size M, the parameters `scale` and `seed`.
 SAMPLES = {
     "+": "x + 0.5",
     "-": "x - cast(i - 3, f32)[:, None]",
@@ -82,6 +82,7 @@ SAMPLES = {
     "broadcast": "broadcast(max(x, axis=1)[:, None], [BM, D])",
     "cast": "cast(cast(x, bf16), f32) + cast(cast(x, f16), f32) + cast(cast(cast(i, i32), i64), f32)[:, None]",
     "cast of bool": "cast(cast(c, i32), f32) + cast(c, f32)",
+    "random": "random(seed - t, (i[:, None] - 3) * 100 + e[None, :]) + random(7, M)",
     "load": "load(X[i[:, None], e[None, :]], mask=c and i[:, None] < M, other=0.5)",
     "log2e": "exp2(x * log2e)",
     "ln2": "exp(x * ln2)",
@@ -117,6 +118,7 @@ M = {{ min = 1, max = 4096 }}
 D = {{ choices = [16], default = 16 }}
 [parameters]
 scale = {{ min = 0.125, max = 2, default = "0.5" }}
+seed = {{ type = "int", min = 0, max = 65535, default = "0" }}
 [inputs]
 X = {{ shape = ["M", "D"], dtype = "f32", abs_max = 100 }}
 [outputs]
@@ -128,7 +130,7 @@ define = "R[p, i, e] = X[i, e]"
 max_stride = 1048576
 """
 SIZES = {"P": len(SAMPLES) + 1, "M": 21}
-PARAMETERS = {"scale": 0.5}
+PARAMETERS = {"scale": 0.5, "seed": 12345}
 
 
 def kernel(name: str, row: int) -> str:

@@ -74,3 +74,24 @@ def test_attention_needs_64_bit_offsets_and_32_bit_indices() -> None:
     report = prove(check(parse(text), bound, text), bound, text)
     assert report.result("B2").verdict is Verdict.PROVED
     assert report.result("E1").verdict is Verdict.REFUTED
+
+
+def test_a_quotient_and_a_product_of_sizes_are_bounded_by_what_they_are() -> None:
+    """cdiv(N, BN) tiles end below N + BN, and G * (H / G) is H: else this counter would pass 2^63."""
+    text = """
+meta BN = 32
+
+kernel scores(b < B, h < H, i < M):
+    acc = 0.0
+    for n in range(0, cdiv(N, BN)) carry acc:
+        j = n * BN + arange(BN)
+        u = random(7, ((b * H + h) * M + i) * N + j)
+        k = cast(load(K[b, h // (H // G), j, 0], mask=j < N, other=0), f32)
+        acc = acc + sum(where(j < N, u * k, 0.0), axis=0)
+    store(LSE[b, h, i], acc)
+"""
+    source = load_spec("attention").source.replace("B = { min = 1, max = 65536 }", "B = { min = 1, max = 4096 }")
+    bound = bind(parse_spec(source), {})
+    assert prove(check(parse(text), bound), bound).result("B2").verdict is Verdict.PROVED
+    unlimited = bind(load_spec("attention"), {})
+    assert prove(check(parse(text), unlimited), unlimited).result("B2").verdict is Verdict.UNPROVED
