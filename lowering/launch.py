@@ -256,7 +256,7 @@ def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], si
 def _parameters(plan: Mapping[str, Any], named: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
     result = {}
     for name, limits in plan["parameters"].items():
-        value = named[name] if named.get(name) is not None else evaluate(limits["default"], sizes)
+        value: Any = named[name] if named.get(name) is not None else evaluate(limits["default"], sizes)
         try:
             value = operator.index(value) if limits["integer"] else float(value)
         except (TypeError, ValueError) as error:
