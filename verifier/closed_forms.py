@@ -319,18 +319,22 @@ class _Scan:
     def _name_new(self, phase: str, case: dict[Bool, Bool], context: Context, kept: set[RealAtom]) -> Substitution:
         """Where the update of a pivot occurs as an atom (or a reciprocal), write `new` for it."""
         names: dict[RealAtom, Real] = {}
-        for p in self.pivots:
-            if p in kept:
-                continue
-            updated = self._updated(p, phase, case, context)
+        moved = {p: self._updated(p, phase, case, context) for p in self.pivots if p not in kept}
+        for p, updated in moved.items():
             new = of(real_atom("new", p.args[0], p.args[1]))
             atom, scaled = updated.atom, reals.scaled_max(updated)
             if atom is not None:
                 names[atom] = new
             elif scaled is not None:
                 names[scaled[0]] = new * reals.power(scaled[1], -1)
-            names[real_atom("poly", updated)] = new
-        return Substitution({}, lambda a: names.get(a), everywhere=True)
+        atoms = Substitution({}, lambda a: names.get(a), everywhere=True)
+        sums: dict[RealAtom, Real] = {}
+        for p, updated in moved.items():  # a reciprocal is kept of what is left of the sum (`reals.primitive`)
+            shared, rest = reals.primitive(updated)
+            sums[real_atom("poly", rest)] = of(real_atom("new", p.args[0], p.args[1])) * atoms.real(
+                reals.power(shared, -1)
+            )
+        return Substitution({}, lambda a: sums.get(a) or names.get(a), everywhere=True)
 
     def _linear(self, value: Real) -> tuple[Real, Real] | None:
         """(a, b) with value = a*x + b and neither mentioning x; a is one monomial without guard (or 0)."""

@@ -11,9 +11,11 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
   exp-mul   exp(a) exp(b) = exp(a+b), exp(0) = 1
   exp-log   exp(k log x) = x^k for integer k; x > 0 is the definedness condition of that log
   log-mul   log(c exp(a) x) = log c + a + log x; c > 0, and x is the only factor not known positive
-            (then x > 0 wherever the product is, which is the definedness condition of the log)
+            (then x > 0 wherever the product is, which is the definedness condition of the log). Of a sum,
+            what all its terms share of c, exp(a) and positive constants is moved out
   inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
-            so x * x^-1 = 1 needs no further condition
+            so x * x^-1 = 1 needs no further condition. Of a sum, what all its terms share is moved out first:
+            (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1
   max-pos   max(c S) = c * max(S) for c > 0
   param-range  a polynomial in parameters lies between what their limits allow (used for signs)
 """
@@ -229,7 +231,29 @@ def power(x: Real, k: int) -> Real:
         mono, c = x.terms[0]
         exponent = None if mono.exponent is None else mono.exponent * number(k)
         return monomial(TRUE, {a: p * k for a, p in mono.factors}, exponent) * number(Fraction(1) / Fraction(c) ** (-k))
-    return of(real_atom("poly", x), k)
+    shared, rest = primitive(x)
+    return of(real_atom("poly", rest), k) * power(shared, k)
+
+
+def primitive(x: Real) -> tuple[Real, Real]:
+    """(shared, rest) with x = shared * rest: shared is one monomial without guard, and rest is the same for
+    every multiple of x by such a monomial. Each atom, and each term of an exponent, goes out to the least
+    power it has in any term (0 where it is absent), then the first coefficient."""
+    if len(x.terms) < 2:
+        return number(1), x
+    powers = _least([dict(m.factors) for m, _ in x.terms])
+    exponents = _least([dict(m.exponent.terms) if m.exponent is not None else {} for m, _ in x.terms])
+    exponent = total(exponents.items())
+    shared = monomial(TRUE, powers, exponent if exponent.terms else None)
+    rest = x * monomial(TRUE, {a: -k for a, k in powers.items()}, -exponent if exponent.terms else None)
+    first = rest.terms[0][1] if rest.terms else 1
+    return shared * number(first), rest * number(1 / Fraction(first))
+
+
+def _least(parts: list[dict[Any, Any]]) -> dict[Any, Any]:
+    keys = dict.fromkeys(k for part in parts for k in part)
+    least = {k: min(part.get(k, 0) for part in parts) for k in keys}
+    return {k: n for k, n in least.items() if n}
 
 
 def exp(x: Real) -> Real:
@@ -251,7 +275,23 @@ def log(x: Real) -> Real:
                 return out
     if x.constant == 1:
         return number(0)
-    return of(real_atom("log", x))
+    return _log_of_sum(x)
+
+
+def _log_of_sum(x: Real) -> Real:
+    """log x = log c + e + log a + log rest for a sum x = c a exp(e) rest, c > 0 and a positive constants."""
+    shared, rest = primitive(x)
+    ((mono, c),) = shared.terms
+    positive = {a: k for a, k in mono.factors if is_positive_constant(a)}
+    others = {a: k for a, k in mono.factors if not is_positive_constant(a)}
+    out = of(real_atom("log", rest * monomial(TRUE, others, None) * number(1 if c > 0 else -1)))
+    if mono.exponent is not None:
+        out = out + mono.exponent
+    if abs(c) != 1:
+        out = out + of(real_atom("log", number(abs(c))))
+    for a, k in positive.items():
+        out = out + of(real_atom("log", of(a))) * number(k)
+    return out
 
 
 def ln2() -> Real:

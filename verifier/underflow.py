@@ -6,7 +6,8 @@ a true maximum prevents, and a fixed or finite stand-in for it does not. `at_lea
 
   literal, parameter     their own lower bound; an integer by the context
   sum of positives       one term suffices, the others only add
-  attained maximum       sum over D of exp(E) times exp(-m), m the maximum of E over D: one term is exp(0)
+  attained maximum       sum over D of exp(E) times exp(-m), m the maximum of E over D: one term is exp(0);
+                         exp(A - m) next to it adds the member A to what m may be the maximum of
   bounded pivot          the same for a pivot shown never to exceed the maximum of what was visible
   bounded exponent       sum over a non-empty D of exp(E) with |E| small under the input range
 
@@ -14,6 +15,8 @@ Definedness (D1) has already shown that D is not empty where x is used.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from verifier.binders import Substitution, open_binder, substitute
 from verifier.booleans import TRUE, le, negate
@@ -71,18 +74,25 @@ def _term(proof: Proof, mono: Monomial, c: float, context: Context) -> bool:
 
 
 def _softmax_sums(proof: Proof, x: Real, context: Context) -> bool:
-    """Sums of exponentials scaled by one exp(-m): m may be attained in any of them."""
+    """Sums of exponentials, and lone exponentials (a sink), scaled by one exp(-m): m may be attained in any."""
     sums: list[RealAtom] = []
-    exponents = {mono.exponent for mono, _ in x.terms}
+    lone: list[Real] = []
+    scales: set[Real | None] = set()
     for mono, c in x.terms:
-        plain = mono.guard is TRUE and len(mono.factors) == 1 and c >= 1
-        if not plain or mono.factors[0][0].kind != "sum" or mono.factors[0][1] != 1:
+        if mono.guard is not TRUE or c < 1:
             return False
-        sums.append(mono.factors[0][0])
-    exponent = exponents.pop() if len(exponents) == 1 else None
+        if not mono.factors and mono.exponent is not None:
+            lone.append(mono.exponent)
+        elif len(mono.factors) == 1 and mono.factors[0][0].kind == "sum" and mono.factors[0][1] == 1:
+            sums.append(mono.factors[0][0])
+            scales.add(mono.exponent)
+        else:
+            return False
+    exponent = scales.pop() if len(scales) == 1 else None
     if exponent is None or not all(map(_exponential, sums)):
         return False
-    return any(_attained(proof, sums, upper, context) for upper in _uppers(proof, -exponent))
+    terms = [e - exponent for e in lone]
+    return any(_attained(proof, sums, upper, context, terms) for upper in _uppers(proof, -exponent))
 
 
 def _exponential(a: RealAtom) -> bool:
@@ -135,13 +145,25 @@ def _uppers(proof: Proof, m: Real) -> list[Real]:
     return out
 
 
-def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context) -> bool:
-    """Whether m is a maximum of exponents of these sums, each at a place of its domain: it is then one term."""
+def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context, lone: Sequence[Real] = ()) -> bool:
+    """Whether m is a maximum of exponents of these sums, each at a place of its domain, and of the lone
+    exponents: it is then one term."""
     found = scaled_max(proof.simplifier.real(m, context))
     if found is None:
         return False
     maximum, factor = found
-    return all(any(_is_term(proof, a, member, factor, context) for a in sums) for member in maximum.args[0])
+    return all(
+        _is_lone(proof, lone, member, factor, context) or any(_is_term(proof, a, member, factor, context) for a in sums)
+        for member in maximum.args[0]
+    )
+
+
+def _is_lone(proof: Proof, lone: Sequence[Real], member: Member, factor: Real, context: Context) -> bool:
+    if member[0]:
+        return False
+    here = context.given(member[1])
+    body = member[2] * factor
+    return any(proof.simplifier.real(e - body, here) is number(0) for e in lone)
 
 
 def _is_term(proof: Proof, a: RealAtom, member: Member, factor: Real, context: Context) -> bool:

@@ -81,6 +81,28 @@ def test_inv() -> None:
     assert guarded * reals.power(guarded, -1) is not number(1)  # it is 0 where the guard fails
 
 
+def test_inv_of_a_sum_moves_out_what_its_terms_share() -> None:
+    x, y, m = X(), Y(), read(2)
+    plain = reals.power(x + reals.exp(y), -1)
+    assert reals.power(x * reals.exp(-m) + reals.exp(y - m), -1) is plain * reals.exp(m)
+    assert reals.power(number(3) * x * m + reals.exp(y) * number(3) * m, -1) is plain * reals.power(m, -1) * number(
+        Fraction(1, 3)
+    )
+    assert reals.power(x * reals.exp(-m) + reals.exp(y), -1) is not plain * reals.exp(m)  # one term lacks exp(-m)
+    seen = reals.guarded(logic.ge0(z.symbol("n")), m)
+    assert reals.power(seen * x + seen * y, -1) is not reals.power(seen, -1) * reals.power(x + y, -1)
+
+
+def test_log_of_a_sum_moves_out_exponentials_and_positive_constants_only() -> None:
+    x, y, m = X(), Y(), read(2)
+    plain = reals.log(x + reals.exp(y))
+    assert reals.log(x * reals.exp(-m) + reals.exp(y - m)) is plain - m
+    assert reals.log((x + reals.exp(y)) * S()) is plain + reals.log(S())
+    assert reals.log((x + reals.exp(y)) * m) is not plain + reals.log(m)  # both may be negative
+    assert reals.log((x + reals.exp(y)) * number(-2)) is not plain + reals.log(number(-2))
+    assert reals.log(x * reals.exp(-m) + reals.exp(y)) is not plain - m
+
+
 def test_max_pos() -> None:
     x, y = X(), Y()
     both = reals.maximum_of((((), logic.TRUE, x), ((), logic.TRUE, y)))
