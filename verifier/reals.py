@@ -288,7 +288,7 @@ def _log_of_sum(x: Real) -> Real:
     if mono.exponent is not None:
         out = out + mono.exponent
     if abs(c) != 1:
-        out = out + of(real_atom("log", number(abs(c))))
+        out = out + of(real_atom("log", number(c if c > 0 else -c)))
     for a, k in positive.items():
         out = out + of(real_atom("log", of(a))) * number(k)
     return out
