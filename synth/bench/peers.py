@@ -18,7 +18,7 @@ from ir.ast import Big, Binary, Call, Element, Expr, If, Name, Number, Unary
 from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
 from ir.program import DType
-from ir.spec import Bound
+from ir.spec import Bound, TensorSpec
 from synth.propose.formula import factors, written_out
 
 TORCH = {DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16}
@@ -53,12 +53,23 @@ class Axed:
 
 def standard(bound: Bound, sizes: Mapping[str, int], inputs: Tensors) -> dict[str, torch.Tensor]:
     """Every output of the spec by whole-tensor operations. Raises NotInTorch."""
+    return _defined(bound, bound.outputs, sizes, inputs)
+
+
+def saved(bound: Bound, sizes: Mapping[str, int], inputs: Tensors) -> dict[str, torch.Tensor]:
+    """The saved inputs by whole-tensor operations on the others. Raises NotInTorch."""
+    return _defined(bound, tuple((t, d) for t, d in bound.inputs if t.saved), sizes, inputs)
+
+
+def _defined(
+    bound: Bound, tensors: tuple[tuple[TensorSpec, DType], ...], sizes: Mapping[str, int], inputs: Tensors
+) -> dict[str, torch.Tensor]:
     numbers: dict[str, float] = {**parameters_default(bound, sizes), **sizes}
     numbers |= {k: v for k, v in bound.settings if isinstance(v, int)}
     device = next(iter(inputs.values())).device
     found = {}
     evaluator = _Evaluator(inputs, numbers, device)
-    for tensor, dtype in bound.outputs:
+    for tensor, dtype in tensors:
         parameters, value = written_out(bound, tensor.name)
         for parameter, extent in zip(parameters, tensor.shape, strict=True):
             evaluator.ranges[parameter] = evaluator.integer(extent)
@@ -200,17 +211,22 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def attention_variants(
     bound: Bound, sizes: Mapping[str, int], inputs: Tensors
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """The ways torch's attention could be called on three inputs of rank 4, in the order the spec names them."""
-    tensors = [inputs[t.name] for t, _ in bound.inputs]
-    if len(tensors) != 3 or any(t.dim() != 4 for t in tensors):
+    """The ways torch's attention could be called on three inputs of rank 4, in the order the spec names them;
+    with a fourth, the gradient of the output, the ways its backward could be."""
+    tensors = [inputs[t.name] for t, _ in bound.inputs if not t.saved]
+    if len(tensors) not in (3, 4) or any(t.dim() != 4 for t in tensors):
         return {}
-    q, k, v = tensors
+    q, k, v, *upstream = tensors
     grouped = q.shape[1] != k.shape[1]
     scale = next(iter(parameters_default(bound, sizes).values()), None)
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def call(**how: Any) -> Callable[[], torch.Tensor]:
-        return lambda: attention(q, k, v, scale=scale, enable_gqa=grouped, **how)
+        if not upstream:
+            return lambda: attention(q, k, v, scale=scale, enable_gqa=grouped, **how)
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = attention(*leaves, scale=scale, enable_gqa=grouped, **how)
+        return lambda: torch.autograd.grad(out, leaves, upstream, retain_graph=True)[0]
 
     rows, keys = q.shape[2], k.shape[2]
     ends = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
@@ -261,7 +277,8 @@ def peers(bound: Bound, sizes: Mapping[str, int], inputs: Tensors) -> list[Peer]
     variant = attention_variant(bound)
     if variant is not None:
         run = attention_variants(bound, sizes, inputs)[variant]
-        found.append(Peer(f"torch scaled_dot_product_attention ({variant})", run))
+        part = "" if sum(not t.saved for t, _ in bound.inputs) == 3 else "backward, "
+        found.append(Peer(f"torch scaled_dot_product_attention ({part}{variant})", run))
     try:
         standard(bound, sizes, inputs)
     except (NotInTorch, torch.OutOfMemoryError):

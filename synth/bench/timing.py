@@ -24,7 +24,7 @@ from ir.spec import Bound, Shapes
 from lowering.cpu import execute
 from lowering.launch import load
 from lowering.lower import require_certified
-from synth.bench.peers import TORCH, peers
+from synth.bench.peers import TORCH, NotInTorch, peers, saved
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops
 from synth.events import Measurement
 from synth.propose import NothingToPropose
@@ -101,13 +101,17 @@ def shrunk(shape: Shapes, bound: Bound) -> Shapes:
 
 
 def random_inputs(bound: Bound, sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
-    """Standard normal inputs of the spec's dtypes."""
+    """Standard normal inputs of the spec's dtypes; saved ones are what their definitions make of the others, where
+    PyTorch can say (they are only timed with)."""
     generator = torch.Generator(device=device).manual_seed(0)
     found = {}
     for tensor, dtype in bound.inputs:
         shape = tensor_shape(bound, tensor, sizes)
         found[tensor.name] = torch.randn(shape, generator=generator, device=device).to(TORCH[dtype])
-    return found
+    try:
+        return found | saved(bound, sizes, found)
+    except NotInTorch:
+        return found
 
 
 def measured_peak(dtype: torch.dtype) -> Peak:
@@ -120,13 +124,13 @@ def measured_peak(dtype: torch.dtype) -> Peak:
 
 
 def median_seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Median time of one call after warm-up; about a second in all on a CPU, 50 calls on a GPU."""
+    """Median time of one call after warm-up; about a second in all on a CPU, ten for slow calls; 50 calls on a GPU."""
     if device.type == "cuda":
         return _gpu_seconds(run)
     run()
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < 3 or (len(times) < 20 and time.perf_counter() - begin < 1.0):
+    while not times or time.perf_counter() - begin < (10.0 if len(times) < 3 else 1.0 if len(times) < 20 else 0.0):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
