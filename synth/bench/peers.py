@@ -225,7 +225,7 @@ def attention_variants(
         if not upstream:
             return lambda: attention(q, k, v, scale=scale, enable_gqa=grouped, **how)
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        out = attention(*leaves, scale=scale, enable_gqa=grouped, **how)
+        out = attention(leaves[0], leaves[1], leaves[2], scale=scale, enable_gqa=grouped, **how)
         return lambda: torch.autograd.grad(out, leaves, upstream, retain_graph=True)[0]
 
     rows, keys = q.shape[2], k.shape[2]

@@ -19,10 +19,11 @@ import torch
 
 from ir.ast import Name
 from ir.evaluate import check_requires, parameters_default, tensor_shape
+from ir.inputs import generate
 from ir.program import Program
 from ir.spec import Bound, Shapes
 from lowering.cpu import execute
-from lowering.launch import load
+from lowering.launch import DTYPES, load
 from lowering.lower import require_certified
 from synth.bench.peers import TORCH, NotInTorch, peers, saved
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops
@@ -105,9 +106,15 @@ def random_inputs(bound: Bound, sizes: Mapping[str, int], device: torch.device) 
     PyTorch can say (they are only timed with)."""
     generator = torch.Generator(device=device).manual_seed(0)
     found = {}
+    indices: dict[str, Any] = {}
+    if any(not dtype.is_float for _, dtype in bound.inputs):  # those must meet the spec's facts
+        indices = generate("normal", 0, bound, sizes, parameters_default(bound, sizes))
     for tensor, dtype in bound.inputs:
-        shape = tensor_shape(bound, tensor, sizes)
-        found[tensor.name] = torch.randn(shape, generator=generator, device=device).to(TORCH[dtype])
+        if dtype.is_float:
+            shape = tensor_shape(bound, tensor, sizes)
+            found[tensor.name] = torch.randn(shape, generator=generator, device=device).to(TORCH[dtype])
+        else:
+            found[tensor.name] = torch.from_numpy(indices[tensor.name]).to(DTYPES[dtype.value]).to(device)
     try:
         return found | saved(bound, sizes, found)
     except NotInTorch:
