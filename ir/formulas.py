@@ -18,7 +18,7 @@ from ir.diagnostics import Source, SpecProblem, closest, join
 
 _REAL_FUNCTIONS = ("exp", "log", "sqrt", "tanh", "sigmoid")
 _OF_INTEGERS = ("cdiv", "random")
-FUNCTIONS = (*_REAL_FUNCTIONS, "abs", "min", "max", *_OF_INTEGERS)
+FUNCTIONS = (*_REAL_FUNCTIONS, "abs", "min", "max", *_OF_INTEGERS, "grad")
 CONSTANTS = ("log2e", "ln2", "inf")
 
 
@@ -47,7 +47,7 @@ class Names:
 
 def check_definitions(names: Names) -> None:
     """Check every definition, those it uses before it. Raises SpecProblem."""
-    for definition in _in_order(names):
+    for definition in in_order(names):
         names.sorts[definition.name] = _sort(names, definition.value, frozenset(definition.parameters))
 
 
@@ -69,7 +69,7 @@ def settled(e: ast.Expr, values: Mapping[str, str | int]) -> ast.Expr:
             return e
 
 
-def _in_order(names: Names) -> list[ast.Definition]:
+def in_order(names: Names) -> list[ast.Definition]:
     """Definitions such that each uses earlier ones only; without recursion, for chains may be long."""
     waiting = {name: _used(names, definition) for name, definition in names.definitions.items()}
     ordered: list[ast.Definition] = []
@@ -216,6 +216,8 @@ def _call_sort(names: Names, e: ast.Call, local: frozenset[str]) -> Sort:
         else:
             hint = closest(name, FUNCTIONS) or f"functions: {join(FUNCTIONS, 'and')}"
         raise names.problem("S006", f"there is no function `{name}`", e.span, hint)
+    if name == "grad":
+        return _grad_sort(names, e)
     arity = 2 if name in ("min", "max", *_OF_INTEGERS) else 1
     if len(e.args) != arity or e.keywords:
         hint = "over an index write `max[j < N](body)`" if name == "max" else ""
@@ -223,6 +225,32 @@ def _call_sort(names: Names, e: ast.Call, local: frozenset[str]) -> Sort:
     wanted = Sort.INTEGER if name in _OF_INTEGERS else Sort.REAL
     sorts = [_expect(names, argument, local, wanted) for argument in e.args]
     return Sort.REAL if name in (*_REAL_FUNCTIONS, "random") else _join(sorts[0], sorts[-1])
+
+
+def _grad_sort(names: Names, e: ast.Call) -> Sort:
+    """grad(Y, X, dY); ir/gradient.py writes it out, and says there what it means."""
+    form = "write `grad(Y, X, dY)`: Y a definition, X an input, dY weights of Y's shape"
+    match e.args:
+        case (ast.Name() as y, ast.Name() as x, ast.Name() as dy) if not e.keywords:
+            pass
+        case _:
+            raise names.problem("S007", "`grad` takes three names", e.span, form)
+    if y.id not in names.definitions or names.sorts[y.id] is Sort.TRUTH:
+        hint = closest(y.id, names.definitions) or form
+        raise names.problem("S006", f"`{y.id}` is not a definition of reals", y.span, hint)
+    if x.id not in names.ranks:
+        raise names.problem("S006", f"`{x.id}` is not an input", x.span, closest(x.id, names.ranks) or form)
+    if dy.id in names.ranks:
+        rank = names.ranks[dy.id]
+    elif dy.id in names.definitions and names.sorts[dy.id] is not Sort.TRUTH:
+        rank = len(names.definitions[dy.id].parameters)
+    else:
+        hint = closest(dy.id, [*names.ranks, *names.definitions]) or form
+        raise names.problem("S006", f"`{dy.id}` is neither an input nor a definition of reals", dy.span, hint)
+    if rank != (wanted := len(names.definitions[y.id].parameters)):
+        message = f"`{dy.id}` takes {rank} index(es), `{y.id}` {wanted}"
+        raise names.problem("S007", message, dy.span, "they have the same shape")
+    return Sort.REAL
 
 
 def _element_sort(names: Names, e: ast.Element, local: frozenset[str]) -> Sort:
