@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 
 from ir import ast
 from ir.ast import NOWHERE, Span
@@ -58,6 +58,34 @@ def walk(e: ast.Expr) -> Iterator[ast.Expr]:
 def variables(e: ast.Expr) -> frozenset[str]:
     """The internal names e mentions."""
     return frozenset(n.id for n in walk(e) if isinstance(n, ast.Name) and "#" in n.id)
+
+
+class TooLarge(Exception):
+    """More steps than allowed."""
+
+
+class Supply:
+    """New names: of indices (internal), and of definitions (never one that is `taken`). It also counts steps
+    of whoever rewrites, for formulas that are copied to each use can multiply."""
+
+    def __init__(self, taken: set[str], steps: int) -> None:
+        self.taken = taken
+        self._steps = steps
+        self._number = count(1)
+
+    def index(self, name: str) -> str:
+        return f"{name.split('#')[0]}#{next(self._number)}"
+
+    def definition(self, name: str) -> str:
+        found = next(n for n in chain((name,), (f"{name}_{k}" for k in count(2))) if n not in self.taken)
+        self.taken.add(found)
+        return found
+
+    def step(self) -> None:
+        """Raises TooLarge."""
+        self._steps -= 1
+        if self._steps < 0:
+            raise TooLarge
 
 
 def readable(e: ast.Expr, names: Mapping[str, str], avoid: Collection[str], span: Span = NOWHERE) -> ast.Expr:

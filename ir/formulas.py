@@ -240,6 +240,8 @@ def _grad_sort(names: Names, e: ast.Call) -> Sort:
         raise names.problem("S006", f"`{y.id}` is not a definition of reals", y.span, hint)
     if x.id not in names.ranks:
         raise names.problem("S006", f"`{x.id}` is not an input", x.span, closest(x.id, names.ranks) or form)
+    if found := [name for name in (x, dy) if name.id in names.integers]:
+        raise names.problem("S008", f"`{found[0].id}` holds integers", found[0].span, form)
     if dy.id in names.ranks:
         rank = names.ranks[dy.id]
     elif dy.id in names.definitions and names.sorts[dy.id] is not Sort.TRUTH:

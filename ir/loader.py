@@ -17,6 +17,7 @@ from ir import ast, formulas
 from ir.ast import NOWHERE, Span
 from ir.diagnostics import Source, SpecProblem, SyntaxProblem, closest, join
 from ir.formulas import Names, Sort
+from ir.gradient import expand
 from ir.infer import CONSTANTS, OPERATIONS, TRUTH
 from ir.infer import DTYPES as KERNEL_DTYPES
 from ir.parser import MAX_SOURCE, keywords, parse_definitions, parse_formula
@@ -100,7 +101,13 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     names.parameters = {p.name: Sort.INTEGER if p.integer else Sort.REAL for p in parameters}
     names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
     names.integers = frozenset(t.name for t in inputs if _holds_integers(t, options))
-    definitions = _definitions(formula, names, taken, (*outputs, *(t for t in inputs if t.saved)))
+    stored = (*outputs, *(t for t in inputs if t.saved))
+    definitions, derived = expand(
+        names,
+        _definitions(formula, names, taken, stored),
+        {t.name: t.shape for t in inputs if not t.saved},
+        {t.name: t.shape for t in stored},
+    )
     layout = root.table("layout")
     layout.keys(required=("max_stride",))
     target, search, heldout = _bench(root, dims)
@@ -116,6 +123,7 @@ def _spec(root: Table, text: str, path: str) -> Spec:
         outputs=outputs,
         requires=requires,
         definitions=definitions,
+        derived=derived,
         empty_row=empty_row,
         max_stride=layout.integer("max_stride", 1, MAX_SIZE),
         search_shapes=search,

@@ -85,7 +85,8 @@ class Shapes:
 class Spec:
     """`empty_row`: "zero" makes a quotient with zero denominator 0 and log(0) = -inf (rows with no
     visible key); "undefined" leaves such cells to the kernel. `max_stride` bounds every stride of
-    every tensor, in elements, over all layouts the spec admits (views into a fused buffer too)."""
+    every tensor, in elements, over all layouts the spec admits (views into a fused buffer too). `derived`
+    names the definitions that `grad` was written out in (ir/gradient.py); `source` has the text as it was."""
 
     name: str
     doc: str
@@ -98,6 +99,7 @@ class Spec:
     outputs: tuple[TensorSpec, ...]
     requires: tuple[ast.Expr, ...]
     definitions: tuple[ast.Definition, ...]
+    derived: tuple[str, ...]
     empty_row: str
     max_stride: int
     search_shapes: tuple[Shapes, ...]

@@ -102,7 +102,8 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
 TRUSTED = (
     "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/grammar.lark", "ir/expression.lark", "ir/formula.lark",
     "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py", "ir/tiles.py", "ir/toml_reader.py",
-    "ir/loader.py", "ir/formulas.py", "verifier/integers.py", "verifier/booleans.py", "verifier/reals.py",
+    "ir/loader.py", "ir/formulas.py", "ir/gradient.py", "ir/reverse.py", "ir/binding.py",
+    "verifier/integers.py", "verifier/booleans.py", "verifier/reals.py",
     "verifier/domains.py", "verifier/binders.py", "verifier/signs.py", "verifier/terms.py", "verifier/cells.py",
     "verifier/smt.py", "verifier/simplify.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py",
     "verifier/scan.py", "verifier/finiteness.py", "verifier/closed_forms.py", "verifier/formula.py",
