@@ -165,7 +165,7 @@ class _Scan:
         x, loop = self.x, self.loop
         if not self.finite.throughout(x.name):  # what is found holds where x0 is finite; elsewhere x never is
             return False
-        mentioned = sorted(states((x.next.value,)), key=lambda a: a.serial)
+        mentioned = states((x.next.value,))
         self.pivots = tuple(
             dict.fromkeys(real_atom("state", a.args[0], a.args[1]) for a in mentioned if a.args[0] != x.name)
         )
@@ -212,8 +212,7 @@ class _Scan:
             return True
         resolve = self._resolving(phase, {})
         terms = [resolve.real(self.x.next.real)] + [resolve.real(self._update(p)) for p in self.pivots]
-        open_conditions = sorted(conditions(tuple(terms)), key=lambda b: b.serial)
-        open_conditions = [c for c in open_conditions if states(c)]
+        open_conditions = [c for c in conditions(tuple(terms)) if states(c)]
         if len(open_conditions) > MAX_CONDITIONS or any(map(_bound, open_conditions)):
             return False
         values = product((TRUE, FALSE), repeat=len(open_conditions))

@@ -23,7 +23,7 @@ from verifier.simplify import Simplifier
 from verifier.smt import Context
 from verifier.sympy_view import ScanIdentity
 from verifier.terms import atom_of, fresh
-from verifier.tiles import Duty, Lanes, Scalar, Tile, lane_symbols, stored_lanes, tile, under
+from verifier.tiles import NO_DUTIES, Duties, Duty, Lanes, Scalar, Tile, lane_symbols, stored_lanes, tile, under
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Instance:
         kind = "atomic" if s.atomic else "store"
         cell = tuple(_at(i, lanes).int for i in index)
         at, place = _at(value, lanes), _place(index, mask, lanes)
-        owes = ops.defined(at.finite, "every value added is finite", s.span) if s.atomic else frozenset()
+        owes = ops.defined(at.finite, "every value added is finite", s.span) if s.atomic else NO_DUTIES
         value_here = Scalar(at.value, at.finite, at.owes | place.owes | owes)
         self.accesses.append(
             Access(kind, s.tensor, cell, guard, value_here, place, self.premises, lanes, self.counters, s.span)
@@ -217,7 +217,7 @@ class Instance:
                 raise Unsupported(f"a cast from {source.value} to {target.value}", e.span)
             if target.value == "f16" and source.value == "f32":
                 half = Duty("half", x.finite, TRUE, x.real, "the value cast to f16 fits", e.span)
-                return Scalar(x.value, x.finite, x.owes | {half})
+                return Scalar(x.value, x.finite, x.owes | Duties((half,)))
             return x
 
         return tile(e.type.shape, at)
@@ -354,7 +354,7 @@ def _bool_binary(op: str, a: Bool, b: Bool) -> Bool:
             return same if op == "eq" else negate(same)
 
 
-def _bool_duties(op: str, a: Scalar, b: Scalar) -> frozenset[Duty]:
+def _bool_duties(op: str, a: Scalar, b: Scalar) -> Duties:
     """`a and b`: what b owes counts where a holds (a NaN comparison in b cannot matter elsewhere)."""
     if op == "and":
         return a.owes | under(a.bool, b.owes)

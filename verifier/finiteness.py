@@ -33,7 +33,7 @@ class Finiteness:
         shrunk = True
         while shrunk:
             assume = self.assuming({})
-            nexts = {n: assume.bool(self.loop.carried[n].next.finite) for n in self.always}
+            nexts = {n: assume.bool(x.next.finite) for n, x in self.loop.carried.items() if n in self.always}
             failing = {n for n, finite in nexts.items() if not self.loop.context.entails(finite)}
             self.always -= failing
             shrunk = bool(failing)

@@ -23,7 +23,7 @@ from verifier.integers import Int, cell, div, lift, mod, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare
 from verifier.terms import atom_of, fresh
-from verifier.tiles import Scalar
+from verifier.tiles import Duties, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Formula:
         if not self.empty_is_zero:
             return exact
         nonzero = compare("ne", y.real)
-        owes = frozenset(d for d in exact.owes if d.claim is not conj((y.finite, nonzero)))
+        owes = Duties(d for d in exact.owes if d.claim is not conj((y.finite, nonzero)))
         return Scalar(reals.guarded(nonzero, exact.real), exact.finite, owes)
 
     def _call(self, e: ast.Call, args: list[Scalar]) -> Scalar:

@@ -25,7 +25,7 @@ from verifier.simplify import Simplifier
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
 from verifier.terms import conditions, free
 
-LN2_LOW, LN2_HIGH = "0.693147", "0.693148"
+LN2_LOW, LN2_HIGH = Fraction(693147, 10**6), Fraction(693148, 10**6)
 MAX_INSTANCES = 8
 
 
@@ -39,40 +39,41 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier) 
         return value <= bound
     query = _Query(context, simplifier)
     query.facts_for(x)
-    return query.refutes(query.linear(x) > _rational(bound))
-
-
-def _rational(q: Fraction | int) -> Any:
-    return z3.Q(q.numerator, q.denominator)
+    return query.refutes(query.linear(x) > query.rational(bound))
 
 
 class _Query:
     def __init__(self, context: Context, simplifier: Simplifier) -> None:
         self.context = context
         self.simplifier = simplifier
-        self.translate = Translator(facts=context.prover.ledger.facts)
+        self.z3 = context.prover.context
+        self.translate = Translator(self.z3, facts=context.prover.ledger.facts)
         self.reals: dict[Any, Any] = {}
         self.facts: list[Any] = []
         self.linked: set[Bool] = set()
 
+    def rational(self, q: Fraction | int) -> Any:
+        return z3.Q(q.numerator, q.denominator, self.z3)
+
     def linear(self, x: Real) -> Any:
         parts = []
         for mono, c in x.terms:
-            value = _rational(c) * self._unknown(mono)
+            value = self.rational(c) * self._unknown(mono)
             self._link(mono.guard)
-            parts.append(value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, z3.RealVal(0)))
-        return z3.Sum(parts) if parts else z3.RealVal(0)
+            here = value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, self.rational(0))
+            parts.append(here)
+        return z3.Sum(parts) if parts else self.rational(0)
 
     def _unknown(self, mono: Monomial) -> Any:
         key = (mono.factors, mono.exponent)
         if not mono.factors and mono.exponent is None:
-            return z3.RealVal(1)
+            return self.rational(1)
         found = self.reals.get(key)
         if found is None:
-            found = z3.Real(f"r{len(self.reals)}")
+            found = z3.Real(f"r{len(self.reals)}", self.z3)
             self.reals[key] = found
             if key == (reals.ln2().terms[0][0].factors, None):
-                self.facts += [found > z3.RealVal(LN2_LOW), found < z3.RealVal(LN2_HIGH)]
+                self.facts += [found > self.rational(LN2_LOW), found < self.rational(LN2_HIGH)]
         return found
 
     def _link(self, condition: Bool) -> None:
@@ -130,7 +131,7 @@ class _Query:
         return True
 
     def refutes(self, goal: Any) -> bool:
-        solver = z3.Solver()
+        solver = z3.Solver(ctx=self.z3)
         solver.set("rlimit", RESOURCE_LIMIT)
         seen: list[Atom] = []
         for fact in self.context.facts:

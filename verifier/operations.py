@@ -18,7 +18,7 @@ from verifier.integers import Atom, Int
 from verifier.reals import maximum_of, number, select
 from verifier.signs import compare
 from verifier.terms import unbounded_range
-from verifier.tiles import Duties, Duty, Scalar, under
+from verifier.tiles import NO_DUTIES, Duties, Duty, Scalar, under
 
 
 class Unsupported(Exception):
@@ -31,7 +31,7 @@ class Unsupported(Exception):
 
 
 def defined(claim: Bool, what: str, span: Span) -> Duties:
-    return frozenset() if claim is TRUE else frozenset((Duty("defined", TRUE, claim, None, what, span),))
+    return NO_DUTIES if claim is TRUE else Duties((Duty("defined", TRUE, claim, None, what, span),))
 
 
 MINUS_INFINITY = Scalar(number(0), FALSE)
@@ -68,13 +68,13 @@ def divide(a: Scalar, b: Scalar, span: Span) -> Scalar:
     value = a.real * reals.power(b.real, -1)
     quotient = Duty("quotient", a.finite, TRUE, value, "the quotient", span)
     large = Duty("least", TRUE, TRUE, b.real, "the divisor is not lost to underflow", span)
-    return Scalar(value, a.finite, a.owes | b.owes | owes | {quotient, large})
+    return Scalar(value, a.finite, a.owes | b.owes | owes | Duties((quotient, large)))
 
 
 def exponential(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
     argument = a.real * reals.ln2() if base_two else a.real
     duty = Duty("exp", a.finite, TRUE, argument, "the argument of exp stays in range", span)
-    return Scalar(reals.guarded(a.finite, reals.exp(argument)), TRUE, a.owes | {duty})
+    return Scalar(reals.guarded(a.finite, reals.exp(argument)), TRUE, a.owes | Duties((duty,)))
 
 
 def logarithm(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
@@ -85,7 +85,7 @@ def logarithm(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
         value = value * reals.power(reals.ln2(), -1)
     positive = compare("gt", a.real)
     large = Duty("least", positive, TRUE, a.real, "the argument of log is not lost to underflow", span)
-    return Scalar(value, positive, a.owes | owes | {large})
+    return Scalar(value, positive, a.owes | owes | Duties((large,)))
 
 
 def function(name: str, a: Scalar, span: Span) -> Scalar:

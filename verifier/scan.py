@@ -8,6 +8,7 @@ terms, so what is proved of iteration n holds for every iteration.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -231,31 +232,30 @@ class _DutyCollector:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.iteration = fresh("iteration")
-        self.memo: dict[tuple[str, Lanes], frozenset[tuple[bool, Duty]]] = {}
+        self.memo: dict[tuple[str, Lanes], tuple[tuple[bool, Duty], ...]] = {}
 
     def resolve(self, s: Scalar, n: Int) -> Scalar:
         """A scalar of the body of iteration n, with carried values replaced and their duties added."""
         change = self.loop.states_at(n)
-        owes: set[Duty] = {_change(d, change) for d in s.owes}
-        for a in self._dependencies(s):
-            owes |= self.of(a[0], a[1], n)
+        owes = Duties(_change(d, change) for d in s.owes)
+        owes = owes.union(*(self.of(name, lanes, n) for name, lanes in self._dependencies(s)))
         value = s.value if isinstance(s.value, Int) else (
             change.bool(s.value) if isinstance(s.value, Bool) else change.real(s.value)
         )  # fmt: skip
-        return Scalar(value, change.bool(s.finite), frozenset(owes))
+        return Scalar(value, change.bool(s.finite), owes)
 
     def of(self, name: str, lanes: Lanes, end: Int) -> Duties:
         """Duties of all iterations before `end` for carried `name` at `lanes`."""
         earlier = self.loop.before(as_int(self.iteration), end)
-        return frozenset(
+        return Duties(
             replace(d, premise=conj((d.premise, earlier))) if looped else d for looped, d in self._all(name, lanes)
         )
 
-    def _all(self, name: str, lanes: Lanes) -> frozenset[tuple[bool, Duty]]:
+    def _all(self, name: str, lanes: Lanes) -> tuple[tuple[bool, Duty], ...]:
         found = self.memo.get((name, lanes))
         if found is not None:
             return found
-        out: set[tuple[bool, Duty]] = set()
+        out: dict[tuple[bool, Duty], None] = {}
         seen: set[tuple[str, Lanes]] = set()
         todo = [(name, lanes)]
         k = as_int(self.iteration)
@@ -268,18 +268,16 @@ class _DutyCollector:
             place = x.at(here[1])
             moved = Substitution({**place.symbols, self.loop.counter: k})
             values = self.loop.states_at(k)
-            out |= {(False, _change(d, place)) for d in x.init.owes}
-            out |= {(True, _change(_change(d, moved), values)) for d in x.next.owes}
+            out |= dict.fromkeys((False, _change(d, place)) for d in x.init.owes)
+            out |= dict.fromkeys((True, _change(_change(d, moved), values)) for d in x.next.owes)
             todo += [(a, tuple(map(place.int, ls))) for a, ls in self._dependencies(x.next)]
-        self.memo[(name, lanes)] = frozenset(out)
+        self.memo[(name, lanes)] = tuple(out)
         return self.memo[(name, lanes)]
 
-    def _dependencies(self, s: Scalar) -> set[tuple[str, Lanes]]:
-        found = {(a.args[0], a.args[1]) for a in states((s.value, s.finite)) if a.args[0] in self.loop.carried}
-        for d in s.owes:
-            parts = (d.premise, d.claim) if d.argument is None else (d.premise, d.claim, d.argument)
-            found |= {(a.args[0], a.args[1]) for a in states(parts) if a.args[0] in self.loop.carried}
-        return found
+    def _dependencies(self, s: Scalar) -> Iterator[tuple[str, Lanes]]:
+        duties = ((d.premise, d.claim) if d.argument is None else (d.premise, d.claim, d.argument) for d in s.owes)
+        for part in ((s.value, s.finite), *duties):
+            yield from ((a.args[0], a.args[1]) for a in states(part) if a.args[0] in self.loop.carried)
 
 
 def _change(d: Duty, change: Substitution) -> Duty:

@@ -6,7 +6,8 @@ was answered True is kept in the `Ledger`, from which self-contained SMT-LIB 2 f
 the certificate (expected answer: unsat).
 
 Limits are Z3's deterministic resource counter, not wall time, so that a verdict does not depend on
-how busy the machine is.
+how busy the machine is. Each proof has a Z3 context of its own: the order in which Z3 takes terms follows
+their numbers, which in a shared one depend on what the process did before.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ class Ledger:
     held: list[Query] = field(default_factory=list)
     reals: list[z3.Solver] = field(default_factory=list)  # what `verifier.linear` showed, over the reals
     failed: int = 0
+    context: z3.Context = field(default_factory=z3.Context)  # for writing; not the one queries were put in
 
     def smtlib(self, query: Query) -> str:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
-        solver = z3.Solver()
-        translate = Translator(query.linear, self.facts)
+        solver = z3.Solver(ctx=self.context)
+        translate = Translator(self.context, query.linear, self.facts)
         seen: list[Atom] = []
         for fact in (*query.premises, negate(query.claim)):
             solver.add(*map(translate.bool, background(fact, translate, seen)))
@@ -68,7 +70,8 @@ class Translator:
     integer input is an uninterpreted function of its indices; `facts` about cells join the bodies of
     quantifiers here, and whole queries in `background`."""
 
-    def __init__(self, linear: bool = False, facts: CellFacts = NO_CELLS) -> None:
+    def __init__(self, context: z3.Context, linear: bool = False, facts: CellFacts = NO_CELLS) -> None:
+        self.context = context
         self.linear = linear
         self.facts = facts
         self.memo: dict[Any, Any] = {}
@@ -77,27 +80,27 @@ class Translator:
         found = self.memo.get(x)
         if found is None:
             parts = [self._product(power, c) for power, c in x.terms]
-            found = z3.Sum(parts) if len(parts) > 1 else parts[0] if parts else z3.IntVal(0)
+            found = z3.Sum(parts) if len(parts) > 1 else parts[0] if parts else z3.IntVal(0, self.context)
             self.memo[x] = found
         return found
 
     def _product(self, power: tuple[Atom, ...], c: int) -> Any:
         out: Any = None
         if self.linear and len(power) > 1:
-            out = z3.Int("product!" + "!".join(str(a.serial) for a in power))
+            out = z3.Int("product!" + "!".join(str(a.serial) for a in power), self.context)
             return out if c == 1 else c * out
         for atom in power:
             out = self.atom(atom) if out is None else out * self.atom(atom)
-        return z3.IntVal(c) if out is None else out if c == 1 else c * out
+        return z3.IntVal(c, self.context) if out is None else out if c == 1 else c * out
 
     def atom(self, a: Atom) -> Any:
         found = self.memo.get(a)
         if found is None:
             match a.kind:
                 case "sym":
-                    found = z3.Int(a.name)
+                    found = z3.Int(a.name, self.context)
                 case "div" | "mod" if self.linear and a.args[1].constant is None:
-                    found = z3.Int(f"{a.kind}!{a.serial}")
+                    found = z3.Int(f"{a.kind}!{a.serial}", self.context)
                 case "div":
                     found = self.integer(a.args[0]) / self.integer(a.args[1])
                 case "mod":
@@ -107,7 +110,8 @@ class Translator:
                     found = z3.If(x <= y, x, y) if a.kind == "min" else z3.If(x <= y, y, x)
                 case "cell":
                     index = tuple(map(self.integer, a.args[1]))
-                    found = z3.Function(f"cell!{a.args[0]}", *[z3.IntSort()] * (len(index) + 1))(*index)
+                    sorts = [z3.IntSort(self.context)] * (len(index) + 1)
+                    found = z3.Function(f"cell!{a.args[0]}", *sorts)(*index)
                 case "ite":
                     found = z3.If(self.bool(a.args[0]), self.integer(a.args[1]), self.integer(a.args[2]))
             self.memo[a] = found
@@ -115,7 +119,7 @@ class Translator:
 
     def _exists(self, b: Bool) -> Any:
         if self._varies(b):
-            return z3.Bool(f"exists!{b.serial}")
+            return z3.Bool(f"exists!{b.serial}", self.context)
         return z3.Exists([self.integer(v) for v in b.args[0]], self.bool(self._body(b)))
 
     def _body(self, b: Bool) -> Bool:
@@ -151,7 +155,7 @@ class Translator:
         if found is None:
             match b.kind:
                 case "true" | "false":
-                    found = z3.BoolVal(b is TRUE)
+                    found = z3.BoolVal(b is TRUE, self.context)
                 case "ge":
                     found = self.integer(b.args[0]) >= 0
                 case "eq":
@@ -165,7 +169,7 @@ class Translator:
                 case "exists":
                     found = self._exists(b)
                 case _:
-                    found = z3.Bool(f"{b.kind}!{b.serial}")
+                    found = z3.Bool(f"{b.kind}!{b.serial}", self.context)
             self.memo[b] = found
         return found
 
@@ -182,9 +186,9 @@ def background(fact: Bool, translate: Translator, seen: list[Atom]) -> tuple[Boo
 class _Stack:
     """A Z3 solver whose assertions are kept as far as the next query shares them."""
 
-    def __init__(self, linear: bool, facts: CellFacts) -> None:
-        self.translate = Translator(linear, facts)
-        self.solver = z3.Solver()
+    def __init__(self, context: z3.Context, linear: bool, facts: CellFacts) -> None:
+        self.translate = Translator(context, linear, facts)
+        self.solver = z3.Solver(ctx=context)
         self.solver.set("rlimit", RESOURCE_LIMIT)
         self.solver.set("timeout", LONGEST)
         self.loaded: list[Bool] = []
@@ -213,8 +217,9 @@ class Prover:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.plain = _Stack(linear=False, facts=ledger.facts)
-        self.linear = _Stack(linear=True, facts=ledger.facts)
+        self.context = z3.Context()
+        self.plain = _Stack(self.context, linear=False, facts=ledger.facts)
+        self.linear = _Stack(self.context, linear=True, facts=ledger.facts)
         self.asked = 0
         self.by_linear = False  # whether linear arithmetic gave the last answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from verifier.booleans import Bool, boolean, conj
@@ -97,8 +98,8 @@ def unbounded_range(v: Atom) -> Bool:
     return conj(parts)
 
 
-def states(term: Any) -> frozenset[Any]:
-    """The loop-state atoms in a term: reals of kind state or new, booleans of kind state."""
+def states(term: Any) -> tuple[Any, ...]:
+    """The loop-state atoms in a term: reals of kind state or new, booleans of kind state. By serial."""
     found = _STATES.get(term)
     if found is None:
         own = isinstance(term, (RealAtom, Bool)) and term.kind in ("state", "new")
@@ -108,17 +109,20 @@ def states(term: Any) -> frozenset[Any]:
     return found
 
 
-def conditions(term: Any) -> frozenset[Bool]:
-    """The opaque comparisons of reals in a term."""
+def conditions(term: Any) -> tuple[Bool, ...]:
+    """The opaque comparisons of reals in a term, the outermost ones, by serial."""
     found = _CONDITIONS.get(term)
     if found is None:
         own = isinstance(term, Bool) and term.kind == "real"
-        found = frozenset((term,)) if own else _gathered(conditions, term, False)
+        found = (term,) if own else _gathered(conditions, term, False)
         if not isinstance(term, tuple):
             _CONDITIONS[term] = found
     return found
 
 
-def _gathered(collect: Callable[[Any], frozenset[Any]], term: Any, own: bool) -> frozenset[Any]:
-    inside = frozenset().union(*(collect(c) for c in children(term) if not isinstance(c, (str, int))))
-    return inside | {term} if own else inside
+def _gathered(collect: Callable[[Any], tuple[Any, ...]], term: Any, own: bool) -> tuple[Any, ...]:
+    """In the order of serials, not of a set, so that what is built from it is the same in every process."""
+    parts = [found for c in children(term) if not isinstance(c, (str, int)) and (found := collect(c))]
+    if own:
+        parts.append((term,))
+    return parts[0] if len(parts) == 1 else tuple(sorted(dict.fromkeys(chain(*parts)), key=lambda x: x.serial))

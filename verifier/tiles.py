@@ -9,8 +9,9 @@ stored: a NaN in a lane that is never stored harms nobody, and one in a branch n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from ir.ast import Span
 from verifier.booleans import TRUE, Bool, conj
@@ -36,8 +37,30 @@ class Duty:
     span: Span
 
 
-Duties = frozenset[Duty]
-NO_DUTIES: Duties = frozenset()
+class Duties:
+    """A set of duties that iterates in the order in which they were met. The order of a frozenset follows
+    addresses and the hash seed, and with it would go the order of terms and queries from run to run."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: Iterable[Duty] = ()) -> None:
+        self._members = dict.fromkeys(members)
+
+    def __iter__(self) -> Iterator[Duty]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __or__(self, other: Duties) -> Duties:
+        return self.union(other)
+
+    def union(self, *others: Duties) -> Duties:
+        rest = [o for o in others if o]
+        return self if not rest else rest[0] if not self and len(rest) == 1 else Duties(chain(self, *rest))
+
+
+NO_DUTIES = Duties()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +136,4 @@ def under(condition: Bool, duties: Duties) -> Duties:
     if condition is TRUE or not duties:
         return duties
     weakened = (replace(d, premise=conj((d.premise, condition))) for d in duties)
-    return frozenset(d for d in weakened if d.premise.kind != "false")
+    return Duties(d for d in weakened if d.premise.kind != "false")

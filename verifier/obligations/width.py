@@ -135,7 +135,6 @@ class Intervals:
         for pid, extent in trace.grid:
             high = self.high(extent)
             self.symbols[atom_of(pid)] = (0, None if high is None else high - 1)
-        self.premises = {p for a in trace.accesses for p in a.premises}
         for access in trace.accesses:
             for counter in access.counters:
                 self._counter(atom_of(counter), access.premises)
