@@ -22,7 +22,7 @@ from verifier.execute import Access
 from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof, in_bounds
-from verifier.reals import Monomial, Real, RealAtom, monomial, number
+from verifier.reals import Monomial, Real, RealAtom, constant_limits, monomial, number
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -49,6 +49,11 @@ def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
 
 
 def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
+    constants = [(a, k, ends) for a, k in mono.factors if (ends := constant_limits(a)) is not None]
+    if constants:
+        rest = {a: k for a, k in mono.factors if constant_limits(a) is None}
+        bare = monomial(mono.guard, rest, mono.exponent).terms[0][0]
+        return math.prod(_power(ends, k) for _, k, ends in constants) * _monomial(proof, bare, context) * HAIR
     mean = _weighted_mean(proof, mono, context)
     if mean is not None:
         return mean
@@ -64,6 +69,14 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     for atom, k in mono.factors:
         out *= _atom(proof, atom, context) ** k if k > 0 else math.inf
     return out
+
+
+def _power(ends: tuple[Fraction, Fraction], k: int) -> float:
+    """An upper bound on |x|^k for low <= x <= high; k may be negative."""
+    low, high = ends
+    if k > 0:
+        return float(max(abs(low), abs(high))) ** k * HAIR
+    return math.inf if low <= 0 <= high else float(1 / min(abs(low), abs(high))) ** -k * HAIR
 
 
 def _weighted_mean(proof: Proof, mono: Monomial, context: Context) -> float | None:

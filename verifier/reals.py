@@ -324,6 +324,11 @@ def limits(x: Real) -> tuple[Fraction, Fraction] | None:
     return low, high
 
 
+def constant_limits(a: RealAtom) -> tuple[Fraction, Fraction] | None:
+    """What an atom made of parameters stays within, as `limits` has it: a parameter, or 1 - p in 1/(1 - p)."""
+    return limits(a.args[0]) if a.kind == "poly" else limits(of(a)) if a.kind == "param" else None
+
+
 def random(seed: Int, counter: Int) -> Real:
     """A uniform number, of which only 0 <= random < 1 is known and that equal integers give equal numbers."""
     return of(real_atom("random", "random", (seed, counter)))

@@ -1,0 +1,108 @@
+"""Dropout: one mask in the spec, the interpreter, the CPU executor and the emitted Triton of every shipped kernel."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ir.evaluate import evaluate
+from ir.interpret import Mode, interpret
+from ir.loader import bind, load_spec, packaged_specs
+from ir.parser import parse
+from ir.program import Program
+from ir.random import random
+from ir.spec import Bound
+from ir.typing import check
+from lowering.cpu import execute
+from lowering.crosscheck import Run, run_interpreted
+from lowering.plan import plan
+from lowering.triton import emit_program
+from lowering.values import TORCH
+from verifier.integers import reset
+from verifier.magnitude import bound_of
+from verifier.proof import analyse
+from verifier.reals import limits, number, parameter, power
+from verifier.signs import compare
+
+KERNELS = sorted((packaged_specs() / "dropout").glob("*.tile"))
+SIZES = {"B": 2, "H": 4, "G": 2, "M": 37, "N": 70}
+PARAMETERS = {"scale": 0.125, "p": 0.375, "seed": 2**61 + 3}
+
+
+@cache
+def program(path: Path) -> tuple[Program, Bound]:
+    text = path.read_text()
+    settings = dict(s.split("=") for s in text.split("\n")[0].split()[3:])
+    bound = bind(load_spec("dropout"), {**settings, "dtype": "fp32", "D": "64"})
+    return check(parse(text), bound), bound
+
+
+def showing_the_mask() -> dict[str, np.ndarray]:
+    """Equal scores, and a V that is 1 at one key of each column: the output is the mask of the first 64 keys."""
+    v = np.broadcast_to(np.eye(70, 64), (2, 2, 70, 64)).copy()
+    return {"Q": np.zeros((2, 4, 37, 64)), "K": np.zeros((2, 2, 70, 64)), "V": v}
+
+
+def mask(causal: str) -> np.ndarray:
+    """Which of the first 64 keys each row keeps, from the definition of `keep` written out again."""
+    b, h, i, j = np.ogrid[:2, :4, :37, :64]
+    sees = {"none": j < 70, "top_left": j <= i, "bottom_right": j <= i + 70 - 37}[causal]
+    kept = random(PARAMETERS["seed"], ((b * 4 + h) * 37 + i) * 70 + j) >= PARAMETERS["p"]
+    return np.asarray(kept & sees)
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.stem)
+def test_every_backend_draws_the_mask_of_the_spec(path: Path) -> None:
+    typed, bound = program(path)
+    inputs = showing_the_mask()
+    wanted = mask(str(bound.setting("causal")))
+    assert 0 < wanted.mean() < 1
+    assert np.array_equal(evaluate(bound, SIZES, PARAMETERS, inputs)["O"] != 0, wanted)
+    assert np.array_equal(interpret(typed, bound, SIZES, PARAMETERS, inputs, Mode.EXACT).tensors["O"] > 1e-9, wanted)
+    given = {k: torch.from_numpy(x).to(TORCH[typed.tensor(k).dtype]) for k, x in inputs.items()}
+    assert np.array_equal(execute(typed, bound, SIZES, PARAMETERS, given)["O"].numpy() > 1e-6, wanted)
+    source = emit_program(typed, bound, {k.name: 64 for k in typed.kernels})
+    (found,) = run_interpreted(source, plan(typed, bound), [Run(SIZES, PARAMETERS, inputs)])
+    assert np.array_equal(found["O"] > 1e-6, wanted)
+
+
+def test_dropout_keeps_the_mean() -> None:
+    """A sanity check, not a proof: with equal scores and V = 1 the output is about 1."""
+    bound = bind(load_spec("dropout"), {"dtype": "fp32"})
+    inputs = {**showing_the_mask(), "V": np.ones((2, 2, 70, 64))}
+    out = evaluate(bound, SIZES, PARAMETERS, inputs)["O"][..., 0]
+    assert abs(out.mean() - 1.0) < 0.02 and out.std() > 0.05
+
+
+# ---- param-range: what the limits of parameters say ---------------------------------------------
+
+
+def test_the_limits_of_a_parameter_decide_signs() -> None:
+    reset()
+    p, q = parameter("p", 0, 0.875), parameter("q", -2, 3)
+    one = number(1)
+    assert limits(one - p) == (1 / 8, 1)
+    assert compare("gt", one - p).kind == compare("ne", one - p).kind == "true"
+    assert compare("gt", p - one).kind == "false"
+    assert limits(q * q) == (-6, 9)  # an interval, not a square: no more is claimed
+    assert compare("gt", q).kind == compare("eq", p).kind == "real"  # p may be 0
+    assert compare("gt", one - p * q).kind == "real"  # 1 - 0.875 * 3 < 0
+    assert limits((one - p) * power(q, -1)) is None
+
+
+def test_a_limit_of_1_leaves_the_division_undefined() -> None:
+    reset()
+    assert compare("ne", number(1) - parameter("p", 0, 1)).kind == "not"
+
+
+def test_the_reciprocal_of_a_constant_is_bounded_by_its_limits() -> None:
+    typed, bound = program(KERNELS[0])
+    reset()
+    proof = analyse(typed, bound)
+    p = parameter("p", 0, 0.875)
+    assert 8 <= bound_of(proof, power(number(1) - p, -1), proof.context) < 8.001
+    assert bound_of(proof, power(p, -1), proof.context) == float("inf")
