@@ -397,6 +397,7 @@ def reads(term: Any) -> tuple[RealAtom, ...]:
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:
     """One member of a maximum in canonical form; a maximum inside is flattened."""
+    body = reals.spread(body)
     inner = reals.scaled_max(body)
     if inner is not None:
         out: list[Member] = []

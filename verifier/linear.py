@@ -57,7 +57,7 @@ class _Query:
 
     def linear(self, x: Real) -> Any:
         parts = []
-        for mono, c in x.terms:
+        for mono, c in reals.spread(x).terms:
             value = self.rational(c) * self._unknown(mono)
             self._link(mono.guard)
             here = value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, self.rational(0))

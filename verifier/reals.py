@@ -17,6 +17,7 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
             so x * x^-1 = 1 needs no further condition. Of a sum, what all its terms share is moved out first:
             (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1
   max-pos   max(c S) = c * max(S) for c > 0
+  int-ring  an integer as a real: int(a b + c) = int(a) int(b) + int(c)
   param-range  a polynomial in parameters lies between what their limits allow (used for signs)
 """
 
@@ -24,10 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from math import lcm, prod
 from typing import Any, Final
 
 from verifier.booleans import TRUE, Bool, conj
-from verifier.integers import Atom, Int, interned
+from verifier.integers import Atom, Int, interned, lift, polynomial
 
 
 class RealAtom:
@@ -257,7 +259,43 @@ def _least(parts: list[dict[Any, Any]]) -> dict[Any, Any]:
 
 
 def exp(x: Real) -> Real:
-    return number(1) if not x.terms else monomial(TRUE, {}, x)
+    return number(1) if not x.terms else monomial(TRUE, {}, spread(x))
+
+
+def spread(x: Real) -> Real:
+    """x with every integer in it written over its atoms (`int-ring`): 2*i - j as a real is 2 times i less j, and
+    what is left of a quotient and its remainder is the number they came from. Exponents and members of maxima
+    are kept so, and what is compared; divisors stay whole, for scans to see."""
+    if not any(k > 0 and a.kind == "int" for m, _ in x.terms for a, k in m.factors):
+        return x
+    groups: dict[tuple[Bool, Factors, Real | None], dict[tuple[Atom, ...], Fraction]] = {}
+    rest: list[tuple[Monomial, Fraction | int]] = []
+    for m, c in x.terms:
+        integers = [a.args[0] for a, k in m.factors if a.kind == "int" for _ in range(k)]
+        if not integers:
+            rest.append((m, c))
+            continue
+        others = tuple((a, k) for a, k in m.factors if a.kind != "int" or k < 0)
+        group = groups.setdefault((m.guard, others, m.exponent), {})
+        for atoms, n in prod(integers, start=lift(1)).terms:
+            group[atoms] = group.get(atoms, Fraction(0)) + Fraction(c) * n
+    out = total(rest)
+    for (guard, others, exponent), group in groups.items():
+        denominator = lcm(*(c.denominator for c in group.values()))
+        whole = polynomial({atoms: int(c * denominator) for atoms, c in group.items()})
+        part = total(_product(atoms, Fraction(n, denominator)) for atoms, n in whole.terms)
+        out = out + part * monomial(guard, dict(others), exponent)
+    return out
+
+
+def _product(atoms: tuple[Atom, ...], c: Fraction) -> tuple[Monomial, Fraction | int]:
+    """c times a product of integer atoms, as a monomial."""
+    powers: dict[RealAtom, int] = {}
+    for atom in atoms:
+        whole = real_atom("int", polynomial({(atom,): 1}))
+        powers[whole] = powers.get(whole, 0) + 1
+    ((mono, _),) = monomial(TRUE, powers, None).terms
+    return mono, int(c) if c.denominator == 1 else c
 
 
 def log(x: Real) -> Real:

@@ -24,7 +24,18 @@ from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
-from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, limits, number, scaled_max, total
+from verifier.reals import (
+    Member,
+    Monomial,
+    Real,
+    RealAtom,
+    is_positive_constant,
+    limits,
+    number,
+    scaled_max,
+    spread,
+    total,
+)
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -148,33 +159,38 @@ def _uppers(proof: Proof, m: Real) -> list[Real]:
 def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context, lone: Sequence[Real] = ()) -> bool:
     """Whether m is a maximum of exponents of these sums, each at a place of its domain, and of the lone
     exponents: it is then one term."""
-    found = scaled_max(proof.simplifier.real(m, context))
+    m = proof.simplifier.real(m, context)
+    rest, found = number(0), None
+    for part in (total((term,)) for term in m.terms):  # a maximum plus something all its members share
+        here = scaled_max(part)
+        rest, found = (rest, here) if found is None and here is not None else (rest + part, found)
     if found is None:
         return False
-    maximum, factor = found
+    maximum, scaled = found[0], (found[1], rest)
     return all(
-        _is_lone(proof, lone, member, factor, context) or any(_is_term(proof, a, member, factor, context) for a in sums)
+        _is_lone(proof, lone, member, scaled, context) or any(_is_term(proof, a, member, scaled, context) for a in sums)
         for member in maximum.args[0]
     )
 
 
-def _is_lone(proof: Proof, lone: Sequence[Real], member: Member, factor: Real, context: Context) -> bool:
+def _is_lone(proof: Proof, lone: Sequence[Real], member: Member, scaled: tuple[Real, Real], context: Context) -> bool:
+    """Whether a member, times scaled[0] plus scaled[1], is one of the lone exponents."""
     if member[0]:
         return False
     here = context.given(member[1])
-    body = member[2] * factor
-    return any(proof.simplifier.real(e - body, here) is number(0) for e in lone)
+    body = member[2] * scaled[0] + scaled[1]
+    return any(spread(proof.simplifier.real(e - body, here)) is number(0) for e in lone)
 
 
-def _is_term(proof: Proof, a: RealAtom, member: Member, factor: Real, context: Context) -> bool:
-    """Whether a member of the maximum is the exponent of the sum at some value of its symbol."""
+def _is_term(proof: Proof, a: RealAtom, member: Member, scaled: tuple[Real, Real], context: Context) -> bool:
+    """Whether a member, times scaled[0] plus scaled[1], is the exponent of the sum at some value of its symbol."""
     (v,), guard, inner = a.args[0], a.args[1], a.args[2].terms[0][0].exponent
     new, opening = open_binder(member[0], member[1])
     here = context.given(opening.bool(member[1]))
-    body = proof.simplifier.real(opening.real(member[2]) * factor, here)
+    body = proof.simplifier.real(opening.real(member[2]) * scaled[0] + scaled[1], here)
     for value in values_of(v, inner, body):
         at = {v: value}
-        same = proof.simplifier.real(substitute(inner, at) - body, here)
+        same = spread(proof.simplifier.real(substitute(inner, at) - body, here))
         if same is number(0) and here.entails(substitute(guard, at)):
             return True
     return False

@@ -65,6 +65,22 @@ def test_exp_log() -> None:
     assert reals.exp(reals.log(x) * S()) is not x
 
 
+def test_int_ring() -> None:
+    i, j, s = z.symbol("i"), z.symbol("j"), read(3)
+    apart = s * reals.of_int(i) - s * reals.of_int(j) * number(2)
+    assert reals.exp(s * reals.of_int(i - j * 2)) is reals.exp(apart)
+    assert reals.spread(reals.of_int(z.div(j, z.lift(32))) * number(32) + reals.of_int(z.mod(j, z.lift(32)))) is (
+        reals.of_int(j)
+    )
+    assert reals.spread(reals.of_int(i * j)) is reals.of_int(i) * reals.of_int(j)
+    assert reals.exp(s * reals.of_int(z.maximum(i, j))) is not reals.exp(s * reals.of_int(i))
+    assert reals.spread(reals.power(reals.of_int(i + j), -1)) is not (
+        reals.power(reals.of_int(i), -1) + reals.power(reals.of_int(j), -1)
+    )
+    half = reals.of_int(z.div(j, z.lift(32))) * number(16) + reals.of_int(z.mod(j, z.lift(32)))
+    assert reals.spread(half) is half  # not the quotient times its divisor
+
+
 def test_log_mul() -> None:
     x, y = X(), Y()
     assert reals.log(reals.exp(y) * x) is y + reals.log(x)

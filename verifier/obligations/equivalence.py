@@ -18,7 +18,7 @@ from verifier.booleans import Bool, conj, disj, negate
 from verifier.contents import held
 from verifier.integers import Int
 from verifier.proof import Finding, Proof, in_bounds
-from verifier.reals import Real
+from verifier.reals import Real, spread
 from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.terms import as_int, fresh
@@ -101,7 +101,7 @@ def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, spl
         return _Gap(f"stored is finite when {finite!r}, the spec when {should!r}")
     if undecided is None and context.entails(negate(should)):
         return None
-    a, b = simplify.real(stored.real, context), simplify.real(wanted.real, context)
+    a, b = spread(simplify.real(stored.real, context)), spread(simplify.real(wanted.real, context))
     if undecided is None and simplify.real(a - b, context) is simplify.real(a - a, context):
         return None
     undecided = undecided or open_guard(b, context) or open_guard(a, context)
