@@ -17,20 +17,21 @@ import z3
 from verifier import reals
 from verifier.binders import open_binder, substitute
 from verifier.binders import reads as reads_in
-from verifier.booleans import TRUE, Bool
+from verifier.booleans import TRUE, Bool, negate
 from verifier.domains import coefficient
 from verifier.integers import Atom, Int, polynomial
 from verifier.reals import Member, Monomial, Real, RealAtom, number
-from verifier.simplify import Simplifier
+from verifier.simplify import Simplifier, open_guard
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
 from verifier.terms import conditions, free
 
 LN2_LOW, LN2_HIGH = Fraction(693147, 10**6), Fraction(693148, 10**6)
 MAX_INSTANCES = 8
+MAX_SPLITS = 2
 
 
-def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier) -> bool:
-    """Whether x <= bound follows from the context."""
+def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier, splits: int = MAX_SPLITS) -> bool:
+    """Whether x <= bound follows from the context; if not at once, case by case of a guard it leaves open."""
     x = simplifier.real(x, context)
     if context.impossible:
         return True
@@ -39,7 +40,13 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier) 
         return value <= bound
     query = _Query(context, simplifier)
     query.facts_for(x)
-    return query.refutes(query.linear(x) > query.rational(bound))
+    if query.refutes(query.linear(x) > query.rational(bound)):
+        return True
+    split = open_guard(x, context) if splits else None
+    if split is None:
+        return False
+    return all(at_most(x, bound, context.given(case), simplifier, splits - 1) for case in (split, negate(split)))
+
 
 
 class _Query:
@@ -116,7 +123,7 @@ class _Query:
         out = []
         for value in values_of(variables[0], body, x)[:MAX_INSTANCES]:
             at = {variables[0]: value}
-            here = substitute(guard, at)
+            here = self.simplifier.condition(substitute(guard, at), self.context)
             out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
         return out
 
