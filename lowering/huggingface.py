@@ -56,9 +56,7 @@ def register(attention: Attention, name: str = "certified") -> str:
         causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal) and m > 1
         if causal and n > m:  # a static cache at prefill: top-left, so keys from m on are seen by no row
             key, value = key[:, :, :m], value[:, :, :m]
-        found = attention(
-            query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=True
-        )
+        found = attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=True)
         return found.transpose(1, 2).contiguous(), None
 
     def mask(*arguments: Any, **named: Any) -> None:

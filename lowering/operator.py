@@ -64,7 +64,7 @@ class Signature:
     def schema(self) -> str:
         """As torch.library reads it; a parameter left out takes the spec's default."""
         takes = [f"Tensor {name}" for name in self.inputs]
-        takes += [f"float? {name}" for name in self.parameters]
+        takes += [f"{'SymInt' if p['integer'] else 'float'}? {name}" for name, p in self.plan["parameters"].items()]
         takes += [f"SymInt {name}" for name in self.sizes]
         gives = ", ".join("Tensor" for _ in self.outputs)
         return f"({', '.join([*takes, 'bool check_range'])}) -> {gives if len(self.outputs) == 1 else f'({gives})'}"
@@ -86,6 +86,16 @@ class Operator:
     def __call__(self, **arguments: Any) -> dict[str, torch.Tensor]:
         """The outputs by name. Takes every input, parameters (else the spec's default), and sizes no input's
         shape gives. Raises AssumptionViolated when the call breaks what the proof assumes."""
+        found = self.run(arguments)
+        anchor = next((x for x in arguments.values() if isinstance(x, torch.Tensor) and x.requires_grad), None)
+        if self.backward is not None and anchor is not None:
+            for y in found:
+                if f"d{y}" not in self.backward.signature.inputs:
+                    found[y] = undifferentiated(found[y], anchor, y)
+        return found
+
+    def run(self, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """As a call, but an output that the backward certificate has no gradient of is merely detached."""
         s = self.signature
         unknown = [name for name in arguments if name not in s.arguments]
         if unknown:
@@ -141,12 +151,16 @@ def _define(name: str, launcher: Launcher, backward: Operator | None) -> Any:
             ctx.save_for_backward(*(known[x] for x in taken.inputs if x in known))
             ctx.scalars = {x: known[x] for x in (*taken.parameters, *taken.sizes)}
             ctx.check_range = known["check_range"]
+            plain = [y for name, y in zip(s.outputs, outputs, strict=True) if f"d{name}" not in taken.inputs]
+            ctx.mark_non_differentiable(*plain)
 
     def gradient(ctx: Any, *given: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         wanted = [x for x, needed in zip(s.inputs, ctx.needs_input_grad, strict=False) if needed]
         if backward is None:
             raise NoGradient(f"{name} was loaded without a backward certificate; pass backward=... to synth.load")
-        _check_gradient(name, s, backward.signature, wanted, given)
+        absent = [x for x in wanted if f"d{x}" not in backward.signature.outputs]
+        if absent:
+            raise NoGradient(f"{name}: the backward certificate stores no d{absent[0]}; detach the input {absent[0]}")
         names = [x for x in backward.signature.inputs if x in (*s.inputs, *s.outputs)]
         saved = dict(zip(names, ctx.saved_tensors, strict=True))
         for y, dy, (shape, dtype, device) in zip(s.outputs, given, ctx.like, strict=True):
@@ -247,14 +261,25 @@ def pair(forward: Launcher, backward: Launcher) -> None:
             raise LaunchError(f"{who} has another default for {name} than the forward one")
 
 
-def _check_gradient(
-    name: str, forward: Signature, backward: Signature, wanted: list[str], given: tuple[torch.Tensor | None, ...]
-) -> None:
-    """Refuse to drop a gradient in silence."""
-    arrived = [y for y, dy in zip(forward.outputs, given, strict=True) if dy is not None]
-    lost = [y for y in arrived if f"d{y}" not in backward.inputs]
-    if lost:
-        raise NoGradient(f"{name}: the backward certificate has no d{lost[0]}; detach the output {lost[0]} before use")
-    absent = [x for x in wanted if f"d{x}" not in backward.outputs]
-    if absent:
-        raise NoGradient(f"{name}: the backward certificate stores no d{absent[0]}; detach the input {absent[0]}")
+# ---- outputs without a gradient --------------------------------------------------------------
+
+
+def _copy(value: torch.Tensor, anchor: torch.Tensor, name: str) -> torch.Tensor:
+    return value.clone()
+
+
+def _refuse(ctx: Any, gradient: torch.Tensor) -> None:
+    raise NoGradient(f"the backward certificate has no d{ctx.name}; detach the output {ctx.name} before use")
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.name = inputs[2]
+
+
+# A copy of an output that depends on `anchor` for autograd, so that using it in a loss raises instead of
+# dropping its part of the gradient in silence.
+undifferentiated = torch.library.custom_op(
+    f"{NAMESPACE}::undifferentiated", _copy, mutates_args=(), schema="(Tensor value, Tensor anchor, str name) -> Tensor"
+)
+undifferentiated.register_fake(lambda value, anchor, name: torch.empty_like(value))
+undifferentiated.register_autograd(_refuse, setup_context=_remember)

@@ -25,8 +25,12 @@ from lowering.launch import DTYPES, AssumptionViolated, LaunchError
 from lowering.launch import load as load_launcher
 from lowering.operator import Operator, operator, pair
 
-# torch's word -> the spec's. "causal" is the option whose value is one of MASKS.
-ROLES = {"query": "Q", "key": "K", "value": "V", "output": "O", "scale": "scale", "causal": "causal"}
+# torch's word -> the spec's. "causal" is the option whose value is one of MASKS; "dropout" (a probability) and
+# "seed" are parameters a spec may do without.
+ROLES = {
+    "query": "Q", "key": "K", "value": "V", "output": "O", "scale": "scale", "causal": "causal",
+    "dropout": "p", "seed": "seed",
+}  # fmt: skip
 MASKS = ("none", "top_left", "bottom_right")
 
 
@@ -41,6 +45,7 @@ class Kernel:
     mask: str
     dtypes: tuple[torch.dtype, ...]
     head_dims: tuple[int | None, ...]
+    dropout: bool
     others: tuple[str, ...]
 
 
@@ -67,43 +72,49 @@ class Attention:
         query [..., H, M, D], key and value [..., G, N, D]; `is_causal` aligns top-left, as torch does.
         `attn_mask` may only be torch.nn.attention.bias.causal_upper_left or causal_lower_right. Under
         autocast the inputs are cast as torch casts them. `others`: what the spec takes beyond attention's
-        arguments, by its names. Raises AssumptionViolated, with nothing run.
+        arguments, by its names; of these the seed of a spec with dropout may be left out, and is then drawn
+        from torch's generator. Raises AssumptionViolated, with nothing run.
         """
         mask = _mask(attn_mask, is_causal, query, key)
-        if dropout_p:
-            message = f"dropout_p = {dropout_p}, the certificates are for attention without dropout"
-            raise AssumptionViolated("arguments", message, "pass dropout_p=0.0 (model.eval(), attention_dropout=0)")
         _check_shapes(query, key, value, enable_gqa)
         query, key, value = (_autocast(x) for x in (query, key, value))
         lead, scale = query.shape[:-1], 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         if query.dim() != 4:
             batch = math.prod(query.shape[:-3])
             query, key, value = (x.reshape(batch, *x.shape[-3:]) for x in (query, key, value))
-        kernel = self.choose(query, key, value, mask)
-        _check_others(kernel, others)
+        kernel = self.choose(query, key, value, mask, dropout_p > 0)
         roles = kernel.roles
         named = {roles["query"]: query, roles["key"]: key, roles["value"]: value, roles["scale"]: scale}
-        found = kernel.operator(**named, **others)[roles["output"]]
+        if kernel.dropout:
+            named[roles["dropout"]] = dropout_p
+            if roles["seed"] not in others:
+                others[roles["seed"]] = int(torch.randint(2**62, ())) if dropout_p > 0 else 0
+        _check_others(kernel, others)
+        found = kernel.operator.run({**named, **others})[roles["output"]]
         return found.reshape(*lead, found.shape[-1])
 
-    def choose(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: str) -> Kernel:
-        """The first kernel proved for this mask, dtype and head dim. Raises AssumptionViolated."""
-        reasons, assumptions = "", []
+    def choose(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: str, dropout: bool = False
+    ) -> Kernel:
+        """The first kernel proved for this mask, dtype and head dim, with dropout if asked for. Raises
+        AssumptionViolated."""
+        reasons, nearest = "", 0
         for kernel in self.kernels:
-            assumption, reason = _misfit(kernel, (query, key, value), mask)
+            assumption, reason = _misfit(kernel, (query, key, value), mask, dropout)
             if not assumption:
                 return kernel
             reasons += f"{'; ' if reasons else ''}{kernel.title}: {reason}"
-            assumptions.append(assumption)
-        common = assumptions[0] if assumptions.count(assumptions[0]) == len(assumptions) else "arguments"
-        raise AssumptionViolated(common, f"no certificate given fits: {reasons}", NEXT[common])
+            nearest = max(nearest, ORDER.index(assumption))
+        assumption = ORDER[nearest]
+        raise AssumptionViolated(assumption, f"no certificate given fits: {reasons}", NEXT[assumption])
 
 
+ORDER = ("dtype", "sizes", "mask", "dropout")  # as checked: the last one a kernel came to is what to change
 NEXT = {
-    "arguments": "load one that was proved for this call",
-    "mask": "call it with that mask, or load a certificate for this one",
     "dtype": "cast the inputs, or load a certificate for this dtype",
     "sizes": "load a certificate for this head dim",
+    "mask": "call it with that mask, or load a certificate for this one",
+    "dropout": "pass dropout_p=0.0 (model.eval()), or load a certificate whose spec has dropout",
 }
 
 
@@ -132,7 +143,7 @@ def serves(proved: str, wanted: str, m: int, n: int) -> bool:
     return {proved, wanted} == {"none", "bottom_right"} and m == 1
 
 
-def _misfit(kernel: Kernel, given: tuple[torch.Tensor, ...], mask: str) -> tuple[str, str]:
+def _misfit(kernel: Kernel, given: tuple[torch.Tensor, ...], mask: str, dropout: bool) -> tuple[str, str]:
     """The assumption the call would break and how; empty when the kernel was proved for it."""
     m, n = given[0].shape[-2], given[1].shape[-2]
     for name, x, dtype, head_dim in zip(("query", "key", "value"), given, kernel.dtypes, kernel.head_dims, strict=True):
@@ -142,6 +153,8 @@ def _misfit(kernel: Kernel, given: tuple[torch.Tensor, ...], mask: str) -> tuple
             return "sizes", f"{name} has head dim {x.shape[-1]}, proved for {head_dim}"
     if not serves(kernel.mask, mask, m, n):
         return "mask", f"the call wants the mask {mask}, proved for {kernel.mask}"
+    if dropout and not kernel.dropout:
+        return "dropout", "the call wants dropout, proved without"
     return "", ""
 
 
@@ -233,6 +246,8 @@ def attention(o: Operator, roles: Mapping[str, str] = ROLES) -> Kernel | None:
     if roles["scale"] not in plan["parameters"] or settings.get(roles["causal"]) not in MASKS:
         return None
     last = [tensors[name]["shape"][3] for name in names[:3]]
+    dropout = roles["dropout"] in plan["parameters"] and roles["seed"] in plan["parameters"]
+    passed = {*names[:3], roles["scale"], *([roles["dropout"]] if dropout else [])}
     proved_for = ", ".join(f"{k} = {v}" for k, v in settings.items())
     return Kernel(
         title=f"{o.launcher.subject['spec']['name']} ({proved_for})",
@@ -241,5 +256,6 @@ def attention(o: Operator, roles: Mapping[str, str] = ROLES) -> Kernel | None:
         mask=settings[roles["causal"]],
         dtypes=tuple(DTYPES[tensors[name]["dtype"]] for name in names[:3]),
         head_dims=tuple(extent if isinstance(extent, int) else None for extent in last),
-        others=tuple(x for x in o.signature.arguments if x not in (*names[:3], roles["scale"])),
+        dropout=dropout,
+        others=tuple(x for x in o.signature.arguments if x not in passed),
     )

@@ -10,7 +10,7 @@ from ir.loader import bind, load_spec, parse_spec
 from synth.certify import certify
 from synth.ship import ship
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "proved"
+ROOT = Path(__file__).parents[2]
 FOLDER = tempfile.TemporaryDirectory(prefix="shipped-")
 
 # Y = scale * X^2 and its gradient: small, and nothing in it is attention.
@@ -78,8 +78,14 @@ def shipped(text: str, spec: str, *settings: tuple[str, str | int]) -> Path:
 
 def attention(causal: str, dtype: str = "fp32") -> Path:
     """Forward attention, head dim 64."""
-    text = (GOLDEN / f"fa2_{causal}.tile").read_text()
+    text = (ROOT / "tests/golden/proved" / f"fa2_{causal}.tile").read_text()
     return shipped(text, "attention", ("causal", causal), ("dtype", dtype), ("D", 64))
+
+
+def gradient(causal: str, dtype: str = "fp32") -> Path:
+    """The backward of `attention`."""
+    text = (ROOT / "specs/attention_bwd" / f"three_kernels_{causal}.tile").read_text()
+    return shipped(text, "attention_bwd", ("causal", causal), ("dtype", dtype), ("o_dtype", dtype), ("D", 64))
 
 
 def square() -> tuple[Path, Path]:

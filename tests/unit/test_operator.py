@@ -15,6 +15,7 @@ import synth
 from lowering.launch import AssumptionViolated, LaunchError
 from lowering.operator import NoGradient, Operator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 
 

@@ -14,6 +14,8 @@ import synth
 from lowering.launch import AssumptionViolated, LaunchError
 from lowering.sdpa import Attention, serves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def f() -> Attention:
@@ -114,7 +116,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("mask", {"attn_mask": torch.ones(37, 51, dtype=torch.bool)}, "attn_mask is a tensor"),
     ("arguments", {"attn_mask": causal_lower_right(37, 51), "is_causal": True}, "both"),
     ("sizes", {"attn_mask": causal_upper_left(37, 37)}, "other lengths"),
-    ("arguments", {"is_causal": True, "dropout_p": 0.1}, "dropout"),
+    ("dropout", {"is_causal": True, "dropout_p": 0.1}, "wants dropout"),
     ("sizes", {"is_causal": True, "enable_gqa": False}, "4 heads, key has 2"),
     ("parameters", {"is_causal": True, "scale": 0.0}, "scale = 0.0"),
     ("arguments", {"is_causal": True, "window": 5}, "unknown: window"),
