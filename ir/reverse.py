@@ -3,9 +3,9 @@
 The adjoint of a place in a formula is the derivative of the whole with respect to its value. That of a
 definition's cell is the sum over all places that use the cell. A place that uses cell e[v] under index
 variables v (the parameters of the definition it is in and the indices of the sums around it) adds to the
-adjoint of cell p the sum, over all v with e[v] = p, of the adjoint there. An e that is just a variable is
-solved (the one-point rule: v is p, if p is in v's range); every other equation stays a condition of the
-sum. Nothing has to be known about conditions: they are only added. A definition whose uses do not agree on
+adjoint of cell p the sum, over all v with e[v] = p, of the adjoint there. An e that is a variable, or that
+plus or minus what is fixed, is solved (the one-point rule: v is p, if p is in v's range); every other
+equation stays a condition of the sum. Nothing has to be known about conditions: they are only added. A definition whose uses do not agree on
 the range of its indices has no table of adjoints; its formula is differentiated at each use instead.
 
 Rules: Griewank & Walther, Evaluating Derivatives, 2008, chapter 3. The derivatives of functions are checked
@@ -14,7 +14,7 @@ against SymPy by tests/unit/test_gradient.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, reduce
@@ -222,22 +222,43 @@ def _at(use: Use, cell: tuple[str, ...], shape: tuple[ast.Expr, ...]) -> tuple[t
     """What one use adds to the adjoint of a cell: conditions on the cell, and a sum."""
     ranges = {i.variable: i.bound for i in use.scope.indices}
     solved: dict[str, ast.Expr] = {}
-    equations: list[ast.Expr] = []
-    limits: list[tuple[str, ast.Expr]] = []
+    known: dict[str, ast.Expr] = {}  # the extent that a variable solved as a cell's index is below anyway
+    conditions: list[ast.Expr] = []
     for e, p, extent in zip(use.index, cell, shape, strict=True):
-        if isinstance(e, ast.Name) and e.id in ranges and e.id not in solved:
-            solved[e.id] = ast.Name(p)  # the one-point rule
-            limits.append((p, extent))
+        solution = _solve(e, ast.Name(p), ranges.keys() - solved.keys())
+        if solution is None:
+            conditions.append(ast.Binary("==", e, ast.Name(p)))
+            continue
+        v, value = solution
+        solved[v] = value
+        if value == ast.Name(p):
+            known[v] = extent
         else:
-            equations.append(ast.Binary("==", e, ast.Name(p)))
-    in_range = [
-        ast.Binary("<", ast.Name(p), ranges[v])
-        for v, (p, extent) in zip(solved, limits, strict=True)
-        if substitute(ranges[v], solved) != extent
-    ]
-    conditions = [substitute(c, solved) for c in (*in_range, *equations, *use.scope.conditions)]
+            conditions.append(ast.Binary("<=", _ZERO, value))
+    limits = [ast.Binary("<", e, ranges[v]) for v, e in solved.items() if substitute(ranges[v], solved) != known.get(v)]
+    conditions = [substitute(c, solved) for c in (*limits, *conditions, *use.scope.conditions)]
     rest = [Index(i.variable, substitute(i.bound, solved)) for i in use.scope.indices if i.variable not in solved]
     return _sums(rest, list(dict.fromkeys(conditions)), substitute(use.adjoint, solved))
+
+
+def _solve(e: ast.Expr, value: ast.Expr, unknown: Set[str]) -> tuple[str, ast.Expr] | None:
+    """The unknown that is the only index variable in e, and its value where e = value: the one-point rule.
+    None where e is not that unknown plus or minus something."""
+    match e:
+        case ast.Name(name) if name in unknown:
+            return name, value
+        case ast.Unary("-", x):
+            return _solve(x, ast.Unary("-", value), unknown)
+        case ast.Binary("+", x, rest) if not variables(rest):
+            return _solve(x, ast.Binary("-", value, rest), unknown)
+        case ast.Binary("+", rest, x) if not variables(rest):
+            return _solve(x, ast.Binary("-", value, rest), unknown)
+        case ast.Binary("-", x, rest) if not variables(rest):
+            return _solve(x, ast.Binary("+", value, rest), unknown)
+        case ast.Binary("-", rest, x) if not variables(rest):
+            return _solve(x, ast.Binary("-", rest, value), unknown)
+        case _:
+            return None
 
 
 def _sums(

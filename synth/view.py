@@ -102,6 +102,9 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     for section in ("claim", "assumptions", "facts", "widths", "witness"):
         console.print(f"\n[bold]{section}[/]")
         console.print("\n".join(_lines(body.get(section))), markup=False, soft_wrap=True)
+    if derived := body.get("derived"):
+        console.print("\n[bold]derived from the spec's `grad`[/]")
+        console.print(textwrap.indent(derived, "  "), markup=False, soft_wrap=True)
     console.print("\n[bold]evidence[/]")
     console.print(f"  {len(_leaves(body.get('evidence')))} items; `synth show --json` prints them")
     for section in ("lowered", "tests", "benchmarks"):

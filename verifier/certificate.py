@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ir.printer import fact_text
+from ir.printer import print_definitions
 from ir.spec import Bound
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
@@ -143,6 +144,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
             "formula": spec_latex(bound),
+            "derived": print_definitions(d for d in bound.spec.definitions if d.name in bound.spec.derived),
             "trusted": _trusted(),
         }
     )

@@ -107,6 +107,8 @@ def test_a_rule_for_each_operation(formula: str, expected: str) -> None:
         ("sum[k < M, k < N](X[i, k])", "if j < M and j < N then dR[i] else 0"),
         ("X[i, i]", "if i == j then dR[i] else 0"),
         ("sum[k < i + 1](X[i, k])", "if j < i + 1 then dR[i] else 0"),
+        ("sum[k < N - 1](X[i, k + 1] * W[k])", "if j - 1 < N - 1 and 0 <= j - 1 then dR[i] * W[j - 1] else 0"),
+        ("sum[k < N](X[i, N - 1 - k] * W[k])", "if N - 1 - j < N and 0 <= N - 1 - j then dR[i] * W[N - 1 - j] else 0"),
         (
             "sum[k < N, k != i](X[i, k] * W[k]) + X[i, 0]",
             "(if j != i then dR[i] * W[j] else 0) + (if 0 == j then dR[i] else 0)",
@@ -147,6 +149,19 @@ def test_a_definition_used_over_two_ranges_is_differentiated_at_each_use() -> No
     assert derived(define, R=("M",), dX=("M", "N")) == [
         "dX[i, j] = (if 0 == j then dR[i] * W[0] else 0) + dR[i] * W[j]"
     ]
+
+
+def test_ranges_that_depend_on_another_index() -> None:
+    """A triangle: the range of S's second index is i + 1, at every use."""
+    define = """
+    S[i, j] = exp(c * X[i, j])
+    Z[i] = sum[k < i + 1](S[i, k])
+    R[i] = sum[k < i + 1](S[i, k] * W[k]) / Z[i]
+    dX[i, j] = grad(R, X, dR)"""
+    s = spec(define, {"R": ("M",), "dX": ("M", "N")})
+    assert s.derived == ("dZ", "dS", "dX")
+    assert print_expr(s.definitions[-1].value) == "if j < i + 1 then dS[i, j] * S[i, j] * c else 0"
+    by_differences(bind(s), {"M": 3, "N": 4}, "R", "X", "dR", "dX", 1)
 
 
 def test_adjoints_take_no_name_that_is_used() -> None:
