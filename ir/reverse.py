@@ -5,8 +5,9 @@ definition's cell is the sum over all places that use the cell. A place that use
 variables v (the parameters of the definition it is in and the indices of the sums around it) adds to the
 adjoint of cell p the sum, over all v with e[v] = p, of the adjoint there. An e that is a variable, or that
 plus or minus what is fixed, is solved (the one-point rule: v is p, if p is in v's range); every other
-equation stays a condition of the sum. Nothing has to be known about conditions: they are only added. A definition whose uses do not agree on
-the range of its indices has no table of adjoints; its formula is differentiated at each use instead.
+equation stays a condition of the sum. Nothing has to be known about conditions: they are only added. A
+definition whose uses do not agree on the range of its indices has no table of adjoints; its formula is
+differentiated at each use instead.
 
 Rules: Griewank & Walther, Evaluating Derivatives, 2008, chapter 3. The derivatives of functions are checked
 against SymPy by tests/unit/test_gradient.py.
@@ -60,7 +61,6 @@ class Use:
     index: tuple[ast.Expr, ...]
     adjoint: ast.Expr
     scope: Scope
-    span: Span
 
 
 class NotDifferentiable(Exception):
@@ -147,9 +147,10 @@ class Reverse:
         self.supply.step()
         match e:
             case ast.Element(name, index):
-                self.uses[name].append(Use(index, adjoint, scope, e.span))
+                for conditions, cell in self.cells(index):
+                    self.uses[name].append(Use(cell, adjoint, scope.where(*conditions)))
             case ast.Name(name):
-                self.uses[name].append(Use((), adjoint, scope, e.span))
+                self.uses[name].append(Use((), adjoint, scope))
             case ast.Unary("-", operand):
                 self.back(operand, operand, _negative(adjoint), scope)
             case ast.Binary("+" | "-", left, right):
@@ -177,6 +178,33 @@ class Reverse:
                 self.back(x, x, _times(adjoint, local), scope)
             case _:
                 raise _refused(e)
+
+
+    def cells(self, index: tuple[ast.Expr, ...]) -> list[tuple[tuple[ast.Expr, ...], tuple[ast.Expr, ...]]]:
+        """The cells an index with an `if` may mean, each with the conditions under which it does."""
+        found: list[tuple[tuple[ast.Expr, ...], tuple[ast.Expr, ...]]] = [((), ())]
+        for e in index:
+            found = [((*c, *also), (*cell, case)) for c, cell in found for also, case in self.cases(e)]
+        return found
+
+    def cases(self, e: ast.Expr) -> list[tuple[tuple[ast.Expr, ...], ast.Expr]]:
+        """An index by cases: one that is a definition, such as `at[i] = if rows == "each" then i else 0`, is
+        written out if that gives cases or an index that can be solved."""
+        inside = e
+        while isinstance(inside, (ast.Element, ast.Name)) and (d := self.definitions.get(_name(inside))) is not None:
+            arguments = inside.index if isinstance(inside, ast.Element) else ()
+            inside = substitute(d.value, dict(zip(d.parameters, arguments, strict=True)))
+        if isinstance(inside, ast.If):
+            then, otherwise = inside.condition, _opposite(inside.condition)
+            return [((then, *c), x) for c, x in self.cases(inside.then)] + [
+                ((otherwise, *c), x) for c, x in self.cases(inside.otherwise)
+            ]
+        solvable = _solve(inside, inside, variables(inside)) is not None or not variables(inside)
+        return [((), inside if solvable else e)]
+
+
+def _name(e: ast.Element | ast.Name) -> str:
+    return e.name if isinstance(e, ast.Element) else e.id
 
 
 def _refused(e: ast.Expr) -> NotDifferentiable:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ir.printer import fact_text
-from ir.printer import print_definitions
+from ir.printer import fact_text, print_definitions
 from ir.spec import Bound
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict

@@ -12,21 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ir.diagnostics import SpecProblem
-from ir.evaluate import evaluate
+from ir.evaluate import evaluate, parameters_default
 from ir.inputs import generate
-from ir.loader import bind, parse_spec
+from ir.loader import bind, load_spec, packaged_specs, parse_spec
+from ir.parser import parse
 from ir.printer import print_definitions, print_expr
 from ir.reverse import DERIVATIVES
-from ir.spec import Bound, Spec
-
-SHAPES = {"X": ("M", "N"), "W": ("N",), "U": ("M",), "Y": ("M", "N"), "R": ("M",)}
-
+from ir.spec import Bound, Spec, TensorSpec
+from ir.typing import check
+from verifier.certificate import issue
+from verifier.prove import prove
+from verifier.verdict import Verdict
 
 def spec(define: str, outputs: Mapping[str, tuple[str, ...]], empty_row: str = "zero", **more: tuple[str, ...]) -> Spec:
     """Inputs X[M, N], W[N], U[M], weights dY[M, N], dR[M] and `more`; the outputs named."""
 
-    def table(tensors: Mapping[str, tuple[str, ...]]) -> str:
-        rows = (f'{n} = {{ shape = [{", ".join(map(repr, s))}], dtype = "f32" }}' for n, s in tensors.items())
+    def table(tensors: Mapping[str, tuple[str, ...]], more: str = "") -> str:
+        rows = (f'{n} = {{ shape = [{", ".join(map(repr, s))}], dtype = "f32"{more} }}' for n, s in tensors.items())
         return "\n".join(rows)
 
     given = {"X": ("M", "N"), "W": ("N",), "U": ("M",), "dY": ("M", "N"), "dR": ("M",), **more}
@@ -40,7 +42,7 @@ mode = {{ choices = ["plain", "other"], default = "plain" }}
 [parameters]
 c = {{ min = 0.1, max = 2, default = "0.7" }}
 [inputs]
-{table(given)}
+{table(given, ', abs_max = 1e3')}
 [outputs]
 {table(outputs)}
 [formula]
@@ -181,6 +183,17 @@ def test_adjoints_take_no_name_that_is_used() -> None:
     ]
 
 
+def test_an_index_by_cases() -> None:
+    define = """
+    at[i] = if mode == "plain" then i else 0
+    Y[i, j] = X[i, j] * U[at[i]]
+    dU[i] = grad(Y, U, dY)"""
+    assert derived(define, Y=("M", "N"), dU=("M",)) == [
+        'dU[i] = (if mode == "plain" then sum[j < N](dY[i, j] * X[i, j]) else 0)'
+        ' + (if 0 == i and mode != "plain" then sum[i1 < M](sum[j < N](dY[i1, j] * X[i1, j])) else 0)'
+    ]
+
+
 def test_an_index_is_renamed_where_the_left_side_uses_it() -> None:
     define = "R[k] = sum[i < N](X[k, i] * sum[j < N](W[j]))\ndX[i, j] = sum[k < 2](k * grad(R, X, dR))"
     assert derived(define, R=("M",), dX=("M", "N")) == ["dX[i, j] = sum[k < 2](k * (dR[i] * sum[j1 < N](W[j1])))"]
@@ -267,12 +280,13 @@ def test_a_gradient_that_grows_without_bound_is_refused() -> None:
 def by_differences(bound: Bound, sizes: dict[str, int], y: str, x: str, dy: str, dx: str, seed: int) -> None:
     """<dX, v> against the change of <Y, dY> from X - t v to X + t v, for a random direction v."""
     rng = np.random.default_rng(seed)
-    inputs = generate("normal", seed, bound, sizes, {"c": 0.7})
+    parameters = parameters_default(bound, sizes)
+    inputs = generate("normal", seed, bound, sizes, parameters)
     v = rng.standard_normal(inputs[x].shape)
     t = 1e-5
-    ends = [evaluate(bound, sizes, {"c": 0.7}, inputs | {x: inputs[x] + s * v})[y] for s in (t, -t)]
+    ends = [evaluate(bound, sizes, parameters, inputs | {x: inputs[x] + s * v})[y] for s in (t, -t)]
     slope = float(np.sum((ends[0] - ends[1]) * inputs[dy])) / (2 * t)
-    ours = float(np.sum(evaluate(bound, sizes, {"c": 0.7}, inputs)[dx] * v))
+    ours = float(np.sum(evaluate(bound, sizes, parameters, inputs)[dx] * v))
     assert ours == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
@@ -317,6 +331,73 @@ def test_random_formulas_against_finite_differences(formula: str, shared: str, m
         assert "does not depend" in problem.message  # such as tanh of a weight
         return
     by_differences(bind(s), {"M": m, "N": n}, "Y", "X", "dY", "dX", seed)
+
+
+@pytest.mark.parametrize("causal", ["none", "bottom_right", "top_left"])
+@pytest.mark.parametrize("sizes", [(2, 4, 2, 5, 7), (1, 2, 1, 9, 4)], ids=["gqa", "empty rows"])
+def test_the_shipped_backward_of_attention_against_autograd(causal: str, sizes: tuple[int, ...]) -> None:
+    bound = bind(load_spec("attention_bwd"), {"causal": causal, "dtype": "fp32"})
+    named = dict(zip("BHGMN", sizes, strict=True))
+    parameters = parameters_default(bound, named)
+    inputs = generate("normal", 5, bound, named, parameters)
+    i, j = np.arange(named["M"])[:, None], np.arange(named["N"])[None, :]
+    seen = np.broadcast_to(MASKS[causal][1](i, j, named["M"], named["N"]), (named["M"], named["N"]))
+    weights = {"A": np.zeros(1), "T": np.zeros(1), "dLSE": np.zeros(inputs["LSE"].shape)}
+    given, loss = by_torch("plain", seen, parameters["scale"], inputs | weights)
+    loss.backward()
+    for name, ours in evaluate(bound, named, parameters, inputs).items():
+        expected = given[name[1:]].grad
+        np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+KERNEL = """meta BM = 16
+kernel k(t < cdiv(M, BM)):
+    i = t * BM + arange(BM)
+    u = load(U[i], mask=i < M, other=0)
+    d = load(dR[i], mask=i < M, other=0)
+    store(dU[i], {value}, mask=i < M)
+"""
+
+
+@pytest.mark.parametrize(("value", "proved"), [("2.0 * c * u * d", True), ("c * u * d", False), ("2.0 * c * u", False)])
+def test_a_kernel_is_proved_against_the_derived_formula(value: str, proved: bool) -> None:
+    bound = bind(spec("R[i] = c * U[i] * U[i]\ndU[i] = grad(R, U, dR)", {"dU": ("M",)}))
+    kernel = KERNEL.format(value=value)
+    report = prove(check(parse(kernel), bound), bound, evidence=True)
+    assert report.result("E1").verdict is (Verdict.PROVED if proved else Verdict.REFUTED)
+    if proved:
+        certificate = issue(report, kernel, bound)
+        assert certificate.body["derived"] == "dU[i] = dR[i] * U[i] * c + dR[i] * c * U[i]\n"
+        assert "dR" in certificate.body["formula"]["dU"]
+
+
+SHIPPED = [path.stem for path in sorted(packaged_specs().glob("*.toml")) if load_spec(path).derived == ()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_backward_of_every_shipped_spec_against_finite_differences(name: str) -> None:
+    """Its first output with respect to each input of floats, at two settings of its options."""
+    forward = load_spec(name)
+    y, sizes = forward.outputs[0], {"B": 1, "H": 2, "G": 1, "M": 5, "N": 4, "W": 2}
+    real = {t.name for t, dtype in bind(forward).inputs if dtype.is_float}
+    floats = [t for t in forward.inputs if t.name in real]
+    letters = "bhijk"
+
+    def row(new: str, like: TensorSpec) -> str:
+        shape = ", ".join(f"'{print_expr(e)}'" for e in like.shape)
+        return f'{new} = {{ shape = [{shape}], dtype = "f32" }}\n'
+
+    text = forward.source.replace("[inputs]", "[inputs]\n" + row("d_out", y) + "#", 1)
+    text = text.replace("[outputs]", "[outputs]\n" + "".join(row(f"d_{t.name}", t) for t in floats) + "#", 1)
+    head, tail = text.rsplit('"""', 1)
+    left = ((t.name, ", ".join(letters[: len(t.shape)])) for t in floats)
+    define = "".join(f"d_{x}[{index}] = grad({y.name}, {x}, d_out)\n" for x, index in left)
+    backward = parse_spec(f'{head}{define}"""{tail}')
+    for choice in (0, -1):
+        bound = bind(backward, {o.name: o.choices[choice] for o in backward.options if o.name != "dtype"})
+        at = {d.name: max(d.minimum, min(sizes.get(d.name, 3), d.maximum)) for d in bound.dims}
+        for t in floats:
+            by_differences(bound, at, y.name, t.name, "d_out", f"d_{t.name}", 3)
 
 
 ATTENTION = """
