@@ -24,6 +24,7 @@ from verifier.certificate import issue
 from verifier.prove import prove
 from verifier.verdict import Verdict
 
+
 def spec(define: str, outputs: Mapping[str, tuple[str, ...]], empty_row: str = "zero", **more: tuple[str, ...]) -> Spec:
     """Inputs X[M, N], W[N], U[M], weights dY[M, N], dR[M] and `more`; the outputs named."""
 
