@@ -133,6 +133,7 @@ class _Evaluator:
         self.integers = {p.name for p in bound.spec.parameters if p.integer}
         self.inputs = inputs
         self.input_names = {tensor.name for tensor, _ in bound.inputs if not tensor.saved}
+        self.parts = {tensor.facts.part: tensor.name for tensor, _ in bound.inputs if tensor.facts.part}
         self.definitions = {d.name: d for d in bound.spec.definitions}
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self._tables: dict[tuple[str, tuple[tuple[int, int], ...]], Value] = {}
@@ -263,6 +264,10 @@ class _Evaluator:
                 raise EvaluationError(f"there is no function {function} of {len(args)} arguments")
 
     def element(self, name: str, index: list[Value]) -> Value:
+        if name in self.parts:
+            starts = self.inputs[self.parts[name]]  # where T is cut; the last cut at or before x starts its part
+            found = np.searchsorted(starts, np.asarray(index[0]), side="right") - 1
+            return np.clip(found, 0, max(len(starts) - 2, 0))
         if name in self.input_names:
             return self.cell(name, index)
         if name not in self.definitions:
@@ -357,6 +362,11 @@ def check_requires(bound: Bound, sizes: Mapping[str, int]) -> bool:
 def _some_value(bound: Bound, tensor: TensorSpec, sizes: Mapping[str, int]) -> bool:
     """Whether an integer tensor can keep its facts at these sizes."""
     least, most = tensor.facts.least, tensor.facts.most
+    if tensor.facts.splits is not None:
+        longest = tensor.facts.longest
+        total, parts = integer_value(bound, tensor.facts.splits, sizes), tensor_shape(bound, tensor, sizes)[0] - 1
+        limit = total if longest is None else min(total, integer_value(bound, longest, sizes))
+        return 0 <= total <= parts * limit
     if least is None or most is None or 0 in tensor_shape(bound, tensor, sizes):
         return True
     return integer_value(bound, least, sizes) <= integer_value(bound, most, sizes)

@@ -29,6 +29,7 @@ FLOATS = {"bf16": DType.BF16, "fp16": DType.F16, "f16": DType.F16, "fp32": DType
 INTEGERS = {"i32": DType.I32, "i64": DType.I64}
 DTYPES = FLOATS | INTEGERS
 MAX_SIZE = 2**62
+_FACTS = ("min", "max", "splits", "longest", "part")  # of integer inputs, in the order of `ir.spec.Facts`
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -101,6 +102,10 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     names.parameters = {p.name: Sort.INTEGER if p.integer else Sort.REAL for p in parameters}
     names.ranks = {t.name: len(t.shape) for t in inputs if not t.saved}
     names.integers = frozenset(t.name for t in inputs if _holds_integers(t, options))
+    for part in (t.facts.part for t in inputs if t.facts.part):
+        _claim(root.table("inputs"), part, taken)
+        taken[part] = "a part function"
+        names.ranks, names.integers = {**names.ranks, part: 1}, names.integers | {part}
     stored = (*outputs, *(t for t in inputs if t.saved))
     definitions, derived = expand(
         names,
@@ -190,7 +195,7 @@ def _integer_limit(table: Table, key: str) -> int:
 
 
 def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:
-    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved", "min", "max") if given else ())
+    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved", *_FACTS) if given else ())
     shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
     if not shape:
         raise table.problem("S004", f"`{name}` has no dimension", "shape")
@@ -204,16 +209,31 @@ def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], 
     integers = [c for c in choices if c in INTEGERS]
     if integers and len(integers) < len(choices):
         raise table.problem("S006", f"`{dtype}` is an integer or a float", "dtype", "one kind for a tensor")
-    for key in ("abs_max", "saved") if integers else ("min", "max"):
+    for key in ("abs_max", "saved") if integers else _FACTS:
         if key in table:
-            hint = "integers have `min` and `max`, floats `abs_max`"
+            hint = f"integers have {join(_FACTS)}, floats `abs_max`"
             raise table.problem("S002", f"`{name}` of {choices[0]} has no `{key}`", key, hint)
     bound = table.real("abs_max") if "abs_max" in table else None
     if bound is not None and bound <= 0:
         raise table.problem("S013", "abs_max must be positive", "abs_max")
-    least, most = (_lone(table, key, names, Sort.INTEGER) if key in table else None for key in ("min", "max"))
+    facts = _facts(table, name, names, len(shape))
     kept = "saved" in table and table.flag("saved")
-    return TensorSpec(name, shape, dtype, bound, kept, Facts(least, most))
+    return TensorSpec(name, shape, dtype, bound, kept, facts)
+
+
+def _facts(table: Table, name: str, names: Names, rank: int) -> Facts:
+    """What the spec states of an integer input."""
+    least, most, splits, longest = (
+        _lone(table, key, names, Sort.INTEGER) if key in table else None for key in _FACTS[:4]
+    )
+    facts = Facts(least, most, splits, longest, table.text("part") if "part" in table else "")
+    if facts.splits is None and (facts.longest is not None or facts.part):
+        raise table.problem("S003", f"`{name}` splits nothing", "longest" if facts.longest else "part", "add `splits`")
+    if facts.splits is not None and rank != 1:
+        raise table.problem("S004", f"`{name}` has {rank} dimensions; what splits has one", "shape")
+    if facts.splits is not None and (facts.least is not None or facts.most is not None):
+        raise table.problem("S002", f"`{name}` runs from 0 to what it splits", "min" if facts.least else "max")
+    return facts
 
 
 def _dtypes(dtype: str, options: tuple[Option, ...]) -> tuple[str, ...]:

@@ -174,6 +174,10 @@ def print_expr(e: ast.Expr) -> str:
 
 def fact_text(tensor: TensorSpec) -> str:
     """What a spec states of an integer input's cells, for a person; empty where it states nothing."""
+    splits, longest = tensor.facts.splits, tensor.facts.longest
+    if splits is not None:
+        part = "" if longest is None else f", in parts of at most {_at(longest, _ADD)}"
+        return f"{tensor.name} starts at 0, never decreases, and ends at {_at(splits, _ADD)}{part}"
     low, high = (None if e is None else _at(e, _ADD) for e in (tensor.facts.least, tensor.facts.most))
     if low is None and high is None:
         return ""

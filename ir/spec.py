@@ -46,10 +46,17 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts about an integer input, each over sizes: least <= cell <= most in every cell."""
+    """Facts about an integer input, each over sizes: least <= cell <= most in every cell.
+
+    With `splits` its n+1 cells cut 0..splits-1 into n parts, empty ones allowed: the first cell is 0, none is
+    less than the one before, the last is `splits`. No part is longer than `longest`. In formulas, `part`[x] is
+    the part that x lies in: the one p with cell[p] <= x < cell[p+1]."""
 
     least: ast.Expr | None = None
     most: ast.Expr | None = None
+    splits: ast.Expr | None = None
+    longest: ast.Expr | None = None
+    part: str = ""
 
 
 NO_FACTS = Facts()

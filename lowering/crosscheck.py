@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from ir.compare import mismatch
+from ir.evaluate import check_requires
+from ir.facts import settled
 from ir.inputs import describe, generate
 from ir.interpret import Mode, interpret
 from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
@@ -180,15 +182,17 @@ def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
     tiles = {n.type.shape[0] for k in program.kernels for n in walk(k.body) if isinstance(n, Arange)}
     lengths = sorted(tiles - statics) or sorted(tiles) or [16]
     small, large = lengths[0], lengths[-1]
-    longs = [d.name for d in bound.dims if d.name in long_sizes(program)]
+    cut = {name for t, _ in bound.inputs if t.facts.splits for name in _names(formula(t.facts.splits, bound))}
+    longs = [d.name for d in bound.dims if d.name in long_sizes(program) | cut]
     related = {name for r in bound.spec.requires for name in _names(formula(r, bound))}
     patterns = ([large + 5, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
     shapes: list[dict[str, int]] = []
     for pattern in patterns:
         wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}
         free = {name: wanted[name] for name in longs if name not in related}
-        shape = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
-        if shape is not None and shape not in shapes:
+        found = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
+        shape = None if found is None else settled(bound, found)
+        if shape is not None and shape not in shapes and check_requires(bound, shape):
             shapes.append(shape)
     return tuple(shapes)
 
@@ -200,6 +204,7 @@ def _complete(wanted: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
     others = [d for d in bound.dims if d.name not in wanted]
     choices = [[n for n in (1, 2, 4, 3, 6, 8, 16) if d.minimum <= n <= d.maximum] or [d.minimum] for d in others]
     related = {name for r in requires for name in _names(r)}
+    related |= {n for t, _ in bound.inputs if t.facts.splits for n in _names(formula(t.shape[0], bound))}
     possible = []
     for values in product(*choices):
         sizes = {**fixed, **{d.name: v for d, v in zip(others, values, strict=True)}}

@@ -218,12 +218,13 @@ def _sizes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], named: Ma
     for t in plan["tensors"]:
         x = given.get(t["name"])
         for axis, extent in enumerate(t["shape"] if x is not None else ()):
-            if isinstance(extent, str) and x is not None:
-                place = f"dimension {axis} of {t['name']}"
-                if sizes.setdefault(extent, x.shape[axis]) != x.shape[axis]:
-                    message = f"{extent} is {sizes[extent]} in {source[extent]} and {x.shape[axis]} in {place}"
+            size, more = (extent[1], extent[2]) if _shifted(extent) else (extent, 0)
+            if isinstance(size, str) and x is not None:
+                place, value = f"dimension {axis} of {t['name']}", x.shape[axis] - more
+                if sizes.setdefault(size, value) != value:
+                    message = f"{size} is {sizes[size]} in {source[size]} and {value} in {place}"
                     raise AssumptionViolated("sizes", message, "pass tensors of one size")
-                source.setdefault(extent, place)
+                source.setdefault(size, place)
     for name, (low, high) in plan["sizes"].items():
         if name not in sizes:
             raise AssumptionViolated("arguments", f"no tensor gives the size {name}", f"pass {name}=...")
@@ -238,6 +239,11 @@ def _named_sizes(plan: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[
         return {k: operator.index(v) for k, v in arguments.items() if k in plan["sizes"]}
     except TypeError as error:
         raise AssumptionViolated("arguments", "a size is not an integer", "pass an int") from error
+
+
+def _shifted(extent: Any) -> bool:
+    """B + 1: an extent that gives the size B."""
+    return isinstance(extent, list) and extent[0] == "add" and isinstance(extent[2], int)
 
 
 def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
@@ -317,11 +323,31 @@ def _check_facts(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], siz
         x = given.get(t["name"])
         if x is None or t["facts"] is None or x.numel() == 0:
             continue
+        if t["facts"]["splits"] is not None:
+            _check_split(t, x, sizes)
         for key, found, within in (("min", x.amin, operator.ge), ("max", x.amax, operator.le)):
             limit = t["facts"][key]
             if limit is not None and not within(value := int(found()), edge := int(evaluate(limit, sizes))):
                 says = f"{t['name']} holds {value}, the spec says {key} {show(limit)} = {edge}"
                 raise AssumptionViolated(f"facts-{t['name']}", says, "the kernel would read what it must not")
+
+
+def _check_split(t: Mapping[str, Any], x: torch.Tensor, sizes: Mapping[str, int]) -> None:
+    """An input that splits 0..E-1: from 0 to E, never decreasing, no part longer than the spec says."""
+    cut, limit = t["facts"]["splits"], t["facts"]["longest"]
+    total = int(evaluate(cut, sizes))
+    lengths = x.to(torch.int64).diff()  # of i32 cells a difference might wrap
+    shortest, longest = torch.aminmax(lengths) if len(lengths) else (x.new_zeros(()),) * 2
+    first, last, least, most = torch.stack([x[0], x[-1], shortest, longest]).tolist()  # one wait for the device
+    says = ""
+    if (first, last) != (0, total):
+        says = f"{t['name']} runs from {first} to {last}, the spec says from 0 to {show(cut)} = {total}"
+    elif least < 0:
+        says = f"{t['name']} decreases somewhere"
+    elif limit is not None and most > (edge := int(evaluate(limit, sizes))):
+        says = f"{t['name']} has a part of length {most}, the spec says at most {show(limit)} = {edge}"
+    if says:
+        raise AssumptionViolated(f"facts-{t['name']}", says, "the kernel would read what it must not")
 
 
 def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch.device:

@@ -141,7 +141,7 @@ def _facts(facts: Facts, bound: Bound) -> Json:
     """What a launcher checks of an integer input; None where the spec states nothing."""
     if facts == NO_FACTS:
         return None
-    limits = {"min": facts.least, "max": facts.most}
+    limits = {"min": facts.least, "max": facts.most, "splits": facts.splits, "longest": facts.longest}
     return {key: None if e is None else formula(e, bound) for key, e in limits.items()}
 
 

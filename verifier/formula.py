@@ -19,7 +19,7 @@ from verifier.binders import make_max, make_sum
 from verifier.booleans import FALSE, TRUE, Bool, conj, ge0, lt, negate
 from verifier.cells import Table
 from verifier.domains import exists
-from verifier.integers import Int, cell, div, lift, mod, symbol
+from verifier.integers import Int, cell, div, lift, mod, part_name, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare
 from verifier.terms import atom_of, fresh
@@ -98,11 +98,14 @@ class Formula:
         self.parameters = {p.name: _parameter(p) for p in bound.spec.parameters}
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self.tables = {t.name: self._table(t, dtype.bits) for t, dtype in bound.inputs if dtype.is_int}
+        self.tables |= {part_name(n): _parts(n, t) for n, t in self.tables.items() if t.splits is not None}
+        self.parts = {t.facts.part: t.name for t, _ in bound.inputs if t.facts.part}
 
     def _table(self, t: TensorSpec, bits: int) -> Table:
         """An integer input with its facts as terms."""
-        least, most = (None if e is None else self.value(e, {}).int for e in (t.facts.least, t.facts.most))
-        return Table(self.extents(t), bits, least, most)
+        stated = (t.facts.least, t.facts.most, t.facts.splits, t.facts.longest)
+        least, most, splits, longest = (None if e is None else self.value(e, {}).int for e in stated)
+        return Table(self.extents(t), bits, least, most, splits, longest)
 
     def output(self, name: str, cell: tuple[Int, ...]) -> Scalar:
         """What output `name` must hold at `cell`."""
@@ -133,6 +136,8 @@ class Formula:
                 index = tuple(self.value(i, scope).int for i in e.index)
                 if e.name in self.tables:
                     return Scalar(cell(e.name, index))
+                if e.name in self.parts:
+                    return Scalar(cell(part_name(self.parts[e.name]), index))
                 if e.name in self.inputs:
                     return Scalar(reals.read(e.name, index))
                 return self.define(e.name, index)
@@ -255,6 +260,12 @@ class Formula:
             return Scalar(make_sum((variable,), guard, body.real), TRUE, owes)
         seen = conj((guard, body.finite))
         return Scalar(make_max((variable,), seen, body.real), exists((variable,), seen), body.owes)
+
+
+def _parts(tensor: str, table: Table) -> Table:
+    """The part function of a tensor that splits."""
+    positions = lift(0) if table.splits is None else table.splits
+    return Table((positions,), 64, lift(0), table.extents[0] - 2, part_of=tensor)
 
 
 _COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}

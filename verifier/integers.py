@@ -238,6 +238,11 @@ def cell(tensor: str, index: tuple[Int, ...]) -> Int:
     return compound("cell", tensor, index)
 
 
+def part_name(tensor: str) -> str:
+    """The name of the function from a position to the part of `tensor` it lies in (`verifier.cells`)."""
+    return f"part({tensor})"
+
+
 def interval(x: Int) -> tuple[int | None, int | None]:
     """Static bounds of x from the bounds of its symbols; None where there is none."""
     low: int | None = 0

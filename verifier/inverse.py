@@ -2,7 +2,8 @@
 
 A store maps (program ids, loop counters, lanes) to a cell. `invert` proposes values of those unknowns in
 terms of the cell by solving the index equations: mixed-radix digits (a*x + y with 0 <= y < a), pairs of
-quotient and remainder, and single linear unknowns. The proposal is only a proposal: `covers` is the
+quotient and remainder, single linear unknowns, and the part of an input that splits (row T[s] + i lies in part
+s). The proposal is only a proposal: `covers` is the
 condition, in terms of the cell, under which substituting it meets every premise, the mask, the lane
 bounds and the index equations, so whatever satisfies `covers` really is written by that instance.
 That nobody else writes the cell is the other direction, `exact`.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from verifier.binders import Substitution, make_sum, substitute
 from verifier.booleans import FALSE, Bool, conj, equal, ge0
 from verifier.execute import Access, Trace
-from verifier.integers import Atom, Int, div, lift, mod, polynomial, split_multiple
+from verifier.integers import Atom, Int, cell, div, lift, mod, part_name, polynomial, split_multiple
 from verifier.reals import Real
 from verifier.smt import Context
 from verifier.terms import as_int, atom_of, free, fresh
@@ -110,6 +111,7 @@ class _Solver:
         self.equations: list[tuple[Int, Int]] = []
         self.solved: dict[Atom, Int] = {}
         self.digits: dict[tuple[Int, Int], dict[str, Int]] = {}
+        self.parts: set[Atom] = set()
 
     def solve(self) -> dict[Atom, Int]:
         progress = True
@@ -134,6 +136,12 @@ class _Solver:
             return True  # nothing to learn; `covers` checks it
         rest = left - polynomial(dict(terms))
         target = right - rest
+        for power, c in terms:
+            atom, lone = power[0], len(power) == 1 and c == 1
+            if lone and atom.kind == "cell" and len(atom.args[1]) == 1 and atom not in self.parts:
+                self.parts.add(atom)
+                self.equations += [(atom.args[1][0], cell(part_name(atom.args[0]), (target,))), (left, right)]
+                return True
         if len(terms) == 1:
             return self._single(terms[0], target)
         for power, c in terms:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import prod
 
+from ir import ast
 from ir import program as core
 from ir.ast import Span
 from ir.compare import Mismatch, mismatch
 from ir.evaluate import EvaluationError, check_requires, evaluate, parameters_default
+from ir.facts import settled
 from ir.inputs import describe, generate
 from ir.interpret import InterpretError, Mode, Outcome, grid_extents, interpret, interpret_program_instance
 from ir.memory import Fault
@@ -130,13 +132,26 @@ def _ragged(program: core.Program, bound: Bound) -> Iterator[dict[str, int]]:
             others = [d for d in bound.dims if d.name not in sizes]
             for k, d in enumerate(others):
                 sizes[d.name] = _clamp(d, counts[k % 3])
-            yield sizes
+            yield settled(bound, sizes)
 
 
 def _is_count(d: Dim, bound: Bound) -> bool:
-    """The first dimension of every input is a batch, whatever its limit."""
-    firsts = {str(getattr(t.shape[0], "id", "")) for t, _ in bound.inputs if len(t.shape) > 1}
-    return d.name in firsts
+    """The first dimension of every input is a batch, whatever its limit, unless an integer input cuts it up; then
+    the parts are the batch."""
+    cut = {str(getattr(t.facts.splits, "id", "")) for t, _ in bound.inputs}
+    firsts = {name for t, _ in bound.inputs for name in _names(t.shape[0]) if len(t.shape) > 1 or t.facts.splits}
+    return d.name in firsts - cut
+
+
+def _names(e: ast.Expr) -> tuple[str, ...]:
+    """The sizes of an extent such as B or B + 1."""
+    match e:
+        case ast.Name(name):
+            return (name,)
+        case ast.Binary(_, left, right):
+            return _names(left) + _names(right)
+        case _:
+            return ()
 
 
 def _clamp(d: Dim, value: int) -> int:

@@ -56,7 +56,7 @@ class Simplifier:
                 return self.integer(a.args[1 if decided else 2], context)
             return choose(a.args[0], self.integer(a.args[1], context), self.integer(a.args[2], context))
         if a.kind == "cell":
-            return cell(a.args[0], tuple(self.integer(i, context) for i in a.args[1]))
+            return self._cell(a.args[0], tuple(self.integer(i, context) for i in a.args[1]), context)
         x, y = self.integer(a.args[0], context), self.integer(a.args[1], context)
         if a.kind in ("div", "mod"):
             small = y.constant is None and context.entails(conj((ge0(x), lt(x, y))))
@@ -66,6 +66,11 @@ class Simplifier:
         if context.entails(le(y, x)):
             return y if a.kind == "min" else x
         return minimum(x, y) if a.kind == "min" else maximum(x, y)
+
+    def _cell(self, tensor: str, index: tuple[Int, ...], context: Context) -> Int:
+        facts = context.prover.ledger.facts
+        table = facts.tables.get(tensor)
+        return facts.part(table.part_of, index[0], context) if table and table.part_of else cell(tensor, index)
 
     def condition(self, b: Bool, context: Context) -> Bool:
         """Equivalent to b in the context, without the parts the context decides."""

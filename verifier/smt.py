@@ -124,7 +124,8 @@ class Translator:
 
     def _body(self, b: Bool) -> Bool:
         """What a quantifier says of its symbol, and what the facts say of cells there."""
-        return conj((b.args[1], *self.facts.about(bound_cells(b))))
+        outside = [a for a in cells(b.args[1]) if free(a).isdisjoint(free(b.args[0]))]
+        return conj((b.args[1], *self.facts.about(bound_cells(b), outside)))
 
     def _varies(self, b: Bool) -> bool:
         """Whether a free constant would stand for something that depends on a symbol this quantifier binds. It
@@ -177,10 +178,9 @@ class Translator:
 def background(fact: Bool, translate: Translator, seen: list[Atom]) -> tuple[Bool, ...]:
     """A fact with all that comes with it: the static bounds of its symbols, what its divisions mean, and what
     the spec promises of its cells. `seen`: the cells of the facts before it; this one's are added."""
-    new = [a for a in cells(fact) if a not in seen]
-    seen += new
+    promised = translate.facts.about(cells(fact), seen)
     divisions = division_facts(fact) if translate.linear else ()
-    return (fact, *static_bounds(fact), *divisions, *translate.facts.about(new))
+    return (fact, *static_bounds(fact), *divisions, *promised)
 
 
 class _Stack:

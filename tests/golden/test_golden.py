@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ir.compare import mismatch
 from ir.evaluate import check_requires, evaluate, parameters_default
+from ir.facts import settled
 from ir.inputs import generate, parse_description
 from ir.interpret import Mode, interpret, interpret_program_instance
 from ir.loader import bind, load_spec, packaged_specs
@@ -130,6 +131,7 @@ def small_sizes(draw: st.DrawFn, bound: Bound) -> dict[str, int]:
     sizes = {d.name: max(d.minimum, min(d.maximum, drawn[d.name])) for d in bound.dims}
     for whole, part in sizes_of(bound).quotients.values():
         sizes[whole] = sizes[part] * draw(st.integers(1, 3))
+    sizes = settled(bound, sizes)
     assume(check_requires(bound, sizes))
     return sizes
 

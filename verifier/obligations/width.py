@@ -242,9 +242,12 @@ class Intervals:
 
     def _cell(self, a: Atom) -> tuple[int | None, int | None]:
         """A cell that is loaded is inside its tensor (B1): within its dtype and the spec's facts."""
-        table = self.tables[a.args[0]]
-        low = None if table.least is None else self.low(table.least)
-        high = None if table.most is None else self.high(table.most)
+        table = self.tables.get(a.args[0])
+        if table is None:
+            return None, None
+        low = 0 if table.splits is not None else None if table.least is None else self.low(table.least)
+        most = table.splits if table.splits is not None else table.most
+        high = None if most is None else self.high(most)
         return _tightest([-(2 ** (table.bits - 1)), low], [2 ** (table.bits - 1) - 1, high])
 
 
