@@ -70,7 +70,12 @@ class Simplifier:
     def _cell(self, tensor: str, index: tuple[Int, ...], context: Context) -> Int:
         facts = context.prover.ledger.facts
         table = facts.tables.get(tensor)
-        return facts.part(table.part_of, index[0], context) if table and table.part_of else cell(tensor, index)
+        if table is None or not table.part_of:
+            return cell(tensor, index)
+        found = facts.part(table.part_of, index[0], context)
+        if found is not cell(tensor, index):
+            self.trace["part"] = None
+        return found
 
     def condition(self, b: Bool, context: Context) -> Bool:
         """Equivalent to b in the context, without the parts the context decides."""
