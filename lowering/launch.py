@@ -6,7 +6,7 @@ is an assumption with an id, and a call that breaks one raises `AssumptionViolat
 runs. The file is read once and its content hash checked; what runs is made from that text in memory,
 so that nothing written to disk later, before the first launch or after, can take its place.
 
-Self-contained on purpose: imports nothing but the standard library, torch and (through the emitted
+Self-contained on purpose: imports nothing but the standard library, torch, `lowering.facts` and (through the emitted
 module) Triton, so that a certificate can be used where none of the proving code is installed.
 """
 
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from lowering.emitted import emitted_module
+from lowering.facts import broken_fact
 
 FORMAT = 1
 GRID_LIMIT = 2**31 - 1
@@ -318,36 +319,12 @@ def _check_range(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> 
 
 
 def _check_facts(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
-    """The facts the spec states of integer inputs, cell by cell; one value of each is read from the device."""
     for t in plan["tensors"]:
         x = given.get(t["name"])
-        if x is None or t["facts"] is None or x.numel() == 0:
-            continue
-        if t["facts"]["splits"] is not None:
-            _check_split(t, x, sizes)
-        for key, found, within in (("min", x.amin, operator.ge), ("max", x.amax, operator.le)):
-            limit = t["facts"][key]
-            if limit is not None and not within(value := int(found()), edge := int(evaluate(limit, sizes))):
-                says = f"{t['name']} holds {value}, the spec says {key} {show(limit)} = {edge}"
+        if x is not None and t["facts"] is not None and x.numel() > 0:
+            says = broken_fact(t["name"], t["facts"], x, lambda e: int(evaluate(e, sizes)), show)
+            if says:
                 raise AssumptionViolated(f"facts-{t['name']}", says, "the kernel would read what it must not")
-
-
-def _check_split(t: Mapping[str, Any], x: torch.Tensor, sizes: Mapping[str, int]) -> None:
-    """An input that splits 0..E-1: from 0 to E, never decreasing, no part longer than the spec says."""
-    cut, limit = t["facts"]["splits"], t["facts"]["longest"]
-    total = int(evaluate(cut, sizes))
-    lengths = x.to(torch.int64).diff()  # of i32 cells a difference might wrap
-    shortest, longest = torch.aminmax(lengths) if len(lengths) else (x.new_zeros(()),) * 2
-    first, last, least, most = torch.stack([x[0], x[-1], shortest, longest]).tolist()  # one wait for the device
-    says = ""
-    if (first, last) != (0, total):
-        says = f"{t['name']} runs from {first} to {last}, the spec says from 0 to {show(cut)} = {total}"
-    elif least < 0:
-        says = f"{t['name']} decreases somewhere"
-    elif limit is not None and most > (edge := int(evaluate(limit, sizes))):
-        says = f"{t['name']} has a part of length {most}, the spec says at most {show(limit)} = {edge}"
-    if says:
-        raise AssumptionViolated(f"facts-{t['name']}", says, "the kernel would read what it must not")
 
 
 def _device(given: Mapping[str, torch.Tensor], plan: Mapping[str, Any]) -> torch.device:

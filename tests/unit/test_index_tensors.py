@@ -429,3 +429,11 @@ def test_a_size_is_read_off_an_extent_of_one_more(cutter: Launcher) -> None:
     call = {"X": torch.zeros(7), "W": torch.zeros(4), "cu": torch.tensor([0, 3, 3, 7], dtype=torch.int32), "L": 5}
     with pytest.raises(AssumptionViolated, match=r"^\[sizes\] B is 4 in dimension 0 of W and 3 in dimension 0 of cu"):
         cutter.check(call)
+
+
+def test_without_sizes_that_keep_the_facts_there_is_no_witness() -> None:
+    """No label in C..C-1, no 9 rows in parts of none: V1 must not be shown from cells that happen not to occur."""
+    report = verdict(gather(', min = "C", max = "C - 1"'))
+    assert report.result("V1").verdict is not Verdict.PROVED
+    report = by_segment(segments(', splits = "T + 9", longest = 0, part = "seg"', "X[x]"))
+    assert report.result("V1").verdict is not Verdict.PROVED
