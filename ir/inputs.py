@@ -83,6 +83,10 @@ def _ramp(rng: Generator, shape: Shape, limit: float, position: int) -> Array:
     return np.broadcast_to(slope, shape).copy() if 0 not in shape else np.zeros(shape)
 
 
+def _level(rng: Generator, shape: Shape, limit: float, position: int) -> Array:
+    return rng.uniform(0.5, 1.0, (*shape[:-1], 1)) * limit * (1.0 + 1e-6 * rng.standard_normal(shape))
+
+
 _GENERATORS: dict[str, Callable[[Generator, Shape, float, int], Array]] = {
     "normal": _normal,
     "uniform": _uniform,
@@ -95,6 +99,7 @@ _GENERATORS: dict[str, Callable[[Generator, Shape, float, int], Array]] = {
     "small": _small,
     "flat": _flat,  # zeros, but every third input at the limit: equal logits over large values
     "ramp": _ramp,  # grows from 0 to 2 along the last but one axis: a maximum that keeps moving a little
+    "level": _level,  # each row nearly one large number: what should cancel does not quite
 }
 GENERATORS: tuple[str, ...] = tuple(_GENERATORS)
 

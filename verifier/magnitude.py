@@ -1,36 +1,26 @@
-"""How large values can get under the spec's input, parameter and size limits.
-
-Two bounds, both upper bounds on |x| in float arithmetic (rounded up by a hair so that rounding of the
-bound itself cannot hide an overflow): `bound_of` for a term of the logic, and `Magnitudes` for every
-expression of the typed program, where a carried name is an affine function of itself per iteration.
+"""How large a term can get under the spec's input, parameter and size limits: an upper bound on |x|, rounded up
+by a hair so that rounding of the bound itself cannot hide an overflow. `verifier.accumulators` bounds the
+values of the program.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
-from ir import program as core
-from ir.ast import Span
-from ir.spec import TensorSpec
 from verifier import reals
 from verifier.binders import substitute
-from verifier.booleans import TRUE, conj, negate
-from verifier.execute import Access
+from verifier.booleans import TRUE, le, negate
+from verifier.integers import Int, lift
 from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
-from verifier.proof import Proof, in_bounds
+from verifier.proof import Proof
 from verifier.reals import Monomial, Real, RealAtom, constant_limits, monomial, number
+from verifier.shares import by_root, root_below, without_means
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
-from verifier.terms import as_int, fresh
-from verifier.tiles import Duty
 
-LARGEST_F32 = 3.4028234e38
-LARGEST = {core.DType.F32: LARGEST_F32, core.DType.BF16: 3.3895313e38, core.DType.F16: 65504.0}
 HAIR = 1.0 + 1e-9
 
 
@@ -43,8 +33,10 @@ def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
     if split is not None:
         return max(bound_of(proof, x, context.given(case), splits - 1) for case in (split, negate(split)))
     total = 0.0
-    for mono, c in x.terms:
-        total += abs(float(c)) * _monomial(proof, mono, context.given(mono.guard)) * HAIR
+    for root in {root_below(mono): None for mono, _ in x.terms}:
+        part = reals.total(t for t in x.terms if root_below(t[0]) is root)
+        bounds = (abs(float(c)) * _monomial(proof, m, context.given(m.guard)) * HAIR for m, c in part.terms)
+        total += min(sum(bounds), math.inf if root is None else by_root(proof, part, context, bound_of))
     return total
 
 
@@ -57,7 +49,8 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     mean = _weighted_mean(proof, mono, context)
     if mean is not None:
         return mean
-    out = 1.0
+    mono, averaged = without_means(proof, mono, context, bound_of)
+    out = averaged
     share = _share(proof, mono, context)
     if share is not None:
         mono = share
@@ -65,9 +58,10 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
         from verifier.obligations.range import exp_bound
 
         limit = exp_bound(proof, mono.exponent, context)
-        out = math.inf if limit is None else math.exp(limit)
+        out = times(out, math.inf if limit is None else math.exp(limit))
     for atom, k in mono.factors:
-        out *= _atom(proof, atom, context) ** k if k > 0 else math.inf
+        limit_of = _atom(proof, atom, context) ** k if k > 0 else _inverse(atom, context) ** -k
+        out = times(out, limit_of)
     return out
 
 
@@ -77,6 +71,11 @@ def _power(ends: tuple[Fraction, Fraction], k: int) -> float:
     if k > 0:
         return float(max(abs(low), abs(high))) ** k * HAIR
     return math.inf if low <= 0 <= high else float(1 / min(abs(low), abs(high))) ** -k * HAIR
+
+
+def _inverse(atom: RealAtom, context: Context) -> float:
+    """A bound of 1/atom: of an integer that the context says is positive."""
+    return 1.0 if atom.kind == "int" and context.entails(le(lift(1), atom.args[0])) else math.inf
 
 
 def _weighted_mean(proof: Proof, mono: Monomial, context: Context) -> float | None:
@@ -135,7 +134,7 @@ def _read_limit(proof: Proof, tensor: str) -> float:
 def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
     match atom.kind:
         case "param":
-            return _parameter(proof, atom.args[0])
+            return parameter_limit(proof, atom.args[0])
         case "random":
             return 1.0
         case "read":
@@ -144,10 +143,14 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
             return abs(math.log(float(atom.args[0].constant)))
         case "log":
             return _log_sum_exp(proof, atom, context)
+        case "int":
+            return _integer_limit(proof, atom.args[0])
         case "fn" if atom.args[0] in ("tanh", "sigmoid"):
             return 1.0
         case "fn" if atom.args[0] == "abs":
             return bound_of(proof, atom.args[1], context)
+        case "fn" if atom.args[0] == "sqrt":
+            return math.sqrt(bound_of(proof, atom.args[1], context)) * HAIR
         case "sum":
             variables, guard, body = atom.args
             count = 1.0
@@ -174,6 +177,11 @@ def _log_sum_exp(proof: Proof, atom: RealAtom, context: Context) -> float:
     return largest + math.log(max(count, 1.0)) if count < math.inf else math.inf
 
 
+def _integer_limit(proof: Proof, x: Int) -> float:
+    low, high = Intervals(proof, proof.traces[0]).of(x)
+    return math.inf if low is None or high is None else float(max(abs(low), abs(high)))
+
+
 def _extent(proof: Proof, v: object, guard: object) -> float:
     """How many values a bound symbol can take, from the bounds in its domain."""
     from verifier.booleans import Bool
@@ -191,300 +199,10 @@ def _extent(proof: Proof, v: object, guard: object) -> float:
     return float(max(0, min(known) + 1)) if known else math.inf
 
 
-def _parameter(proof: Proof, name: str) -> float:
+def parameter_limit(proof: Proof, name: str) -> float:
     p = next(p for p in proof.bound.spec.parameters if p.name == name)
     return max(abs(p.lower), abs(p.upper))
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """|x| <= constant + sum of factor * |carried name|."""
-
-    constant: float
-    factors: Mapping[str, float]
-
-    def scaled(self, k: float) -> Affine:
-        return Affine(_times(self.constant, k), {n: _times(f, k) for n, f in self.factors.items()})
-
-    def plus(self, other: Affine) -> Affine:
-        names = {**self.factors, **other.factors}
-        total = {n: self.factors.get(n, 0.0) + other.factors.get(n, 0.0) for n in names}
-        return Affine((self.constant + other.constant) * HAIR, total)
-
-    def either(self, other: Affine) -> Affine:
-        names = {**self.factors, **other.factors}
-        larger = {n: max(self.factors.get(n, 0.0), other.factors.get(n, 0.0)) for n in names}
-        return Affine(max(self.constant, other.constant), larger)
-
-
-def _times(a: float, b: float) -> float:
+def times(a: float, b: float) -> float:
     return 0.0 if a == 0.0 or b == 0.0 else a * b * HAIR
-
-
-UNKNOWN = Affine(math.inf, {})
-
-
-class Magnitudes:
-    """Walks the typed program; `overflow` names the first value that may leave f32."""
-
-    def __init__(
-        self,
-        proof: Proof,
-        exponents: Mapping[Span, Fraction],
-        quotients: Mapping[Span, Sequence[tuple[Duty, Access]]],
-    ) -> None:
-        self.proof = proof
-        self.exponents = exponents
-        self.quotients = quotients
-        self.quotient_bounds: dict[Span, float] = {}
-        # Without a promise of the caller an input holds whatever its dtype can.
-        self.tensors: dict[str, float] = {
-            s.name: min(s.abs_max or math.inf, self._saved(s), LARGEST.get(dtype, math.inf))
-            for s, dtype in proof.bound.inputs
-        }
-        self.problem: tuple[str, Span] | None = None
-        self.intervals = Intervals(proof, proof.traces[0])
-        self.written: dict[int, float] = {}  # of each store of the running kernel, the bound found last
-
-    def _saved(self, tensor: TensorSpec) -> float:
-        """The bound of a saved input by its definition, with room for its rounding."""
-        if not tensor.saved:
-            return math.inf
-        extents = self.proof.formula.extents(tensor)
-        cell = tuple(as_int(fresh("cell")) for _ in extents)
-        value = self.proof.formula.output(tensor.name, cell)
-        context = self.proof.context.given(conj((in_bounds(cell, extents), value.finite)))
-        return 1.01 * bound_of(self.proof, value.real, context)
-
-    def overflow(self) -> tuple[str, Span] | None:
-        for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
-            self.intervals = Intervals(self.proof, trace)
-            self.kernel = kernel.name
-            self.stores = dict(zip(map(id, _stores(kernel.body)), trace.of_kind("store", "atomic"), strict=True))
-            self.written = {}
-            self._block(kernel.body, {})
-            self._settle(kernel)
-        return self.problem
-
-    def _settle(self, kernel: core.Kernel) -> None:
-        """What tensors may hold after the launch. Atomic adds come in any order, so on the way to their total
-        a cell holds at most what it held before and the absolute values of everything added to it."""
-        for s in _stores(kernel.body):
-            largest = self.written[id(s)]
-            if not s.atomic:
-                self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
-                continue
-            total = self.tensors.get(s.tensor, math.inf) + _times(largest, self._executions(self.stores[id(s)]))
-            self._checked(Affine(total * HAIR, {}), f"the total of atomic adds into {s.tensor}", core.DType.F32, s.span)
-            self.tensors[s.tensor] = total * HAIR
-
-    def _executions(self, access: Access) -> float:
-        """How many executions of an atomic add one cell can see."""
-        writers = [w for layer in self.proof.layers[access.tensor] for w in layer.writers if w.access is access]
-        count = 1.0
-        for atom in writers[0].summed:
-            low, high = self.intervals.symbols.get(atom, (atom.low, atom.high))
-            count *= math.inf if low is None or high is None else float(max(0, high - low + 1))
-        return count
-
-    def _block(self, body: tuple[core.Statement, ...], env: dict[str, Affine]) -> None:
-        for s in body:
-            match s:
-                case core.Let():
-                    env[s.name] = self._of(s.value, env)
-                case core.Store():
-                    value = self._of(s.value, env)
-                    largest = value.constant if not value.factors else math.inf
-                    if largest > LARGEST_F32:
-                        largest = self._stored(s)
-                    self.written[id(s)] = largest
-                case core.For():
-                    self._loop(s, env)
-
-    def _stored(self, s: core.Store) -> float:
-        """The bound of a stored value as a term, where the walk over the program found none."""
-        access = self.stores[id(s)]
-        if access.value is None or not isinstance(access.value.value, Real):
-            return math.inf
-        return bound_of(self.proof, access.value.value, self.proof.within(access))
-
-    def _loop(self, loop: core.For, env: dict[str, Affine]) -> None:
-        """One pass with carried names as unknowns, solved in the order given, then one with the bounds."""
-        names = [c.name for c in loop.carries if c.type.dtype.is_float]
-        saved = self.problem
-        inner = dict(env)
-        for c in loop.carries:
-            inner[c.name] = Affine(0.0, {c.name: 1.0}) if c.name in names else UNKNOWN
-        self._block(loop.body, inner)
-        steps = {c.name: self._of(c.next, inner) for c in loop.carries if c.name in names}
-        starts = {c.name: self._of(c.init, env) for c in loop.carries if c.name in names}
-        self.problem = saved
-        count = self._iterations(loop)
-        solved: dict[str, Affine] = {}
-        for _ in names:
-            for name in names:
-                if name not in solved:
-                    value = self._solve(name, steps[name], starts[name], count, names, solved)
-                    if value is not None:
-                        solved[name] = value
-        for c in loop.carries:
-            if c.name in names and c.name not in solved:
-                solved[c.name] = Affine(self._closed(c.name), {})
-            bound = solved.get(c.name, UNKNOWN)
-            if c.name in names:
-                self._checked(bound, f"the carried '{c.name}'", c.type.dtype, loop.span)
-            env[c.name] = inner[c.name] = bound
-        self._block(loop.body, inner)
-
-    def _solve(
-        self, name: str, step: Affine, start: Affine, count: float, names: list[str], solved: Mapping[str, Affine]
-    ) -> Affine | None:
-        """The largest value over all iterations, in terms of what an enclosing loop carries."""
-        if step.factors.get(name, 0.0) > HAIR**8:
-            return None
-        grows = Affine(step.constant, {})
-        for other, factor in step.factors.items():
-            if other in names and other != name and factor:
-                grows = grows.plus(solved.get(other, UNKNOWN).scaled(factor))
-            elif other not in names:
-                grows = grows.plus(Affine(0.0, {other: factor}))
-        out = start.plus(grows.scaled(count))
-        return out if out.constant < math.inf and all(f < math.inf for f in out.factors.values()) else None
-
-    def _closed(self, name: str) -> float:
-        found = self.proof.closed.get(f"{self.kernel}.{name}")
-        return math.inf if found is None else bound_of(self.proof, found[0], found[1])
-
-    def _iterations(self, loop: core.For) -> float:
-        low, high = self.intervals.symbols.get(self._counter(loop), (None, None))
-        return math.inf if low is None or high is None else max(0.0, float(high - low + 1))
-
-    def _counter(self, loop: core.For):  # type: ignore[no-untyped-def]
-        from verifier.integers import symbol
-        from verifier.terms import atom_of
-
-        return atom_of(symbol(f"{self.kernel}.{loop.counter}"))
-
-    def _report(self, what: str, span: Span) -> None:
-        self.problem = self.problem or (what, span)
-
-    def _checked(self, value: Affine, what: str, dtype: core.DType, span: Span) -> Affine:
-        if not value.factors and not value.constant <= LARGEST[dtype]:
-            self._report(f"{self.kernel}: {what} may leave {dtype.value} (bound {value.constant:.3g})", span)
-        return value
-
-    def _computed(self, value: Affine, operands: tuple[Affine, ...], e: core.Expr) -> Affine:
-        """A result that overflows although its operands do not; in f16, one not known to stay in range. (A
-        quotient in f32 that the walk finds no bound for is bounded where it is stored, or not at all.)"""
-        dtype = e.type.dtype
-        known = dtype.is_float and value.constant < math.inf and all(x.constant <= LARGEST[dtype] for x in operands)
-        if dtype is core.DType.F16 or known:
-            return self._checked(value, "a value", dtype, e.span)
-        return value
-
-    def _of(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
-        match e:
-            case core.Var():
-                return env.get(e.name, UNKNOWN)
-            case core.Literal():
-                return self._computed(Affine(abs(float(e.value)), {}), (), e)
-            case core.Constant():
-                return Affine({"log2e": 1.4426951, "ln2": 0.6931472}.get(e.name, 0.0), {})
-            case core.Param():
-                return self._computed(Affine(_parameter(self.proof, e.name), {}), (), e)
-            case core.Unary():
-                return self._unary(e, env)
-            case core.Binary():
-                left, right = self._of(e.left, env), self._of(e.right, env)
-                return self._computed(self._binary(e, left, right), (left, right), e)
-            case core.Select():
-                return self._of(e.then, env).either(self._of(e.otherwise, env))
-            case core.Cast() if not e.operand.type.dtype.is_float:
-                truth = e.operand.type.dtype is core.DType.BOOL
-                return self._computed(Affine(1.0 if truth else 9.3e18, {}), (), e)  # an integer fits 64 bits (B2)
-            case core.Cast() if e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32:
-                inner = self._of(e.operand, env)  # `range` shows of each such cast that it fits
-                return inner if inner.factors else Affine(min(inner.constant, LARGEST[core.DType.F16]), {})
-            case core.Cast():
-                return self._computed(self._of(e.operand, env), (), e)
-            case core.Broadcast() | core.Expand() | core.Transpose():
-                return self._of(e.operand, env)
-            case core.Reduce():
-                inner = self._of(e.operand, env)
-                extent = e.operand.type.shape[e.axis]
-                return self._checked(inner.scaled(extent), "a sum", e.type.dtype, e.span) if e.op == "sum" else inner
-            case core.Dot():
-                left, right = self._of(e.left, env), self._of(e.right, env)
-                out = _product(left, right).scaled(e.left.type.shape[1])
-                out = self._checked(out, "a dot", e.type.dtype, e.span)
-                if e.acc is None:
-                    return out
-                acc = self._of(e.acc, env)
-                return self._computed(out.plus(acc), (out, acc), e)
-            case core.Random():
-                return Affine(1.0, {})
-            case core.Load():
-                held = self.tensors.get(e.tensor, math.inf)  # what is in memory was cast to its dtype, and fits
-                stored = Affine(min(held, LARGEST[core.DType.F16]) if e.type.dtype is core.DType.F16 else held, {})
-                return stored if e.other is None else stored.either(self._of(e.other, env))
-            case _:
-                return UNKNOWN
-
-    def _unary(self, e: core.Unary, env: Mapping[str, Affine]) -> Affine:
-        inner = self._of(e.operand, env) if e.type.dtype.is_float else UNKNOWN
-        match e.op:
-            case "neg" | "abs":
-                return inner
-            case "exp" | "exp2":
-                limit = self.exponents.get(e.span)  # an exp no store depends on has no bound and needs none
-                return UNKNOWN if limit is None else Affine(math.exp(limit), {})
-            case "log" | "log2":
-                return Affine(150.0, {})  # of any f32: between 2^-149 and 2^128
-            case "tanh" | "sigmoid":
-                return Affine(1.0, {})
-            case "sqrt":
-                return Affine(max(1.0, inner.constant) if not inner.factors else math.inf, {})
-            case _:
-                return UNKNOWN
-
-    def _binary(self, e: core.Binary, left: Affine, right: Affine) -> Affine:
-        match e.op:
-            case "add" | "sub":
-                return left.plus(right)
-            case "mul":
-                return _product(left, right)
-            case "max" | "min":
-                return left.either(right)
-            case "div":
-                return Affine(self._quotient(e.span), {})
-            case _:
-                return UNKNOWN
-
-    def _quotient(self, span: Span) -> float:
-        """The bound of a quotient as a term, over everything stored that depends on it."""
-        found = self.quotient_bounds.get(span)
-        if found is None:
-            found = math.inf if span not in self.quotients else 0.0
-            for duty, access in self.quotients.get(span, ()):
-                if duty.argument is not None and found < math.inf:
-                    context = self.proof.within(access).given(duty.premise)
-                    found = max(found, bound_of(self.proof, duty.argument, context))
-            self.quotient_bounds[span] = found
-        return found
-
-
-def _stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
-    """Every store of a kernel, in the order in which `execute` records them."""
-    for s in body:
-        if isinstance(s, core.For):
-            yield from _stores(s.body)
-        elif isinstance(s, core.Store):
-            yield s
-
-
-def _product(a: Affine, b: Affine) -> Affine:
-    if not b.factors:
-        return a.scaled(b.constant)
-    if not a.factors:
-        return b.scaled(a.constant)
-    return UNKNOWN

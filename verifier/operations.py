@@ -16,6 +16,7 @@ from verifier.booleans import FALSE, TRUE, Bool, choose, conj, disj, equal, le, 
 from verifier.domains import exists
 from verifier.integers import Atom, Int
 from verifier.reals import maximum_of, number, select
+from verifier.roots import sqrt
 from verifier.signs import compare
 from verifier.terms import unbounded_range
 from verifier.tiles import NO_DUTIES, Duties, Duty, Scalar, under
@@ -30,8 +31,8 @@ class Unsupported(Exception):
         self.span = span
 
 
-def defined(claim: Bool, what: str, span: Span) -> Duties:
-    return NO_DUTIES if claim is TRUE else Duties((Duty("defined", TRUE, claim, None, what, span),))
+def defined(claim: Bool, what: str, span: Span, sign: str = "") -> Duties:
+    return NO_DUTIES if claim is TRUE else Duties((Duty("defined", TRUE, claim, None, what, span, sign),))
 
 
 MINUS_INFINITY = Scalar(number(0), FALSE)
@@ -62,7 +63,7 @@ def multiply(a: Scalar, b: Scalar, span: Span) -> Scalar:
 
 def divide(a: Scalar, b: Scalar, span: Span) -> Scalar:
     nonzero = compare("ne", b.real)
-    owes = defined(conj((b.finite, nonzero)), "the divisor is finite and not zero", span)
+    owes = defined(conj((b.finite, nonzero)), "the divisor is finite and not zero", span, "positive")
     if a.finite is not TRUE:
         owes |= defined(disj((a.finite, compare("gt", b.real))), "-inf is divided by a positive number only", span)
     value = a.real * reals.power(b.real, -1)
@@ -79,7 +80,7 @@ def exponential(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
 
 def logarithm(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
     """log 0 is -inf; the argument must not be negative."""
-    owes = defined(conj((a.finite, compare("ge", a.real))), "the argument of log is not negative", span)
+    owes = defined(conj((a.finite, compare("ge", a.real))), "the argument of log is not negative", span, "nonnegative")
     value = reals.log(a.real)
     if base_two:
         value = value * reals.power(reals.ln2(), -1)
@@ -92,7 +93,10 @@ def function(name: str, a: Scalar, span: Span) -> Scalar:
     """tanh, sigmoid, abs, sqrt of a finite value."""
     owes = defined(a.finite, f"the argument of {name} is finite", span)
     if name == "sqrt":
-        owes |= defined(compare("ge", a.real), "the argument of sqrt is not negative", span)
+        owes |= defined(compare("ge", a.real), "the argument of sqrt is not negative", span, "nonnegative")
+        root = Duty("root", TRUE, TRUE, None, "rounding does not make the argument of sqrt negative", span)
+        owes |= Duties((root,))
+        return Scalar(sqrt(a.real), TRUE, a.owes | owes)
     return Scalar(reals.function(name, a.real), TRUE, a.owes | owes)
 
 

@@ -19,6 +19,7 @@ from verifier.booleans import Bool, conj, ge0, lt
 from verifier.cells import CellFacts
 from verifier.contents import Layer, held, layer_of
 from verifier.execute import Access, Instance, Trace
+from verifier.floors import Floors
 from verifier.formula import Formula, Sizes, sizes_of
 from verifier.integers import Int, cell
 from verifier.operations import Unsupported
@@ -53,6 +54,7 @@ class Proof:
     context: Context
     simplifier: Simplifier
     ledger: Ledger
+    floors: Floors
     traces: list[Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     layers: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
@@ -82,7 +84,7 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
     formula = Formula(bound, sizes.values)
     ledger = Ledger(CellFacts(formula.tables))
     context = Context(Prover(ledger), sizes.premises)
-    proof = Proof(bound, program, sizes, formula, context, Simplifier(), ledger)
+    proof = Proof(bound, program, sizes, formula, context, Simplifier(), ledger, Floors(program, bound))
     for kernel in program.kernels:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone

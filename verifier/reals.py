@@ -13,6 +13,7 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
   log-mul   log(c exp(a) x) = log c + a + log x; c > 0, and x is the only factor not known positive
             (then x > 0 wherever the product is, which is the definedness condition of the log). Of a sum,
             what all its terms share of c, exp(a) and positive constants is moved out
+  sqrt-pow, sqrt-mul  square roots: see `verifier.roots`
   inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
             so x * x^-1 = 1 needs no further condition. Of a sum, what all its terms share is moved out first:
             (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1
@@ -175,10 +176,15 @@ def of(atom: RealAtom, power: int = 1) -> Real:
 
 def monomial(guard: Bool, powers: dict[RealAtom, int], exponent: Real | None) -> Real:
     """guard * product of powers * exp(exponent), normalised; a Real because rules may split it."""
-    factors = tuple(sorted(((a, k) for a, k in powers.items() if k), key=lambda f: f[0].serial))
     extra: Real | None = None
+    if any(a.kind == "fn" and a.args[0] == "sqrt" for a in powers):
+        from verifier.roots import whole_powers
+
+        powers, extra = whole_powers(powers)
+    factors = tuple(sorted(((a, k) for a, k in powers.items() if k), key=lambda f: f[0].serial))
     if exponent is not None:
-        exponent, extra = _split_logs(exponent)
+        exponent, logs = _split_logs(exponent)
+        extra = logs if extra is None else extra if logs is None else extra * logs
     mono = interned(("mono", guard, factors, exponent), lambda s: Monomial(guard, factors, exponent, s))
     out = total(((mono, 1),))
     return out if extra is None else out * extra
@@ -337,7 +343,11 @@ def ln2() -> Real:
 
 
 def function(name: str, x: Real) -> Real:
-    """A named scalar function nothing is known of but that it is a function."""
+    """A named scalar function; of all but sqrt nothing is known but that it is a function."""
+    if name == "sqrt":
+        from verifier.roots import sqrt
+
+        return sqrt(x)
     return of(real_atom("fn", name, x))
 
 

@@ -27,7 +27,7 @@ from verifier.verdict import Counterexample
 
 MODEST = (("normal", 1e-6), ("mean", 1e-6))
 EXTREME = (("low", 1e-4), ("high", 1e-4), ("spread", 1e-4), ("large", 1e-4))
-MACHINE = ("flat", "ramp", "high", "large", "low", "normal")
+MACHINE = ("flat", "ramp", "high", "large", "low", "normal", "level")
 OBLIGATION_OF_FAULT = {
     "bounds": "B1",
     "width": "B2",

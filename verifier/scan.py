@@ -282,6 +282,6 @@ class _DutyCollector:
 
 def _change(d: Duty, change: Substitution) -> Duty:
     argument = None if d.argument is None else change.real(d.argument)
-    return Duty(d.kind, change.bool(d.premise), change.bool(d.claim), argument, d.what, d.span)
+    return replace(d, premise=change.bool(d.premise), claim=change.bool(d.claim), argument=argument)
 
 

@@ -58,6 +58,8 @@ def _atom_positive_when(atom: RealAtom) -> Bool | None:
             return lt(lift(0), atom.args[0]) if low is TRUE else None
         case "fn" if atom.args[0] in ("sigmoid",):
             return TRUE
+        case "fn" if atom.args[0] == "sqrt":  # its argument is not negative where it is defined
+            return compare("gt", atom.args[1])
         case _:
             return None
 

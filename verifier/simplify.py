@@ -16,10 +16,11 @@ from typing import Any
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
 from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt
-from verifier.domains import exists
+from verifier.domains import bounds, exists
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
+from verifier.squares import undominated
 from verifier.terms import as_int, atom_of, children, free
 
 
@@ -143,8 +144,8 @@ class Simplifier:
             case "sum":
                 return self._sum(a, context)
             case "max":
-                parts = (m for part in a.args[0] for m in self._member(part, context))
-                return self._known_max(maximum_of(parts), context)
+                parts = tuple(m for part in a.args[0] for m in self._member(part, context))
+                return self._known_max(maximum_of(undominated(parts, context, self)), context)
             case "state" | "new" | "pivot":
                 return of(real_atom(a.kind, a.args[0], tuple(self.integer(i, context) for i in a.args[1])))
             case _:
@@ -212,12 +213,32 @@ class Simplifier:
         for mono, c in x.terms:
             part = number(c)
             for a, k in mono.factors:
-                same = self._known_sum(a, context.given(mono.guard)) if a.kind == "sum" else a
-                part = part * of(same, k)
+                count = self._count(a, context.given(mono.guard))
+                same = self._known_sum(a, context.given(mono.guard)) if a.kind == "sum" and count is None else a
+                part = part * (of(same, k) if count is None else reals.power(count, k))
             if mono.exponent is not None:
                 part = part * reals.exp(mono.exponent)
             out = out + guarded(mono.guard, part)
         return out
+
+    def _count(self, a: RealAtom, context: Context) -> Real | None:
+        """sum-count: the sum of 1 over low <= v <= high is high - low + 1, if the context says that it is not
+        negative. Of several bounds the context must say which is the tightest."""
+        if a.kind != "sum" or len(a.args[0]) != 1 or a.args[2].constant != 1:
+            return None
+        (v,), guard, _ = a.args
+        found = bounds(v, guard)
+        if found is None or any(v not in free(part) for part in conjuncts(guard)):
+            return None
+        lows = [x for x in found[0] if all(context.entails(le(y, x)) for y in found[0])]
+        highs = [x for x in found[1] if all(context.entails(le(x, y)) for y in found[1])]
+        if not lows or not highs:
+            return None
+        count = min(highs, key=lambda x: len(x.terms)) - min(lows, key=lambda x: len(x.terms)) + 1
+        if not context.entails(ge0(count)):
+            return None
+        self.trace["sum-count"] = None
+        return reals.of_int(count)
 
     def _known_sum(self, a: RealAtom, context: Context) -> RealAtom:
         """An earlier sum with the same body and a domain equivalent in this context, or a itself."""

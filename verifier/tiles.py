@@ -26,8 +26,10 @@ Lanes = tuple[Int, ...]
 class Duty:
     """Owed for every lane and iteration where `premise` holds. kind: "defined", `claim` must hold; "exp", S1
     must bound the argument of an exponential; "half", S1 must bound a value cast to f16; "least", S1
-    must show that a divisor or argument of log does not underflow; "quotient", nothing is owed: the
-    quotient is kept for S1, which bounds it when an accumulator takes it in."""
+    must show that a divisor or argument of log does not underflow; "root", S1 must show that rounding does
+    not make the argument of sqrt negative; "quotient", nothing is owed: the quotient is kept for S1, which
+    bounds it when an accumulator takes it in. `sign`: "positive" or "nonnegative", if the claim follows
+    when the operand at `span` is that (`verifier.floors`)."""
 
     kind: str
     premise: Bool
@@ -35,6 +37,7 @@ class Duty:
     argument: Real | None
     what: str
     span: Span
+    sign: str = ""
 
 
 class Duties:

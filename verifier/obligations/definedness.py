@@ -4,13 +4,15 @@ Every store carries the duties met on the way to its value (divisor not zero, no
 log of a non-negative number, no sum over -inf). They must hold where the store's mask does. What the mask
 of a store or load owes must hold everywhere, and what its index owes where the mask does: a comparison
 with a NaN is neither true nor false of a real, so nothing shown of that access would hold. An integer
-divisor that is not known to be positive never gets this far (`execute` refuses it).
+divisor that is not known to be positive never gets this far (`execute` refuses it). That a divisor is
+not zero, or an argument of log or sqrt not negative, may also be read off how it is computed (`floors`).
 """
 
 from __future__ import annotations
 
 from verifier.booleans import conj
 from verifier.proof import Finding, Proof
+from verifier.tiles import Duty
 
 STATEMENT = (
     "for every access: no operation that the value stored, the index or the mask depends on is undefined "
@@ -30,8 +32,13 @@ def check(proof: Proof) -> Finding:
                     continue
                 count += 1
                 here = context.given(duty.premise)
-                if not here.entails(duty.claim):
+                if not here.entails(duty.claim) and not _by_sign(proof, trace.kernel, duty):
                     place = f"{trace.kernel}, {access.kind} of {access.tensor}"
                     what = f"{place}: {duty.what}; left to show: {duty.claim!r}"
                     return Finding(False, STATEMENT, what, duty.span, model=here.model(~duty.claim))
     return Finding(True, STATEMENT, trace=(f"{count} conditions",))
+
+
+def _by_sign(proof: Proof, kernel: str, duty: Duty) -> bool:
+    low = proof.floors.operand(kernel, duty.span)
+    return low > 0.0 if duty.sign == "positive" else low >= 0.0 if duty.sign == "nonnegative" else False

@@ -5,7 +5,8 @@ maximum is subtracted; `verifier.linear`). With these, a magnitude pass over the
 every f32 value a sum, dot or carried name can reach under the spec's input and size limits: a carried
 x' = a*x + b with |a| <= 1 grows by at most |b| an iteration; failing that, its closed form is bounded as
 a weighted mean, |sum w v / sum w| <= max |v| for w >= 0. All must stay below the largest f32, and what is
-cast to f16 below the largest f16. Divisors and arguments of log must not underflow (`verifier.underflow`).
+cast to f16 below the largest f16. Divisors and arguments of log must not underflow (`verifier.underflow`),
+and rounding must not make an argument of sqrt negative: `verifier.floors` reads both off the program.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from fractions import Fraction
 
 from ir.ast import Span
 from verifier import reals
+from verifier.accumulators import Magnitudes
 from verifier.binders import open_binder
 from verifier.booleans import conj
 from verifier.execute import Access
 from verifier.linear import at_most
-from verifier.magnitude import Magnitudes, bound_of
+from verifier.magnitude import bound_of
 from verifier.proof import Finding, Proof
 from verifier.reals import Real
 from verifier.smt import Context
 from verifier.tiles import Duty
-from verifier.underflow import at_least
+from verifier.underflow import LEAST, at_least
 
 STATEMENT = (
     "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input "
-    "range; no divisor or argument of log is lost to underflow"
+    "range; no divisor or argument of log is lost to underflow, no argument of sqrt negative by rounding"
 )
 LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
 LARGEST_F16 = 65504.0
@@ -52,7 +54,7 @@ def check(proof: Proof) -> Finding:
                 if (duty, context) in seen:
                     continue  # shown for another store under the same premises
                 seen.add((duty, context))
-                if duty.kind == "least" and duty.argument is not None and not at_least(proof, duty.argument, context):
+                if not _survives(proof, trace.kernel, duty, context):
                     what = f"{trace.kernel}: {duty.what}: not shown of {duty.argument!r}"
                     return Finding(False, STATEMENT, what, duty.span)
                 if duty.kind != "exp" or duty.argument is None:
@@ -102,6 +104,18 @@ def _products(x: Real) -> int:
                 sizes = [v.high - v.low + 1 for v in new if v.high is not None and v.low is not None]
                 most = max(most, math.prod(sizes) * _products(a.args[2]) if len(sizes) == len(new) else 2**24)
     return most
+
+
+def _survives(proof: Proof, kernel: str, duty: Duty, context: Context) -> bool:
+    """Neither underflow nor rounding takes away what the operation needs of its operand."""
+    low = proof.floors.operand(kernel, duty.span)
+    match duty.kind:
+        case "root":
+            return low >= 0.0
+        case "least" if duty.argument is not None:
+            return low >= LEAST or at_least(proof, duty.argument, context)
+        case _:
+            return True
 
 
 def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:
