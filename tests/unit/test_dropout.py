@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ir.compare import mismatch
 from ir.evaluate import evaluate
+from ir.inputs import generate
 from ir.interpret import Mode, interpret
 from ir.loader import bind, load_spec, packaged_specs
 from ir.parser import parse
@@ -106,3 +108,33 @@ def test_the_reciprocal_of_a_constant_is_bounded_by_its_limits() -> None:
     p = parameter("p", 0, 0.875)
     assert 8 <= bound_of(proof, power(number(1) - p, -1), proof.context) < 8.001
     assert bound_of(proof, power(p, -1), proof.context) == float("inf")
+
+
+# ---- backward --------------------------------------------------------------------------------
+
+
+def autograd(inputs: dict[str, np.ndarray], causal: str) -> dict[str, np.ndarray]:
+    """Forward and gradients by PyTorch in float64, with the mask written out here."""
+    q, k, v = (torch.from_numpy(inputs[n]).requires_grad_() for n in ("Q", "K", "V"))
+    b, h, i, j = np.ogrid[: SIZES["B"], : SIZES["H"], : SIZES["M"], : SIZES["N"]]
+    counter = ((b * SIZES["H"] + h) * SIZES["M"] + i) * SIZES["N"] + j
+    keep = torch.from_numpy(random(PARAMETERS["seed"], counter) >= PARAMETERS["p"])
+    sees = torch.from_numpy({"none": j >= 0, "bottom_right": j <= i + SIZES["N"] - SIZES["M"]}[causal])
+    group = SIZES["H"] // SIZES["G"]
+    scores = q @ k.repeat_interleave(group, 1).transpose(2, 3) * PARAMETERS["scale"]
+    weights = scores.masked_fill(~sees, -torch.inf).softmax(-1)
+    out = (weights * keep / (1 - PARAMETERS["p"])) @ v.repeat_interleave(group, 1)
+    out.backward(torch.from_numpy(inputs["dO"]))
+    found = {"O": out, "dQ": q.grad, "dK": k.grad, "dV": v.grad}
+    return {name: x.detach().numpy() for name, x in found.items() if x is not None}
+
+
+@pytest.mark.parametrize("causal", ["none", "bottom_right"])
+def test_the_specs_are_what_autograd_gives_for_this_mask(causal: str) -> None:
+    forward = bind(load_spec("dropout"), {"causal": causal, "dtype": "fp32"})
+    backward = bind(load_spec("dropout_bwd"), {"causal": causal, "dtype": "fp32", "o_dtype": "fp32"})
+    inputs = generate("normal", 4, backward, SIZES, PARAMETERS)
+    wanted = autograd(inputs, causal)
+    assert mismatch(evaluate(forward, SIZES, PARAMETERS, inputs), {"O": wanted["O"]}, 1e-9) is None
+    gradients = {name: wanted[name] for name in ("dQ", "dK", "dV")}
+    assert mismatch(evaluate(backward, SIZES, PARAMETERS, inputs), gradients, 1e-9) is None
