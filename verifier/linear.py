@@ -48,7 +48,6 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier, 
     return all(at_most(x, bound, context.given(case), simplifier, splits - 1) for case in (split, negate(split)))
 
 
-
 class _Query:
     def __init__(self, context: Context, simplifier: Simplifier) -> None:
         self.context = context
