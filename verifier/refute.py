@@ -15,6 +15,7 @@ from math import prod
 from ir import ast
 from ir import program as core
 from ir.ast import Span
+from ir.binding import walk
 from ir.compare import Mismatch, mismatch
 from ir.evaluate import EvaluationError, check_requires, evaluate, parameters_default
 from ir.facts import settled
@@ -136,11 +137,18 @@ def _ragged(program: core.Program, bound: Bound) -> Iterator[dict[str, int]]:
 
 
 def _is_count(d: Dim, bound: Bound) -> bool:
-    """The first dimension of every input is a batch, whatever its limit, unless an integer input cuts it up; then
-    the parts are the batch."""
+    """The first dimension of an input is a batch, whatever its limit, unless an integer input cuts it up (then the
+    parts are the batch) or outputs are sums over it."""
     cut = {str(getattr(t.facts.splits, "id", "")) for t, _ in bound.inputs}
     firsts = {name for t, _ in bound.inputs for name in _names(t.shape[0]) if len(t.shape) > 1 or t.facts.splits}
-    return d.name in firsts - cut
+    return d.name in firsts - cut - _summed(bound)
+
+
+def _summed(bound: Bound) -> set[str]:
+    """Sizes that some sum of the formula runs over and no output has."""
+    kept = {name for t, _ in bound.outputs for e in t.shape for name in _names(e)}
+    sums = (e for f in bound.spec.definitions for e in walk(f.value) if isinstance(e, ast.Big))
+    return {name for e in sums for name in _names(e.bound)} - kept
 
 
 def _names(e: ast.Expr) -> tuple[str, ...]:

@@ -33,10 +33,13 @@ from verifier import refute
 from verifier.prove import prove
 from verifier.verdict import Verdict
 
-PROVED = Path(__file__).parents[1] / "golden" / "proved"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 KERNELS = (
     "fa2_none", "fa2_bottom_right", "reversed_keys_causal", "lazy_rescale", "two_pass", "gqa_packed_rows", "unfused",
     "exp2_folded_scale", "stepped_range", "fa1_normalised", "clamped_loads", "transposed_scores",
+    "atomic_key_blocks", "atomic_sums_converted", "atomic_key_outer_causal", "tail_in_its_own_kernel",
+    "attention_bwd/fused_query_outer_top_left", "attention_bwd/fused_per_head_none",
 )  # fmt: skip
 OPERATORS = (("+", "-", "*"), ("<", "<=", ">", ">=", "=="), ("and", "or"), ("//", "%", "*"), ("/", "*"))
 FUNCTIONS = {"max": "sum", "sum": "max", "exp": "exp2", "exp2": "exp", "maximum": "minimum", "min": "max"}
@@ -113,9 +116,10 @@ def disagreement(program: Program, bound: Bound, lengths: dict[str, int]) -> str
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_slip_that_is_proved_does_no_harm(kernel: str, data: st.DataObject) -> None:
-    source = (PROVED / f"{kernel}.tile").read_text()
-    options = source.split("\n")[0].removeprefix("# spec: attention").split()
-    bound = bind(load_spec("attention"), dict(o.split("=") for o in options))
+    source = (ROOT / "specs" / f"{kernel}.tile" if "/" in kernel else GOLDEN / "proved" / f"{kernel}.tile").read_text()
+    name, *options = source.split("\n")[0].removeprefix("# spec: ").split()
+    local = GOLDEN / "specs" / f"{name}.toml"
+    bound = bind(load_spec(local if local.exists() else name), dict(o.split("=") for o in options))
     module = parse(source)
     for _ in range(data.draw(st.integers(1, 2))):
         module = mutant(data, module)
