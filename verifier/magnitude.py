@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from verifier import reals
 from verifier.binders import substitute
-from verifier.booleans import TRUE, le, negate
+from verifier.booleans import TRUE, conj, le, negate
 from verifier.integers import Int, lift
 from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
@@ -139,12 +139,12 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
             return 1.0
         case "read":
             return _read_limit(proof, atom.args[0])
+        case "int":
+            return _integer_limit(proof, atom.args[0], context)
         case "log" if atom.args[0].constant is not None:
             return abs(math.log(float(atom.args[0].constant)))
         case "log":
             return _log_sum_exp(proof, atom, context)
-        case "int":
-            return _integer_limit(proof, atom.args[0])
         case "fn" if atom.args[0] in ("tanh", "sigmoid"):
             return 1.0
         case "fn" if atom.args[0] == "abs":
@@ -177,9 +177,15 @@ def _log_sum_exp(proof: Proof, atom: RealAtom, context: Context) -> float:
     return largest + math.log(max(count, 1.0)) if count < math.inf else math.inf
 
 
-def _integer_limit(proof: Proof, x: Int) -> float:
+def _integer_limit(proof: Proof, x: Int, context: Context) -> float:
+    """By intervals; or all sizes together, where Z3 shows |x| to be no more (a distance between positions)."""
     low, high = Intervals(proof, proof.traces[0]).of(x)
-    return math.inf if low is None or high is None else float(max(abs(low), abs(high)))
+    if low is not None and high is not None:
+        return float(max(abs(low), abs(high)))
+    together = sum((proof.sizes.values[d.name] for d in proof.bound.dims), lift(0))
+    if not context.entails(conj((le(x, together), le(-x, together)))):
+        return math.inf
+    return float(sum(d.maximum for d in proof.bound.dims))
 
 
 def _extent(proof: Proof, v: object, guard: object) -> float:

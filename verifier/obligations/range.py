@@ -79,19 +79,20 @@ def check(proof: Proof) -> Finding:
 
 
 def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
-    """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: x and x' are each
-    within (n + 8) u |x| of theirs for sums of n products, u = 2^-24 (Higham, Accuracy and Stability, 3.1), and
-    the rounding of the difference and of the log is within the 8. 0 where no log-sum-exp is subtracted."""
+    """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: each term t of x
+    and of x' is within (n + 8) u |t| of its own for sums of n products, u = 2^-24 (Higham, Accuracy and Stability,
+    3.1), and the rounding of sums, difference and log is within the 8. 0 where no log-sum-exp is subtracted."""
     logs = [
         m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)
     ]
     if not logs:
         return Fraction(0)
     plain = reals.total((m, c) for m, c in argument.terms if m not in logs)
-    largest = bound_of(proof, plain, context)
+    terms = [reals.total((term,)) for term in plain.terms]
+    largest = sum(bound_of(proof, t, context) * (_products(t) + 8) for t in terms)
     if not math.isfinite(largest):
         return LADDER[-1] + 1
-    return Fraction(largest * 2 * (_products(plain) + 8) * 2.0**-24).limit_denominator(1000) + Fraction(1, 1000)
+    return Fraction(largest * 2 * 2.0**-24).limit_denominator(1000) + Fraction(1, 1000)
 
 
 def _products(x: Real) -> int:
