@@ -13,6 +13,7 @@ from enum import Enum
 
 from ir import ast
 from ir.ast import Span
+from ir.binding import rebuild
 from ir.builder import children
 from ir.diagnostics import Source, SpecProblem, closest, join
 
@@ -57,14 +58,28 @@ def check_formula(names: Names, e: ast.Expr, wanted: Sort) -> None:
 
 
 def settled(e: ast.Expr, values: Mapping[str, str | int]) -> ast.Expr:
-    """A formula with every `if` that compares an option replaced by the branch the settings choose."""
+    """A formula with the options put in: their comparisons decided, and whatever that decides left out."""
     match e:
-        case ast.If(ast.Binary(op, ast.Name(option), ast.Text(text)), then, otherwise) if option in values:
-            return settled(then if (values[option] == text) == (op == "==") else otherwise, values)
-        case ast.Binary(op, left, right, span):
-            return ast.Binary(op, settled(left, values), settled(right, values), span)
-        case ast.Call():
-            return replace(e, args=tuple(settled(a, values) for a in e.args))
+        case ast.Binary("==" | "!=", ast.Name(option), ast.Text(text)) if option in values:
+            return ast.Name("true" if (values[option] == text) == (e.op == "==") else "false")
+        case ast.Binary("==" | "!=", ast.Text() as text, ast.Name() as option):
+            return settled(replace(e, left=option, right=text), values)
+    e = rebuild(e, lambda x: settled(x, values))
+    match e:
+        case ast.If(ast.Name("true"), then, _):
+            return then
+        case ast.If(ast.Name("false"), _, otherwise):
+            return otherwise
+        case ast.Unary("not", ast.Name("true" | "false" as truth)):
+            return ast.Name("false" if truth == "true" else "true")
+        case ast.Binary("and" | "or", ast.Name("true" | "false" as truth), x):
+            return x if (truth == "true") == (e.op == "and") else ast.Name(truth)
+        case ast.Binary("and" | "or", x, ast.Name("true" | "false" as truth)):
+            return x if (truth == "true") == (e.op == "and") else ast.Name(truth)
+        case ast.Binary("+", ast.Number(value, False), x) | ast.Binary("+", x, ast.Number(value, False)) if value == 0:
+            return x
+        case ast.Big():
+            return replace(e, conditions=tuple(c for c in e.conditions if c != ast.Name("true")))
         case _:
             return e
 

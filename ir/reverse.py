@@ -255,7 +255,7 @@ def _at(use: Use, cell: tuple[str, ...], shape: tuple[ast.Expr, ...]) -> tuple[t
     for e, p, extent in zip(use.index, cell, shape, strict=True):
         solution = _solve(e, ast.Name(p), ranges.keys() - solved.keys())
         if solution is None:
-            conditions.append(ast.Binary("==", e, ast.Name(p)))
+            conditions.append(ast.Binary("==", e, ast.Name(p)) if variables(e) else ast.Binary("==", ast.Name(p), e))
             continue
         v, value = solution
         solved[v] = value

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ir import ast
+from ir.formulas import settled
 from ir.printer import fact_text, print_definitions
 from ir.spec import Bound
 from verifier.sympy_view import spec_latex
@@ -143,7 +145,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
             "formula": spec_latex(bound),
-            "derived": print_definitions(d for d in bound.spec.definitions if d.name in bound.spec.derived),
+            "derived": print_definitions(_derived(bound)),
             "trusted": _trusted(),
         }
     )
@@ -159,6 +161,13 @@ def _assumptions(bound: Bound) -> tuple[tuple[str, str, str], ...]:
     )  # fmt: skip
     facts = tuple((f"facts-{t.name}", text, "launcher") for t, _ in bound.inputs if (text := fact_text(t)))
     return ASSUMPTIONS + saved + facts
+
+
+def _derived(bound: Bound) -> list[ast.Definition]:
+    """The definitions `grad` was written out in, with the options put in."""
+    values = {name: value for name, value in bound.settings if isinstance(value, str)}
+    found = [d for d in bound.spec.definitions if d.name in bound.spec.derived]
+    return [replace(d, value=settled(d.value, values)) for d in found]
 
 
 def _item(e: Evidence) -> dict[str, str]:
