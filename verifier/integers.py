@@ -8,6 +8,7 @@ The rewrites applied on construction are identities of Z, each with its side con
   (d*q + r) div d = q + r div d                   d != 0
   r div d = 0, r mod d = r                        0 <= r < d
   (x mod d) div d = 0                             d > 0
+  (x mod (a*b)) div b = (x div b) mod a, (x mod (a*b)) mod b = x mod b   a, b > 0
   x mod d = x - d*(x div d)  for the part of x that is a multiple of d
   c*(x mod d) + c*d*(x div d) = c*x               d != 0
 Everything else is left to Z3. Divisors are always positive: `execute` and `formula` refuse the rest.
@@ -351,6 +352,8 @@ def _small_div(rest: Int, d: Int) -> Int:
         return lift(0)
     if atom is not None and atom.kind == "div":
         return div(atom.args[0], d * atom.args[1])  # (x div a) div b = x div (a*b), a, b > 0
+    if atom is not None and (a := _digits(atom, n)) is not None and n is not None:
+        return mod(div(atom.args[0], d), lift(a))  # (x mod (a*b)) div b = (x div b) mod a, a, b > 0
     return compound("div", rest, d)
 
 
@@ -362,7 +365,15 @@ def mod(x: Int, d: Int) -> Int:
     n, r = d.constant, rest.constant
     if n is not None and r is not None:
         return lift(r % n)
+    if rest.atom is not None and _digits(rest.atom, n) is not None:
+        return mod(rest.atom.args[0], d)  # (x mod (a*b)) mod b = x mod b, a, b > 0
     return compound("mod", rest, d)
+
+
+def _digits(atom: Atom, b: int | None) -> int | None:
+    """a when the atom is x mod (a*b), all literals."""
+    whole = atom.args[1].constant if atom.kind == "mod" else None
+    return whole // b if whole is not None and b is not None and whole % b == 0 else None
 
 
 def minimum(a: Int, b: Int) -> Int:

@@ -48,10 +48,7 @@ def writer(trace: Trace, access: Access) -> Writer:
     cell = tuple(fresh("cell") for _ in access.index)
     ranges = {atom_of(pid): extent for pid, extent in trace.grid}
     unknowns = unknowns_of(trace, access)
-    solver = _Solver(unknowns, ranges)
-    for index, c in zip(access.index, cell, strict=True):
-        solver.equations.append((index, as_int(c)))
-    found = solver.solve()
+    found = solve(unknowns, [(i, as_int(c)) for i, c in zip(access.index, cell, strict=True)], ranges)
     if access.kind == "atomic":
         found |= {a: lift(0) for a in unknowns if a not in found and ranges.get(a) is lift(1)}
         summed = tuple(a for a in unknowns if a not in found)
@@ -62,6 +59,16 @@ def writer(trace: Trace, access: Access) -> Writer:
                 return Writer(access, cell, None, FALSE, f"its index does not determine {atom!r}")
             found[atom] = lift(0)  # a program id or lane the index does not use: checked by `covers`
     return Writer(access, cell, found, _covers(access, cell, found))
+
+
+def solve(
+    unknowns: tuple[Atom, ...], equations: list[tuple[Int, Int]], extents: Mapping[Atom, Int] | None = None
+) -> dict[Atom, Int]:
+    """Proposals for unknowns that make the left sides equal the right ones, which mention none of them.
+    `extents`: what is known to bound an unknown, 0 <= u < extent."""
+    solver = _Solver(unknowns, extents or {})
+    solver.equations += equations
+    return solver.solve()
 
 
 def unknowns_of(trace: Trace, access: Access) -> tuple[Atom, ...]:

@@ -20,6 +20,7 @@ from verifier.binders import reads as reads_in
 from verifier.booleans import TRUE, Bool, negate
 from verifier.domains import coefficient
 from verifier.integers import Atom, Int, polynomial
+from verifier.inverse import solve
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier, open_guard
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
@@ -175,7 +176,8 @@ def exponents(x: Real) -> list[Member]:
 
 
 def values_of(v: Atom, body: Real, x: Real) -> list[Int]:
-    """Values of the bound symbol v at which a read in the body is a read in x."""
+    """Values of the bound symbol v at which a read in the body is a read in x. Only candidates: an index that
+    gives v alone, or all indices together where they give its digits (page and row, say)."""
     found: dict[Int, None] = {}
     for mine in reads_in(body):
         for theirs in reads_in(x):
@@ -185,4 +187,24 @@ def values_of(v: Atom, body: Real, x: Real) -> list[Int]:
                 k = coefficient(i, v)
                 if k in (1, -1) and v not in free(j):
                     found[(j - (i - polynomial({(v,): k}))) * k] = None
+            pairs = [p for i, j in zip(mine.args[1], theirs.args[1], strict=True) for p in _alike(i, j)]
+            value = solve((v,), [(i, j) for i, j in pairs if v not in free(j)]).get(v)
+            if value is not None and v not in free(value):
+                found[value] = None
     return [f for f in found if not any(a.name.startswith("%") for a in free(f))]
+
+
+def _alike(i: Int, j: Int) -> list[tuple[Int, Int]]:
+    """Equations that make two indices equal: of a cell of one integer input, those of its indices."""
+    for a in _cells(i):
+        for b in _cells(j):
+            if a.args[0] == b.args[0]:
+                return [p for k, m in zip(a.args[1], b.args[1], strict=True) for p in _alike(k, m)]
+    return [(i, j)]
+
+
+def _cells(x: Int) -> list[Atom]:
+    """The cell that x is, or may be where a mask decides."""
+    if x.atom is None or x.atom.kind not in ("cell", "ite"):
+        return []
+    return [x.atom] if x.atom.kind == "cell" else [a for branch in x.atom.args[1:] for a in _cells(branch)]

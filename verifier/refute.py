@@ -60,9 +60,9 @@ def search(
     plan += [(s, g) for s in shapes[:5] for g in (*EXTREME, *MODEST[1:])]
     room = WORK
     for sizes, (generator, tolerance) in plan:
+        if _work(bound, sizes) > room:
+            continue  # a smaller shape may still fit
         room -= _work(bound, sizes)
-        if room < 0:
-            break
         if _exact(program, bound, sizes, generator, tolerance, findings, found):
             return found
     if not findings["S1"].ok:
@@ -123,13 +123,14 @@ def _ragged(program: core.Program, bound: Bound) -> Iterator[dict[str, int]]:
     products = [a * b for k, a in enumerate(metas) for b in metas[k + 1 :] if a * b <= MAX_LENGTH // 2]
     wide = max(products, default=2 * tile)  # several splits or groups of tiles
     lengths = [d for d in bound.dims if d.maximum > LONG and not _is_count(d, bound)]
+    rows = _rows(bound)
     patterns = (
         (tile + 1, 2 * tile + 3), (tile + 5, tile + 5), (2 * tile + 3, tile - 3), (3, 1), (tile, 2 * tile),
         (1, tile + 7), (tile + 1, 0), (2 * tile, tile), (tile - 1, 5), (tile + 1, wide + 1),
     )  # fmt: skip
     for counts in ((2, 4, 2), (1, 3, 1)):
         for pattern in patterns:
-            sizes = {d.name: _clamp(d, pattern[k % 2]) for k, d in enumerate(lengths)}
+            sizes = {d.name: _clamp(d, -(-pattern[k % 2] // rows.get(d.name, 1))) for k, d in enumerate(lengths)}
             others = [d for d in bound.dims if d.name not in sizes]
             for k, d in enumerate(others):
                 sizes[d.name] = _clamp(d, counts[k % 3])
@@ -149,6 +150,19 @@ def _summed(bound: Bound) -> set[str]:
     kept = {name for t, _ in bound.outputs for e in t.shape for name in _names(e)}
     sums = (e for f in bound.spec.definitions for e in walk(f.value) if isinstance(e, ast.Big))
     return {name for e in sums for name in _names(e.bound)} - kept
+
+
+def _rows(bound: Bound) -> dict[str, int]:
+    """Sizes that count pieces of a static length, as W in `max = "W * R"`, and that length."""
+    settings = {k: v for k, v in bound.settings if isinstance(v, int)}
+    found: dict[str, int] = {}
+    for t, _ in bound.inputs:
+        match t.facts.most:
+            case ast.Binary("*", ast.Name(pieces), ast.Name(length)) if length in settings:
+                found[pieces] = settings[length]
+            case ast.Binary("*", ast.Name(pieces), ast.Number(value)):
+                found[pieces] = int(value)
+    return found
 
 
 def _names(e: ast.Expr) -> tuple[str, ...]:
