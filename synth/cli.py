@@ -144,6 +144,15 @@ def prove(
     return found.report.verdict.exit_code
 
 
+@app.command(epilog="synth specs · synth specs --json")
+def specs(as_json: Json = False) -> int:
+    """The specs that ship, and the proved kernels that come with each."""
+    from synth.view import show_specs
+
+    show_specs(as_json)
+    return 0
+
+
 @app.command(epilog="synth show runs/20260101-120000-attention/certificates/64x64-exp-running-w4s2.json")
 def show(certificate: Annotated[Path, typer.Argument(show_default=False)], as_json: Json = False) -> int:
     """What a certificate claims, assumes and rests on."""

@@ -36,6 +36,22 @@ def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
         console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
 
 
+def show_specs(as_json: bool) -> None:
+    """Every packaged spec and its kernels."""
+    from synth.family import families
+
+    found = families()
+    if as_json:
+        print(json.dumps([f.to_json() for f in found]))
+        return
+    console = Console(highlight=False)
+    for f in found:
+        console.print(f"[bold]{f.spec.name}[/]  {f.spec.doc}", soft_wrap=True)
+        for k in f.kernels:
+            settings = " ".join(f"{name}={value}" for name, value in k.settings)
+            console.print(f"    {k.name} [dim]{settings}[/]", soft_wrap=True)
+
+
 def obligations(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("id", "", "verdict", "time", "statement"):
