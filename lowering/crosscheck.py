@@ -29,8 +29,8 @@ from ir.inputs import describe, generate
 from ir.interpret import Mode, interpret
 from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
 from ir.spec import Bound
+from lowering.assumptions import evaluate
 from lowering.compile import child_environment
-from lowering.launch import evaluate
 from lowering.plan import formula, plan, walk
 
 # Relative to a cell and to its tensor's largest value: a few roundings of the coarsest dtype involved.

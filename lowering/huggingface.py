@@ -17,7 +17,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from lowering.launch import AssumptionViolated
+from lowering.assumptions import AssumptionViolated
 from lowering.sdpa import Attention
 
 # Arguments of a model's attention call that do not change what attention computes. `output_attentions` gives no

@@ -26,8 +26,9 @@ import triton.language as tl
 from numpy.typing import NDArray
 from triton.runtime import interpreter
 
+from lowering.assumptions import DTYPES
 from lowering.emitted import emitted_module
-from lowering.launch import DTYPES, allocate, run_plan
+from lowering.launch import allocate, run_plan
 
 Array = NDArray[Any]
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from lowering.launch import DTYPES, AssumptionViolated, Launcher, LaunchError, evaluate
+from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError, evaluate, size_in
+from lowering.launch import Launcher
 
 NAMESPACE = "certified"
 Result = torch.Tensor | tuple[torch.Tensor, ...]
@@ -53,7 +54,8 @@ class Signature:
     @cached_property
     def sizes(self) -> tuple[str, ...]:
         """The sizes no input's shape gives."""
-        given = {e for t in self.plan["tensors"] if t["role"] == "input" for e in t["shape"] if isinstance(e, str)}
+        inputs = [t for t in self.plan["tensors"] if t["role"] == "input"]
+        given = {found[0] for t in inputs for extent in t["shape"] if (found := size_in(extent))}
         return tuple(name for name in self.plan["sizes"] if name not in given)
 
     @cached_property
@@ -201,8 +203,9 @@ def _fake(plan: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[torch.T
     inputs = [t for t in plan["tensors"] if t["role"] == "input"]
     for t in inputs:
         for extent, value in zip(t["shape"], arguments[t["name"]].shape, strict=False):
-            if isinstance(extent, str):
-                sizes.setdefault(extent, value)
+            found = size_in(extent)
+            if found is not None:
+                sizes.setdefault(found[0], value - found[1])
     like = arguments[inputs[0]["name"]]
     return [
         like.new_empty([evaluate(e, sizes) for e in t["shape"]], dtype=DTYPES[t["dtype"]])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from lowering.launch import DTYPES, AssumptionViolated, LaunchError
+from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError
 from lowering.launch import load as load_launcher
 from lowering.operator import Operator, operator, pair
 

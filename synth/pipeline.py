@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ir.program import Program
 from ir.spec import Bound
+from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.compile import CompileError
 from lowering.crosscheck import CrosscheckFailed, crosscheck
-from lowering.launch import AssumptionViolated, LaunchError
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
 from synth import runfolder

@@ -91,7 +91,8 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
     ("input-range", "every input element is finite and within the abs_max the spec states", "caller"),
     ("parameters", "every parameter is within the range the spec states", "launcher"),
     ("sizes", "every size is within the spec's limits and meets its requirements", "launcher"),
-    ("layout", "strides are non-negative, at most max_stride; outputs alias neither inputs nor each other", "launcher"),
+    ("layout", "strides are non-negative, at most max_stride; cells are aligned to their size; outputs alias neither "
+     "inputs nor each other", "launcher"),
     ("dtype", "tensors have the dtypes the settings name and live on one device", "launcher"),
     ("grid", "a launch has at most 2^31 - 1 programs", "launcher"),
     ("address-space", "every tensor spans fewer than 2^57 elements", "hardware"),

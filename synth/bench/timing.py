@@ -22,8 +22,9 @@ from ir.evaluate import check_requires, parameters_default, tensor_shape
 from ir.inputs import generate
 from ir.program import Program
 from ir.spec import Bound, Shapes
+from lowering.assumptions import DTYPES
 from lowering.cpu import execute
-from lowering.launch import DTYPES, load
+from lowering.launch import load
 from lowering.lower import require_certified
 from synth.bench.peers import TORCH, NotInTorch, peers, saved
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops

@@ -8,7 +8,7 @@ from shipped import attention, gradient
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import synth
-from lowering.launch import AssumptionViolated
+from lowering.assumptions import AssumptionViolated
 from lowering.sdpa import Attention
 
 pytestmark = [

@@ -12,7 +12,7 @@ import torch
 from shipped import attention, gradient
 
 import synth
-from lowering.launch import AssumptionViolated
+from lowering.assumptions import AssumptionViolated
 from lowering.sdpa import Attention
 
 pytest.importorskip("transformers", reason="the extra `hf` is not installed")

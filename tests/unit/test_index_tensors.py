@@ -18,7 +18,8 @@ from ir.loader import bind, parse_spec
 from ir.parser import parse
 from ir.spec import Bound
 from ir.typing import check
-from lowering.launch import AssumptionViolated, Launcher, load
+from lowering.assumptions import AssumptionViolated
+from lowering.launch import Launcher, load
 from lowering.lower import lower
 from verifier.booleans import Bool, boolean, conj, ge0, le, lt
 from verifier.cells import CellFacts, Table

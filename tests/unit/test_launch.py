@@ -12,7 +12,9 @@ import pytest
 import torch
 from lowering_cases import attention, certificate_for, documented, typed
 
-from lowering.launch import AssumptionViolated, Launcher, LaunchError, evaluate, grid, load, show
+from lowering.assumptions import AssumptionViolated, LaunchError, check_determinism, evaluate, grid, show
+from lowering.emitted import emitted_module
+from lowering.launch import Launcher, load
 from lowering.lower import lower
 from verifier.certificate import ASSUMPTIONS, Certificate
 
@@ -58,7 +60,13 @@ def half(*shape: int) -> torch.Tensor:
     return torch.zeros(*shape, dtype=torch.float16)
 
 
+class MaskedQueries(torch.Tensor):
+    """A subclass may keep its values anywhere."""
+
+
 SHARED = half(2, 4, 30, 64)
+MISALIGNED = torch.frombuffer(bytearray(2 * 2 * 4 * 30 * 64 + 1), dtype=torch.float16, offset=1).view(2, 4, 30, 64)
+NEGATED = torch.view_as_complex(torch.zeros(2, 4, 30, 64, 2, dtype=torch.float16)).conj().imag
 BROKEN = [
     ("dtype", call(Q=torch.zeros(2, 4, 30, 64)), "float32"),
     ("sizes", call(Q=half(8, 30, 64)), "3 dimensions"),
@@ -76,6 +84,12 @@ BROKEN = [
     ("layout", call(O=half(2, 4, 1, 64).expand(2, 4, 30, 64)), "overlap each other"),
     ("dtype", call(K=torch.zeros(2, 2, 50, 64, dtype=torch.float16, device="meta")), "one device"),
     ("dtype", call(), "GPU"),
+    ("arguments", call(Q=MaskedQueries(SHARED)), "MaskedQueries"),
+    ("arguments", call(scale="large"), "not a float"),
+    ("layout", call(Q=SHARED.to_sparse()), "not stored as strided cells"),
+    ("layout", call(Q=NEGATED), "resolve_neg"),
+    ("layout", call(Q=MISALIGNED), "multiple of its 2-byte element"),
+    ("gradient", call(Q=half(2, 4, 30, 64).requires_grad_()), "Q requires a gradient"),
 ]
 
 
@@ -115,8 +129,23 @@ def test_the_input_range_is_checked_when_asked(launcher: Launcher) -> None:
 
 def test_every_assumption_named_is_in_the_ledger() -> None:
     ledger = {name for name, _, _ in ASSUMPTIONS}
-    assert {row[0] for row in BROKEN} - {"arguments"} <= ledger
+    assert {row[0] for row in BROKEN} - {"arguments", "gradient"} <= ledger
     assert "input-range" in ledger
+
+
+def test_atomic_adds_are_refused_where_torch_is_to_be_deterministic() -> None:
+    plan = {"launches": [{"kernel": "dq", "atomic": True}, {"kernel": "dk", "atomic": False}]}
+    check_determinism(plan)
+    try:
+        torch.use_deterministic_algorithms(True)
+        check_determinism({"launches": plan["launches"][1:]})
+        with pytest.raises(AssumptionViolated, match=r"^\[determinism\] dq adds atomically"):
+            check_determinism(plan)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="run to run"):
+            check_determinism(plan)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_grid_no_device_can_start_is_refused() -> None:
@@ -143,6 +172,30 @@ def test_a_changed_certificate_is_refused(saved: Path, tmp_path: Path) -> None:
 
     with pytest.raises(LaunchError, match="changed after it was issued"):
         load(tampered(saved, tmp_path, change))
+
+
+def test_what_changes_on_disk_after_loading_is_not_what_runs(
+    certificate: Certificate, saved: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "attention.cert.json"
+    path.write_text(saved.read_text())
+    launcher = load(path)
+    path.write_text(path.read_text().replace("tl.exp(", "tl.exp2("))
+    module = emitted_module(launcher.source)
+    assert module.__file__ is not None and not Path(module.__file__).exists()  # there is no file to change
+    assert "".join(module.attention.raw_src) in certificate.body["lowered"]["source"]
+    assert "tl.exp(" in module.attention.src
+    with pytest.raises(LaunchError, match="changed after it was issued"):
+        load(path)
+
+
+def test_a_candidate_that_is_not_the_one_hashed_is_refused(certificate: Certificate, tmp_path: Path) -> None:
+    subject = certificate.body["subject"]
+    other = {**subject, "candidate": {**subject["candidate"], "text": subject["candidate"]["text"] + "# more\n"}}
+    path = tmp_path / "forged.json"
+    certificate.with_section("subject", other).save(path)
+    with pytest.raises(LaunchError, match="the candidate does not match its hash"):
+        load(path)
 
 
 def test_changed_triton_is_refused_even_under_a_new_id(certificate: Certificate, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from shipped import ELEMENTWISE, SQUARE, SQUARE_GRADIENT, SQUARED, SQUARED_GRADI
 from torch.autograd import forward_ad
 
 import synth
-from lowering.launch import AssumptionViolated, LaunchError
+from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.operator import NoGradient, Operator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

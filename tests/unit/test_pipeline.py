@@ -14,7 +14,8 @@ from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
 from ir.loader import bind, load_spec, parse_spec
 from ir.spec import Bound, Shapes
-from lowering.launch import LaunchError, load
+from lowering.assumptions import LaunchError
+from lowering.launch import load
 from synth import runfolder
 from synth.bench import peers, roofline, timing
 from synth.certify import certify

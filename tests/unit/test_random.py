@@ -17,9 +17,9 @@ from ir.program import Program
 from ir.random import philox, random
 from ir.spec import Bound
 from ir.typing import check
+from lowering.assumptions import AssumptionViolated, _parameters
 from lowering.cpu import execute
 from lowering.crosscheck import Run, run_interpreted
-from lowering.launch import AssumptionViolated, _parameters
 from lowering.plan import plan
 from lowering.triton import emit_program
 from verifier.prove import prove

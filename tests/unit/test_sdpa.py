@@ -11,7 +11,7 @@ from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import synth
-from lowering.launch import AssumptionViolated, LaunchError
+from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.sdpa import Attention, serves
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils.checkpoint import checkpoint
 
 import synth
-from lowering.launch import LaunchError
+from lowering.assumptions import LaunchError
 from lowering.operator import NoGradient
 from lowering.sdpa import Attention
 
