@@ -45,6 +45,15 @@ def test_prove_exits_0_and_names_every_obligation(kernel: Path, capsys: pytest.C
     assert f"{kernel}: proved" in printed
 
 
+def test_prove_says_when_two_runs_may_differ(kernel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", str(kernel), "--spec", "attention"]) == 0
+    assert "run to run: deterministic (bitwise)" in capsys.readouterr().out
+    added = ROOT / "tests" / "golden" / "proved" / "atomic_sums_converted.tile"
+    assert main(["prove", str(added), "--spec", "attention"]) == 0
+    printed = capsys.readouterr().out
+    assert "run to run: nondeterministic (bitwise): the order of atomic adds into SUM, ACC is not fixed" in printed
+
+
 def test_prove_exits_1_with_the_counterexample(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", str(wrong), "--spec", "attention", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
