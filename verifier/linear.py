@@ -133,9 +133,23 @@ class _Query:
             same = [g for v, g, b in large.args[0] if v == variables and b * q is body * p]
             new, opening = open_binder(variables, guard)
             context = self.context.given(opening.bool(guard))
-            if not same or not any(context.entails(opening.bool(g)) for g in same):
+            if any(context.entails(opening.bool(g)) for g in same):
+                continue
+            wanted = self.simplifier.real(opening.real(body) * p, context)
+            if not any(self._is_member(wanted, m, q, context) for m in large.args[0]):
                 return False
         return True
+
+    def _is_member(self, wanted: Real, member: Member, q: Real, context: Context) -> bool:
+        """Whether a value is q times the member's body at some value of its one symbol, within its domain."""
+        if len(member[0]) != 1:
+            return False
+        for value in values_of(member[0][0], member[2], wanted)[:MAX_INSTANCES]:
+            at = {member[0][0]: value}
+            if context.entails(substitute(member[1], at)):
+                if self.simplifier.real(substitute(member[2], at) * q - wanted, context) is number(0):
+                    return True
+        return False
 
     def refutes(self, goal: Any) -> bool:
         solver = z3.Solver(ctx=self.z3)

@@ -16,7 +16,7 @@ from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof
 from verifier.reals import Monomial, Real, RealAtom, constant_limits, monomial, number
-from verifier.shares import by_root, root_below, without_means
+from verifier.shares import by_floor, by_root, root_below, without_means
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -49,6 +49,7 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     mean = _weighted_mean(proof, mono, context)
     if mean is not None:
         return mean
+    whole = mono
     mono, averaged = without_means(proof, mono, context, bound_of)
     out = averaged
     share = _share(proof, mono, context)
@@ -62,7 +63,7 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     for atom, k in mono.factors:
         limit_of = _atom(proof, atom, context) ** k if k > 0 else _inverse(atom, context) ** -k
         out = times(out, limit_of)
-    return out
+    return out if out < math.inf else by_floor(proof, whole, context, bound_of)
 
 
 def _power(ends: tuple[Fraction, Fraction], k: int) -> float:

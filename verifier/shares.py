@@ -4,6 +4,8 @@ mean            |(sum over D of f) / n| <= max |f| where n is the number of valu
 root-share      |f(k)| / sqrt(A) <= c^(-1/2) if k is in D, c > 0, and A - c sum over D of f^2 is not negative by
                 signs. This bounds x / rms(x) by the root of the row's length. It is a bound over the reals: it is
                 used only where every argument of sqrt is computed without cancellation (`Floors` without clamps).
+root-floor      |f| / sqrt(A) <= sqrt(f^2 / t) where t > 0 and A - t is not negative: 1 / sqrt(var + eps) is at most
+                1 / sqrt(eps).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from verifier.linear import values_of
 from verifier.reals import Monomial, Real, RealAtom, number, of, power
 from verifier.signs import positive_when
 from verifier.smt import Context
+from verifier.squares import nonnegative
 
 if TYPE_CHECKING:
     from verifier.proof import Proof
@@ -62,6 +65,21 @@ def _root_share(proof: Proof, x: Real, context: Context) -> tuple[Real, Real] | 
             if factor is not None:
                 return common, power(factor, -1)
     return None
+
+
+def by_floor(proof: Proof, mono: Monomial, context: Context, bound_of: BoundOf) -> float:
+    """A bound of a monomial that is divided by a root, from one term under the root; inf if there is none."""
+    root = root_below(mono)
+    if root is None:
+        return math.inf
+    inside = proof.simplifier.real(root.args[1], context)
+    f = reals.monomial(TRUE, dict(mono.factors), mono.exponent) * of(root)
+    best = math.inf
+    for term in inside.terms:
+        t = reals.total((term,))
+        if positive_when(t) is TRUE and nonnegative(inside - t, context, proof.simplifier):
+            best = min(best, bound_of(proof, f * f * power(t, -1), context))
+    return math.sqrt(best) * (1.0 + 1e-9)
 
 
 def root_below(mono: Monomial) -> RealAtom | None:
