@@ -19,7 +19,7 @@ Array = NDArray[Any]
 # Where a whole tensor is expected to be zero there is no scale to measure against.
 _ZERO_TENSOR_SCALE = 1e-12
 _ROUNDING = 1e-13  # what cancelling terms leave of float64, relative to the terms
-_DEGREE = 3  # the terms of a gradient of attention are products of that many inputs
+_DEGREE = 3  # the terms of a gradient of attention are products of up to that many inputs
 # Near the end of float64's range exponentials lose digits and then all of them: differences there say nothing.
 _SMALLEST_SCALE = 1e-280
 
@@ -66,11 +66,13 @@ def mismatch(
     A cell agrees when |actual - expected| <= tolerance * (|expected| + largest finite |expected|).
     `skip_undefined` leaves out cells whose expected value is NaN: those a spec with
     empty_row = "undefined" leaves to the kernel. With `inputs`, a tensor expected to be zero but for rounding,
-    as the gradient of a softmax over one key is, is measured against the terms that cancel in it.
+    as the gradient of a softmax over one key or the cross-entropy of one class is, is measured against the terms
+    that cancel in it.
     Raises ShapeMismatch.
     """
     worst: Mismatch | None = None
-    terms = max((_largest(np.asarray(x)) for x in (inputs or {}).values()), default=0.0) ** _DEGREE
+    largest = max((_largest(np.asarray(x)) for x in (inputs or {}).values()), default=0.0)
+    terms = max(largest, largest**_DEGREE)
     for name, want in expected.items():
         got = actual.get(name)
         if got is None or got.shape != want.shape:

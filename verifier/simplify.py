@@ -16,12 +16,12 @@ from typing import Any
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
 from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt
-from verifier.domains import bounds, exists
+from verifier.domains import bounds, coefficient, exists
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.smt import Context
 from verifier.squares import undominated
-from verifier.terms import as_int, atom_of, children, free
+from verifier.terms import as_int, atom_of, children, free, unbounded_range
 
 
 class Simplifier:
@@ -190,7 +190,14 @@ class Simplifier:
         if guard is FALSE or inner.impossible:
             self.trace["sum-empty"] = None
             return number(0)
-        guard = conj(p for p in conjuncts(guard) if p.kind != "or" or not context.entails(p))
+        guard = conj(self.condition(p, context) if p.kind == "or" else p for p in conjuncts(guard))
+        point = _point(variables, guard)
+        if point is not None:
+            self.trace["sum-point"] = None
+            left = tuple(v for v in variables if v not in point)
+            at = Substitution(point)
+            ranges = conj(map(unbounded_range, point))
+            return self.real(make_sum(left, at.bool(conj((guard, ranges))), at.real(body)), context)
         body = self._inside(body, inner)
         for v in [v for v in variables if v not in free(body)]:
             if self._unique(v, guard, inner):
@@ -322,6 +329,17 @@ class Simplifier:
         same = self._known_sum(domain, context.given(m.guard))
         shared = {f: q for f, q in m.factors if f is not a}
         return guarded(m.guard, reals.monomial(TRUE, shared, m.exponent) * of(same)) * number(c)
+
+
+def _point(variables: tuple[Atom, ...], guard: Bool) -> dict[Atom, Int] | None:
+    """sum-point: a symbol v that the domain equates with a term t free of v has one value: the sum over v of f(v)
+    where v = t and g(v) is f(t) where g(t)."""
+    for p in conjuncts(guard):
+        for v in variables:
+            k = coefficient(p.args[0], v) if p.kind == "eq" else 0
+            if k in (1, -1):
+                return {v: (as_int(v) * k - p.args[0]) * k}
+    return None
 
 
 def open_guard(x: Real, context: Context) -> Bool | None:

@@ -68,3 +68,9 @@ def test_what_cancels_to_nothing_is_measured_against_the_terms_that_cancel() -> 
     assert mismatch({"dQ": np.array([0.0, 3e-16])}, zero, 1e-6, inputs=inputs) is None
     assert mismatch({"dQ": np.array([0.0, 3e-16])}, zero, 1e-6) is not None
     assert mismatch({"dQ": np.array([0.0, 1e-4])}, zero, 1e-6, inputs=inputs) is not None
+
+
+def test_small_inputs_leave_room_for_the_rounding_of_what_cancels() -> None:
+    zero, inputs = {"LOSS": np.array([-6e-17])}, {"X": np.array([0.06])}  # log(exp(x)) - x
+    assert mismatch({"LOSS": np.array([0.0])}, zero, 1e-6, inputs=inputs) is None
+    assert mismatch({"LOSS": np.array([1e-6])}, zero, 1e-6, inputs=inputs) is not None

@@ -15,7 +15,7 @@ from ir.typing import check
 from verifier import integers as z
 from verifier import reals
 from verifier.binders import make_sum
-from verifier.booleans import TRUE, Bool, conj, ge0, le, lt
+from verifier.booleans import TRUE, Bool, conj, equal, ge0, le, lt
 from verifier.floors import NONE, Floors
 from verifier.integers import Int
 from verifier.obligations import range as range_
@@ -134,6 +134,22 @@ def test_a_count_is_not_taken_where_it_is_not_known() -> None:
     assert not is_count(counted(ge0(v), lt(v, c), le(even, z.lift(0))), c)
     x = make_sum((atom_of(v),), conj((ge0(v), lt(v, c))), reals.read("X", (v,)))
     assert Simplifier().real(x, Context(Prover(Ledger()), ())) is not reals.of_int(c)
+
+
+def test_a_sum_over_one_point_is_its_value_there() -> None:
+    v, c, t = z.symbol("v"), C(), z.symbol("t")
+
+    def summed(*domain: Bool) -> Real:
+        x = make_sum((atom_of(v),), conj((ge0(v), lt(v, c), *domain)), reals.read("X", (v,)))
+        return Simplifier().real(x, Context(Prover(Ledger()), (ge0(t), lt(t, c))))
+
+    at = reals.read("X", (t,))
+    assert summed(equal(v, t)) is at
+    assert summed(equal(t - v, z.lift(0))) is at
+    assert summed(equal(v, t + c)) is number(0)  # outside the range
+    assert summed(equal(v * 2, t)) is not reals.read("X", (z.div(t, z.lift(2)),))  # t may be odd
+    assert summed(le(v, t)) is not at
+    assert summed(equal(z.div(v, z.lift(2)), t)) is not at
 
 
 # ---- floors -------------------------------------------------------------------------------------
