@@ -14,7 +14,7 @@ from math import prod
 
 from ir import ast
 from ir import program as core
-from ir.ast import Span
+from ir.ast import Name, Span
 from ir.binding import walk
 from ir.compare import Mismatch, mismatch
 from ir.evaluate import EvaluationError, check_requires, evaluate, parameters_default
@@ -79,9 +79,14 @@ def search(
 
 def _work(bound: Bound, sizes: Mapping[str, int]) -> int:
     """About what a replay costs: the product of the sizes tensors have, a length at least a tile's share."""
-    shaped = {str(getattr(e, "id", "")) for t, _ in (*bound.inputs, *bound.outputs) for e in t.shape}
-    dims = [d for d in bound.dims if d.name in shaped]
+    dims = [d for d in bound.dims if d.name in _shaping(bound)]
     return prod(max(sizes[d.name], 32) if d.maximum > LONG else max(sizes[d.name], 1) for d in dims)
+
+
+def _shaping(bound: Bound) -> set[str]:
+    """The sizes some tensor's extent mentions; a window's sides and a prefix are not among them."""
+    extents = [e for t, _ in (*bound.inputs, *bound.outputs) for e in t.shape]
+    return {n.id for e in extents for n in walk(e) if isinstance(n, Name)}
 
 
 def _parameters(bound: Bound, sizes: Mapping[str, int], extreme: bool = False) -> dict[str, float]:
@@ -128,9 +133,12 @@ def _ragged(program: core.Program, bound: Bound) -> Iterator[dict[str, int]]:
         (tile + 1, 2 * tile + 3), (tile + 5, tile + 5), (2 * tile + 3, tile - 3), (3, 1), (tile, 2 * tile),
         (1, tile + 7), (tile + 1, 0), (2 * tile, tile), (tile - 1, 5), (tile + 1, wide + 1),
     )  # fmt: skip
+    shaping = _shaping(bound)
     for counts in ((2, 4, 2), (1, 3, 1)):
-        for pattern in patterns:
+        for step, pattern in enumerate(patterns):
             sizes = {d.name: _clamp(d, -(-pattern[k % 2] // rows.get(d.name, 1))) for k, d in enumerate(lengths)}
+            for k, d in enumerate(d for d in lengths if d.name not in shaping):  # shorter and longer than a tile
+                sizes[d.name] = _clamp(d, (tile + 1, 0, 2 * tile + 3, 1, 5)[(step + 3 * k) % 5])
             others = [d for d in bound.dims if d.name not in sizes]
             for k, d in enumerate(others):
                 sizes[d.name] = _clamp(d, counts[k % 3])
