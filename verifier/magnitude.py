@@ -80,13 +80,32 @@ def _inverse(atom: RealAtom, context: Context) -> float:
 
 
 def _weighted_mean(proof: Proof, mono: Monomial, context: Context) -> float | None:
-    """sum(w v) / sum(w), w >= 0, v a read, the first domain within the second: at most max |v|."""
+    """sum(w v) / sum(w), w >= 0, v a read, the first domain within the second: at most max |v|. Whatever else
+    the divisor adds to sum(w) is not negative, and makes the quotient smaller."""
     if mono.exponent is not None or len(mono.factors) != 2:
         return None
     (a, k), (b, p) = mono.factors
     if k == -1:
         (a, k), (b, p) = (b, p), (a, k)
-    if not (a.kind == b.kind == "sum" and k == 1 and p == -1 and a.args[0] == b.args[0]):
+    if a.kind != "sum" or (k, p) != (1, -1):
+        return None
+    found = (_mean_over(proof, a, part, context) for part in least_parts(b))
+    return next((mean for mean in found if mean is not None), None)
+
+
+def least_parts(divisor: RealAtom) -> list[Monomial]:
+    """Terms of coefficient at least 1 of a divisor of which no term is negative: it is at least each."""
+    terms = divisor.args[0].terms if divisor.kind == "poly" else reals.of(divisor).terms
+    if any(positive_when(reals.total((term,))) is None for term in terms):
+        return []
+    return [mono for mono, c in terms if c >= 1 and mono.guard is TRUE]
+
+
+def _mean_over(proof: Proof, a: RealAtom, part: Monomial, context: Context) -> float | None:
+    if part.exponent is not None or len(part.factors) != 1 or part.factors[0][1] != 1:
+        return None
+    b = part.factors[0][0]
+    if b.kind != "sum" or a.args[0] != b.args[0]:
         return None
     if a.args[1] is not b.args[1] and not context.given(a.args[1]).entails(b.args[1]):
         return None
@@ -106,23 +125,32 @@ def _weighted_mean(proof: Proof, mono: Monomial, context: Context) -> float | No
 
 
 def _share(proof: Proof, mono: Monomial, context: Context) -> Monomial | None:
-    """exp(e) / sum(exp(..)) where e is the exponent of one member of the sum: at most 1. What is left
-    of the monomial without the two."""
+    """exp(e) / sum(exp(..)) where e is the exponent of one member of the sum, or of a term next to it: at most
+    1. What is left of the monomial without the two."""
     if mono.exponent is None:
         return None
     for atom, k in mono.factors:
-        if atom.kind != "sum" or k != -1 or len(atom.args[0]) != 1:
-            continue
-        v, guard, body = atom.args[0][0], atom.args[1], atom.args[2]
-        if len(body.terms) != 1 or body.terms[0][0].factors or body.terms[0][0].exponent is None:
-            continue
-        for value in values_of(v, body, mono.exponent):
-            here = context.entails(substitute(guard, {v: value}))
-            member = proof.simplifier.real(substitute(body.terms[0][0].exponent, {v: value}), context)
-            if here and proof.simplifier.real(member - mono.exponent, context) is number(0):
-                rest = {a: p for a, p in mono.factors if a is not atom}
-                return monomial(TRUE, rest, None).terms[0][0]
+        if k == -1 and any(_is_member(proof, mono.exponent, part, context) for part in least_parts(atom)):
+            return monomial(TRUE, {a: p for a, p in mono.factors if a is not atom}, None).terms[0][0]
     return None
+
+
+def _is_member(proof: Proof, e: Real, part: Monomial, context: Context) -> bool:
+    """Whether exp(e) is the part of a divisor, or one term of the sum it is."""
+    if not part.factors:
+        return part.exponent is not None and proof.simplifier.real(part.exponent - e, context) is number(0)
+    atom, k = part.factors[0]
+    if len(part.factors) != 1 or atom.kind != "sum" or k != 1 or part.exponent is not None or len(atom.args[0]) != 1:
+        return False
+    v, guard, body = atom.args[0][0], atom.args[1], atom.args[2]
+    if len(body.terms) != 1 or body.terms[0][0].factors or body.terms[0][0].exponent is None:
+        return False
+    for value in values_of(v, body, e):
+        here = context.entails(substitute(guard, {v: value}))
+        member = proof.simplifier.real(substitute(body.terms[0][0].exponent, {v: value}), context)
+        if here and proof.simplifier.real(member - e, context) is number(0):
+            return True
+    return False
 
 
 def _read_limit(proof: Proof, tensor: str) -> float:
