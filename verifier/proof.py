@@ -124,9 +124,11 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
     def read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
         if tensor in proof.formula.tables:
             return Scalar(cell(tensor, index))
-        if tensor in saved:  # its contract: what it owes was discharged where it was stored
+        if tensor in saved:
+            # Its contract. Range was discharged where it was stored; where the spec leaves it undefined (a quotient
+            # by zero) nothing is known of it, and whoever uses it there owes that.
             value = proof.formula.output(tensor, index)
-            return Scalar(value.real, value.finite)
+            return Scalar(value.real, value.finite, frozenset(d for d in value.owes if d.kind == "defined"))
         if proof.role(tensor) == "input":
             return Scalar(reals.read(tensor, index))
         if tensor not in stored:
