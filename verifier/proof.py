@@ -28,7 +28,7 @@ from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
 from verifier.sympy_view import ScanIdentity
-from verifier.tiles import Scalar
+from verifier.tiles import Duties, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
             # Its contract. Range was discharged where it was stored; where the spec leaves it undefined (a quotient
             # by zero) nothing is known of it, and whoever uses it there owes that.
             value = proof.formula.output(tensor, index)
-            return Scalar(value.real, value.finite, frozenset(d for d in value.owes if d.kind == "defined"))
+            return Scalar(value.real, value.finite, Duties(d for d in value.owes if d.kind == "defined"))
         if proof.role(tensor) == "input":
             return Scalar(reals.read(tensor, index))
         if tensor not in stored:
