@@ -237,9 +237,9 @@ def pair(forward: Launcher, backward: Launcher) -> None:
     f, b = Signature(forward.plan), Signature(backward.plan)
     who = f"backward certificate {backward.certificate[:16]}"
     settings = backward.subject["settings"]
-    for name, value in forward.subject["settings"].items():
-        if settings.get(name) != value:
-            raise LaunchError(f"{who} was proved for {name} = {settings.get(name)}, the forward one for {value}")
+    for name, value in forward.subject["settings"].items():  # one that only one has is in no text both have
+        if settings.get(name, value) != value:
+            raise LaunchError(f"{who} was proved for {name} = {settings[name]}, the forward one for {value}")
     known = (*f.inputs, *f.outputs, *(f"d{y}" for y in f.outputs))
     strangers = [x for x in b.inputs if x not in known]
     strangers += [x for x in (*b.parameters, *b.sizes) if x not in f.arguments]

@@ -42,7 +42,7 @@ def certificate_for(text: str, bound: Bound, bits: int = 64) -> Certificate:
             "format": FORMAT,
             "subject": {
                 "candidate": {"text": text, "sha256": digest(text)},
-                "spec": {"text": bound.spec.source, "sha256": digest(bound.spec.source)},
+                "spec": {"text": bound.spec.source, "sha256": digest(bound.spec.source), "name": bound.spec.name},
                 "settings": dict(bound.settings),
             },
             "widths": widths(program, bits),
