@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from shipped import attention, gradient
+from shipped import ROOT, attention, gradient, shipped
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils.checkpoint import checkpoint
@@ -172,3 +172,60 @@ def test_the_log_sum_exp_is_not_differentiated_in_silence(f: Attention) -> None:
     found = f.kernels[0].operator(Q=q, K=k, V=v)
     with pytest.raises(NoGradient, match="no dLSE"):
         (found["O"].sum() + found["LSE"].sum()).backward()
+
+
+# ---- more than torch's arguments -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dropping() -> Attention:
+    settings = (("causal", "bottom_right"), ("dtype", "fp32"), ("D", 64))
+    forward = (ROOT / "specs/dropout/online_causal.tile").read_text()
+    backward = (ROOT / "specs/dropout_bwd/three_kernels_causal.tile").read_text()
+    loaded = synth.load(
+        shipped(forward, "dropout", *settings),
+        attention("top_left"),
+        backward=[shipped(backward, "dropout_bwd", *settings, ("o_dtype", "fp32")), gradient("top_left")],
+    )
+    assert isinstance(loaded, Attention)
+    return loaded
+
+
+def test_dropout_and_its_gradient(dropping: Attention) -> None:
+    q, k, v = qkv(2, 2, 40, 40)
+    weight = torch.randn(2, 2, 40, 64)
+    found = dropping(q, k, v, dropout_p=0.4, is_causal=True, seed=7)
+    ours = torch.autograd.grad((found * weight).sum(), (q, k, v))
+
+    wide = double((q, k, v))
+    p = (wide[0] @ wide[1].mT / 8).masked_fill(~torch.ones(40, 40, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
+    unit = torch.eye(64)[:40].expand(2, 2, 40, 64)
+    kept = dropping(q, k, unit, dropout_p=0.4, is_causal=True, seed=7).detach()[..., :40] > 0  # P times the mask
+    assert 0.5 < kept.tril().float().mean() * 40 * 2 / 41 < 0.7
+    wanted = (p * kept / 0.6) @ wide[2]
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    theirs = torch.autograd.grad((wanted * weight).sum(), wide)
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-5)
+
+
+def test_the_seed_is_drawn_from_torchs_generator_and_drawn_again_by_checkpoints(dropping: Attention) -> None:
+    def layer(*x: torch.Tensor) -> torch.Tensor:
+        return dropping(*x, dropout_p=0.4, is_causal=True).sin()
+
+    plain, kept = qkv(2, 2, 20, 20), qkv(2, 2, 20, 20)
+    torch.manual_seed(3)
+    first, second = layer(*plain), layer(*plain)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    torch.manual_seed(3)
+    checkpoint(layer, *kept, use_reentrant=False).sum().backward()
+    for x, y in zip(plain, kept, strict=True):
+        assert x.grad is not None and y.grad is not None and torch.equal(x.grad, y.grad)
+
+
+def test_without_dropout_the_kernels_agree(dropping: Attention) -> None:
+    given = qkv(2, 2, 20, 20)
+    first, second = (k.operator for k in dropping.kernels)
+    named = dict(zip("QKV", given, strict=True))
+    torch.testing.assert_close(first(**named, p=0.0, seed=5)["O"], second(**named)["O"])
