@@ -341,6 +341,43 @@ def formulas(draw: st.DrawFn, depth: int = 4, bound: str = "ij") -> str:
     )
 
 
+@pytest.mark.parametrize(
+    "define",
+    [
+        "R[i] = sum[k < N](S[i, k]) * sum[k < M](S[i, k % N])",
+        "R[i] = sum[k < 2](S[i, k]) * sum[k < 3](S[i, k])",
+        "T[k] = exp(X[0, k])\nR[i] = sum[k < min(i + 1, N)](T[k])",
+        "T[a, b] = X[a, b] * U[b % M]\nR[i] = T[i, i] * U[i]",
+        "R[i] = sum[k < N, k > 0](X[i, k - 1] * W[k])",
+        "R[i] = sum[k < N](X[i, -k + N - 1] * W[k])",
+        "T[a, b] = X[0, 0] * a * exp(0.1 * b)\nR[i] = sum[k < i + 1](T[k, i] * X[i, k % N])",
+        "T[k] = X[k, 0] * X[0, 0]\nR[i] = if i < 2 then T[i + 1] else T[0] * T[0]",
+        "total = sum[i < M](X[i, 0] * X[i, 1])\nR[i] = total * total + exp(X[i, 0]) / total",
+    ],
+)
+def test_uses_of_every_kind_against_finite_differences(define: str) -> None:
+    """Ranges that differ, depend on other indices, or come in another order; one variable twice; offsets."""
+    s = spec(f"S[i, j] = tanh(X[i, j])\n{define}\ndX[i, j] = grad(R, X, dR)", {"R": ("M",), "dX": ("M", "N")})
+    by_differences(bind(s), {"M": 4, "N": 4}, "R", "X", "dR", "dX", 7)
+    by_differences(bind(s), {"M": 3, "N": 5}, "R", "X", "dR", "dX", 8)
+
+
+def test_rows_chosen_by_an_integer_tensor() -> None:
+    """An embedding: each row of the table collects the places it was put."""
+    token = 'token = { shape = ["M"], dtype = "i32", min = 0, max = "N - 1" }'
+    define = "R[i] = W[token[i]] * W[token[i]]\ndW[j] = grad(R, W, dR)"
+    text = spec("dW[j] = W[j]", {"dW": ("N",)}).source
+    text = text.replace("dW[j] = W[j]", define).replace("[inputs]", f"[inputs]\n{token}")
+    s = parse_spec(text)
+    assert print_expr(s.definitions[-1].value) == "sum[i < M, token[i] == j](dR[i] * 2 * W[token[i]])"
+    inputs = generate("normal", 1, bind(s), {"M": 5, "N": 3}, {"c": 0.7})
+    expected = np.zeros(3)
+    np.add.at(expected, inputs["token"], 2 * inputs["dR"] * inputs["W"][inputs["token"]])
+    np.testing.assert_allclose(evaluate(bind(s), {"M": 5, "N": 3}, {"c": 0.7}, inputs)["dW"], expected)
+    with pytest.raises(SpecProblem, match="`token` holds integers"):
+        parse_spec(text.replace("grad(R, W, dR)", "grad(R, token, dR)"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(formula=formulas(), shared=formulas(depth=2), m=st.integers(1, 4), n=st.integers(1, 4), seed=st.integers(0, 99))
 def test_random_formulas_against_finite_differences(formula: str, shared: str, m: int, n: int, seed: int) -> None:
