@@ -35,11 +35,14 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool = True) -> Report:
+def prove(
+    program: core.Program, bound: Bound, source: str = "", evidence: bool = True, search: bool = True
+) -> Report:
     """Verdict on every obligation; counterexamples are replayed before they are reported.
 
     `seconds` of the report is proof time, refutation included, without the writing of evidence. With
-    `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs.
+    `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs. Without `search`
+    no counterexample is looked for, so that what is not proved is unproved.
     """
     begun = time.perf_counter()
     integers.reset()
@@ -63,7 +66,7 @@ def prove(program: core.Program, bound: Bound, source: str = "", evidence: bool 
         seconds[name] = time.perf_counter() - start
     seconds["E1"] += spent  # symbolic execution and closed forms serve equivalence above all
     examples = {}
-    if not all(f.ok for f in findings.values()):
+    if search and not all(f.ok for f in findings.values()):
         examples = refute.search(program, bound, findings, proof)
     total = time.perf_counter() - begun
     proved = proof is not None and not examples and all(f.ok for f in findings.values())
