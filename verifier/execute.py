@@ -145,7 +145,7 @@ class Instance:
                 if e.op == "neg" and _is_infinity(e.operand):
                     return constant_tile(ops.MINUS_INFINITY, shape)
                 operand = self.expression(e.operand, env)
-                return tile(shape, lambda lanes: _unary(e, operand.at(lanes)))
+                return tile(shape, lambda lanes: self._recorded(_unary(e, operand.at(lanes)), e.span))
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
                 premises = self.premises
@@ -176,6 +176,12 @@ class Instance:
                 return tile(shape, lambda lanes: self._random(e, seed.at(()), counter.at(lanes)))
             case core.Load():
                 return self._load(e, env)
+
+    def _recorded(self, x: Scalar, span: Span) -> Scalar:
+        """x; an integer is one that the kernel computes, and B2 gives it a width."""
+        if isinstance(x.value, Int):
+            self.integers.append((x.value, span))
+        return x
 
     def _binary(self, e: core.Binary, a: Scalar, b: Scalar, premises: tuple[Bool, ...]) -> Scalar:
         """`premises`: of the place that computes it, which is not always the one that first asks for it."""
@@ -234,6 +240,8 @@ class Instance:
             Access("load", e.tensor, cell, guard, None, place, self.premises, lanes, self.counters, e.span)
         )
         self.integers += [(i, e.span) for i in cell]
+        if e.type.dtype.is_int:
+            self._recorded(self.read(e.tensor, cell, e.span), e.span)
 
         def at(lanes: Lanes) -> Scalar:
             stored = self.read(e.tensor, tuple(_at(i, lanes).int for i in index), e.span)

@@ -438,3 +438,50 @@ def test_without_sizes_that_keep_the_facts_there_is_no_witness() -> None:
     assert report.result("V1").verdict is not Verdict.PROVED
     report = by_segment(segments(', splits = "T + 9", longest = 0, part = "seg"', "X[x]"))
     assert report.result("V1").verdict is not Verdict.PROVED
+
+
+SAME = """
+name = "same"
+[dims]
+R = {{ min = 1, max = 65536 }}
+[inputs]
+X = {{ shape = ["R"], dtype = "f32" }}
+id = {{ shape = ["R"], dtype = "{dtype}"{facts} }}
+[outputs]
+Y = {{ shape = ["R"], dtype = "f32" }}
+[formula]
+empty_row = "undefined"
+define = "Y[i] = if {condition} then X[i] else 0"
+[layout]
+max_stride = 1024
+"""
+COMPARE = """
+kernel compare(t < cdiv(R, 16)):
+    i = t * 16 + arange(16)
+    a = load(id[i], mask=i < R, other=0)
+    b = load(id[0])
+    store(Y[i], where({condition}, load(X[i], mask=i < R, other=0), 0.0), mask=i < R)
+"""
+
+
+def compared(dtype: str, facts: str, spec: str, kernel: str) -> Report:
+    bound = bind(parse_spec(SAME.format(dtype=dtype, facts=facts, condition=spec)), {})
+    text = COMPARE.format(condition=kernel)
+    return prove(check(parse(text), bound), bound, text)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "facts", "bits"), [("i64", "", 64), ("i64", ", min = -7, max = 4", 32), ("i32", "", 32)]
+)
+def test_integers_that_are_only_compared_have_a_width_too(dtype: str, facts: str, bits: int) -> None:
+    """Two i64 numbers that agree in their low 32 bits differ: they must not be compared in 32."""
+    report = compared(dtype, facts, "id[i] == id[0]", "a == b")
+    assert report.verdict is Verdict.PROVED, report
+    assert dict(report.index_widths) == {"compare": bits}
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("i32", 64), ("i64", None)])
+def test_the_negative_of_the_least_integer_needs_a_bit_more(dtype: str, bits: int | None) -> None:
+    report = compared(dtype, "", "-id[i] >= id[0]", "-a >= b")
+    assert (report.verdict is Verdict.PROVED) is (bits is not None)
+    assert bits is None or dict(report.index_widths) == {"compare": bits}

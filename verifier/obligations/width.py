@@ -52,7 +52,7 @@ def check(proof: Proof) -> Widths:
         span = max((_span(proof, a.tensor, intervals) for a in t.accesses), default=0)
         largest = max((intervals.high(i) or 0 for i, _ in t.integers), default=0)
         given = max((max(high, -low) for low, high in intervals.arguments.values()), default=0)  # of that width too
-        small = max(largest, given) <= INT32 and all((intervals.low(i) or 0) >= -INT32 for i, _ in t.integers)
+        small = max(largest, given) <= INT32 and all((intervals.low(i) or 0) >= -INT32 - 1 for i, _ in t.integers)
         narrow = span <= INT32 and small
         if kernel.schedule.offset_bits == 32 and not narrow:
             what = f"{t.kernel} asks for 32-bit offsets, but an offset may reach {span} under the limits"
@@ -84,7 +84,7 @@ def integer_parameters(proof: Proof) -> tuple[Parameter, ...]:
 def _integers(proof: Proof, trace: Trace, intervals: Intervals) -> Finding | None:
     for value, span in trace.integers:
         low, high = intervals.of(value)
-        if low is None or high is None or low < -INT64 or high > INT64:
+        if low is None or high is None or low < -INT64 - 1 or high > INT64:
             return Finding(False, STATEMENT, f"{trace.kernel}: {value!r} may not fit 64 bits (<= {high})", span)
     for value, width, premises, span in trace.casts:
         largest = INT32 if width == 32 else INT64
