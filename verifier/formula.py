@@ -8,7 +8,8 @@ X = Y * (X/Y) with a named quotient, so that no nonlinear reasoning is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from ir import ast
@@ -22,6 +23,7 @@ from verifier.domains import exists
 from verifier.integers import Int, cell, div, lift, mod, part_name, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare
+from verifier.smt import Context
 from verifier.terms import atom_of, fresh
 from verifier.tiles import Duties, Scalar
 
@@ -99,6 +101,7 @@ class Formula:
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self.tables = {t.name: self._table(t, dtype.bits) for t, dtype in bound.inputs if dtype.is_int}
         self.tables |= {part_name(n): _parts(n, t) for n, t in self.tables.items() if t.splits is not None}
+        self.part: Callable[[str, Int], Int] = lambda tensor, x: cell(part_name(tensor), (x,))
         self.parts = {t.facts.part: t.name for t, _ in bound.inputs if t.facts.part}
 
     def _table(self, t: TensorSpec, bits: int) -> Table:
@@ -106,6 +109,12 @@ class Formula:
         stated = (t.facts.least, t.facts.most, t.facts.splits, t.facts.longest)
         least, most, splits, longest = (None if e is None else self.value(e, {}).int for e in stated)
         return Table(self.extents(t), bits, least, most, splits, longest)
+
+    def within(self, context: Context) -> Formula:
+        """The same formulas where a context holds: what it tells of the part a position lies in is put in."""
+        here = copy(self)
+        here.part = lambda tensor, x: context.prover.ledger.facts.part(tensor, x, context)
+        return here
 
     def output(self, name: str, cell: tuple[Int, ...]) -> Scalar:
         """What output `name` must hold at `cell`."""
@@ -137,7 +146,7 @@ class Formula:
                 if e.name in self.tables:
                     return Scalar(cell(e.name, index))
                 if e.name in self.parts:
-                    return Scalar(cell(part_name(self.parts[e.name]), index))
+                    return Scalar(self.part(self.parts[e.name], index[0]))
                 if e.name in self.inputs:
                     return Scalar(reals.read(e.name, index))
                 return self.define(e.name, index)

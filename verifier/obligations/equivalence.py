@@ -33,7 +33,7 @@ MAX_SPLITS = 6
 def check(proof: Proof) -> Finding:
     shown = []
     for place in _places(proof):
-        wanted = proof.formula.output(place.tensor, place.index)
+        wanted = proof.formula.within(place.context).output(place.tensor, place.index)
         context = place.context
         duties = [d for d in wanted.owes if d.kind == "defined"]
         defined = conj(disj((negate(d.premise), d.claim)) for d in duties)
