@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shipped import shipped
+from torch.nn.attention.bias import causal_lower_right
+from torch.utils.checkpoint import checkpoint
 
+import synth
 from ir.compare import mismatch
 from ir.evaluate import evaluate
 from ir.inputs import generate
@@ -21,7 +25,9 @@ from ir.spec import Bound
 from ir.typing import check
 from lowering.cpu import execute
 from lowering.crosscheck import Run, run_interpreted
+from lowering.launch import AssumptionViolated
 from lowering.plan import plan
+from lowering.sdpa import Attention
 from lowering.triton import emit_program
 from lowering.values import TORCH
 from verifier.integers import reset
@@ -31,6 +37,7 @@ from verifier.reals import limits, number, parameter, power
 from verifier.signs import compare
 
 KERNELS = sorted((packaged_specs() / "dropout").glob("*.tile"))
+FORWARD, BACKWARD = "dropout/online_causal.tile", "dropout_bwd/three_kernels_causal.tile"
 SIZES = {"B": 2, "H": 4, "G": 2, "M": 37, "N": 70}
 PARAMETERS = {"scale": 0.125, "p": 0.375, "seed": 2**61 + 3}
 
@@ -138,3 +145,48 @@ def test_the_specs_are_what_autograd_gives_for_this_mask(causal: str) -> None:
     assert mismatch(evaluate(forward, SIZES, PARAMETERS, inputs), {"O": wanted["O"]}, 1e-9) is None
     gradients = {name: wanted[name] for name in ("dQ", "dK", "dV")}
     assert mismatch(evaluate(backward, SIZES, PARAMETERS, inputs), gradients, 1e-9) is None
+
+
+# ---- torch -----------------------------------------------------------------------------------
+
+
+@cache
+def certified() -> Attention:
+    """Attention with dropout for torch: two certificates, proved, lowered and loaded."""
+    texts = [(packaged_specs() / name).read_text() for name in (FORWARD, BACKWARD)]
+    settings = (("causal", "bottom_right"), ("dtype", "fp32"))
+    forward = shipped(texts[0], "dropout", *settings)
+    found = synth.load(forward, backward=shipped(texts[1], "dropout_bwd", *settings, ("o_dtype", "fp32")))
+    assert isinstance(found, Attention)
+    return found
+
+
+def test_torch_trains_through_the_mask_of_the_spec(one_thread: None) -> None:
+    attend = certified()
+    bound = bind(load_spec("dropout_bwd"), {"causal": "bottom_right", "dtype": "fp32", "o_dtype": "fp32"})
+    inputs = generate("normal", 4, bound, SIZES, PARAMETERS)
+    wanted = autograd(inputs, "bottom_right")
+    given = [torch.from_numpy(inputs[n]).float().requires_grad_() for n in ("Q", "K", "V")]
+    lower_right = causal_lower_right(SIZES["M"], SIZES["N"])
+    more = {"scale": PARAMETERS["scale"], "dropout_p": PARAMETERS["p"], "enable_gqa": True}
+
+    def run(*x: torch.Tensor, seed: int | None = int(PARAMETERS["seed"])) -> torch.Tensor:
+        return attend(*x, attn_mask=lower_right, **more, **({} if seed is None else {"seed": seed}))
+
+    out = run(*given)
+    out.backward(torch.from_numpy(inputs["dO"]).float())
+    got = {"O": out, **{f"d{n}": x.grad for n, x in zip("QKV", given, strict=True)}}
+    assert mismatch({n: x.detach().double().numpy() for n, x in got.items()}, wanted, 1e-4) is None  # type: ignore[union-attr]
+    again = checkpoint(run, *given, use_reentrant=False)  # recomputed forward draws the same mask
+    assert torch.equal(torch.autograd.grad(again.sum(), given)[0], torch.autograd.grad(run(*given).sum(), given)[0])
+    assert not torch.equal(run(*given, seed=1), run(*given, seed=2))
+    torch.manual_seed(0)
+    first = run(*given, seed=None)
+    torch.manual_seed(0)
+    assert torch.equal(run(*given, seed=None), first)  # a seed not given comes from torch's generator
+
+
+def test_a_probability_beyond_the_limit_is_refused() -> None:
+    x = torch.zeros(1, 1, 4, 64)
+    with pytest.raises(AssumptionViolated, match=r"p = 0.95 is outside"):
+        certified()(x, x, x, attn_mask=causal_lower_right(4, 4), dropout_p=0.95)
