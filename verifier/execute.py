@@ -55,6 +55,7 @@ class Trace:
     accesses: tuple[Access, ...]
     casts: tuple[tuple[Int, int, tuple[Bool, ...], Span], ...]  # value, bits, premises: claimed to fit
     integers: tuple[tuple[Int, Span], ...]  # every integer computed, for width inference
+    loops: tuple[tuple[Int, tuple[Bool, ...]], ...]  # each loop's counter and the premises inside it
 
     def of_kind(self, *kinds: str) -> tuple[Access, ...]:
         return tuple(a for a in self.accesses if a.kind in kinds)
@@ -77,6 +78,7 @@ class Instance:
     accesses: list[Access] = field(default_factory=list)
     casts: list[tuple[Int, int, tuple[Bool, ...], Span]] = field(default_factory=list)
     integers: list[tuple[Int, Span]] = field(default_factory=list)
+    loops: list[tuple[Int, tuple[Bool, ...]]] = field(default_factory=list)
     premises: tuple[Bool, ...] = ()
     counters: tuple[Int, ...] = ()
     notes: list[str] = field(default_factory=list)
@@ -95,7 +97,8 @@ class Instance:
             env[axis.name] = constant_tile(Scalar(pid))
         self.context = self.context.given(conj(self.premises))
         self.block(self.kernel.body, env)
-        return Trace(self.kernel.name, tuple(grid), tuple(self.accesses), tuple(self.casts), tuple(self.integers))
+        computed = tuple(self.casts), tuple(self.integers)
+        return Trace(self.kernel.name, tuple(grid), tuple(self.accesses), *computed, tuple(self.loops))
 
     # ---- statements ----------------------------------------------------------------------
 

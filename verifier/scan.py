@@ -117,6 +117,7 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     saved = run.context, run.premises, run.counters
     run.context = run.context.given(conj(inside))
     run.premises, run.counters = run.premises + inside, run.counters + (n,)
+    run.loops.append((n, run.premises))
     inner = dict(env)
     inner[loop.counter] = Tile((), lambda lanes: Scalar(n))
     steps = _integer_steps(run, loop, inner, env, n - start)

@@ -1,9 +1,10 @@
 """When is a real term positive: comparisons with zero as integer conditions.
 
-A sum of monomials with positive coefficients whose factors are never negative is positive exactly when
-one monomial has its guard true and every factor positive; a sum over a domain of positive bodies is
-positive exactly when the domain is not empty (`domains.exists`). exp is positive. Whatever is not
-decided this way becomes an opaque boolean: the prover then has to hold for both of its values.
+A sum of monomials with positive coefficients (numbers, or terms in parameters that their limits keep
+positive) whose factors are never negative is positive exactly when one monomial has its guard true and
+every factor positive; a sum over a domain of positive bodies is positive exactly when the domain is not
+empty (`domains.exists`). exp is positive. Whatever is not decided this way becomes an opaque boolean: the
+prover then has to hold for both of its values.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lt
 from verifier.domains import exists
 from verifier.integers import lift
-from verifier.reals import Monomial, Real, RealAtom, is_positive_constant, limits
+from verifier.reals import Monomial, Real, RealAtom, by_constants, is_positive_constant, limits
 
 
 def positive_when(x: Real) -> Bool | None:
     """A condition equivalent to x > 0, for an x that is never negative; None if that is not known."""
     parts = []
-    for mono, c in x.terms:
-        condition = _monomial_positive_when(mono)
-        if c <= 0 or condition is None:
+    for q, mono in by_constants(x):
+        ends, condition = limits(q), _monomial_positive_when(mono)
+        if ends is None or ends[0] <= 0 or condition is None:
             return None
         parts.append(condition)
     return disj(parts)

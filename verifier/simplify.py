@@ -15,13 +15,14 @@ from typing import Any
 
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
-from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt
+from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt, negate
 from verifier.domains import bounds, coefficient, exists
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
+from verifier.signs import compare
 from verifier.smt import Context
 from verifier.squares import undominated
-from verifier.terms import as_int, atom_of, children, free, unbounded_range
+from verifier.terms import as_int, atom_of, children, conditions, free, states, unbounded_range
 
 
 class Simplifier:
@@ -92,9 +93,30 @@ class Simplifier:
                 if decided is None and b.kind == "or":
                     found = disj(self.condition(p, context) for p in b.args)
                 else:
-                    found = b if decided is None else TRUE if decided else FALSE
+                    found = self._comparison(b, context) if decided is None else TRUE if decided else FALSE
             self.memo[key] = found
         return found
+
+    def _comparison(self, b: Bool, context: Context) -> Bool:
+        """A comparison of reals with its term simplified, so that it is the same condition however its integers
+        are written; loop states are left to the scan rule."""
+        if b.kind == "not":
+            return negate(self._comparison(b.args[0], context))
+        return compare(b.args[0], self.real(b.args[1], context)) if b.kind == "real" and not states(b) else b
+
+    def _domain(self, guard: Bool, context: Context) -> Bool:
+        """The guard with its comparisons of reals simplified, each under the other conditions alone: what is
+        assumed of a comparison must not be used to rewrite it."""
+        parts = conjuncts(guard)
+        plain = conj(p for p in parts if not conditions(p))
+        if plain is guard:
+            return guard
+        here = context.given(plain)
+        self.depth += 1
+        try:
+            return conj((plain, *(self._comparison(p, here) for p in parts if conditions(p))))
+        finally:
+            self.depth -= 1
 
     # ---- reals ---------------------------------------------------------------------------
 
@@ -186,6 +208,7 @@ class Simplifier:
 
     def _sum(self, a: RealAtom, context: Context) -> Real:
         variables, guard, body = self._open(*a.args)
+        guard = self._domain(guard, context)
         inner = context.given(guard)
         if guard is FALSE or inner.impossible:
             self.trace["sum-empty"] = None

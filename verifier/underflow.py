@@ -4,7 +4,8 @@ Over the reals a sum of exponentials of anything is positive. In f32 it is 0 whe
 -104, and 0/0 or log 0 is what a kernel then computes from rows that do see keys: exactly what subtracting
 a true maximum prevents, and a fixed or finite stand-in for it does not. `at_least` shows x >= 2^-24 by:
 
-  literal, parameter     their own lower bound; an integer by the context
+  literal                itself; an integer by the context; a term in parameters alone by their limits, also as
+                         the factor of any of the following
   sum of positives       one term suffices, the others only add
   attained maximum       sum over D of exp(E) times exp(-m), m the maximum of E over D: one term is exp(0);
                          exp(A - m) next to it adds the member A to what m may be the maximum of
@@ -16,6 +17,7 @@ Definedness (D1) has already shown that D is not empty where x is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from verifier.binders import Substitution, open_binder, substitute
@@ -29,6 +31,7 @@ from verifier.reals import (
     Monomial,
     Real,
     RealAtom,
+    by_constants,
     is_positive_constant,
     limits,
     number,
@@ -59,9 +62,11 @@ def at_least(proof: Proof, x: Real, context: Context, splits: int = 4) -> bool:
     ends = limits(x)
     if ends is not None:
         return float(ends[0]) >= LEAST
-    if any(positive_when(total((term,))) is None for term in x.terms):
+    groups = [(limits(q), mono) for q, mono in by_constants(x)]
+    least = [(float(ends[0]), mono) for ends, mono in groups if ends is not None and ends[0] > 0]
+    if len(least) < len(groups) or any(positive_when(total(((mono, 1),))) is None for _, mono in least):
         return False
-    if any(_term(proof, mono, float(c), context) for mono, c in x.terms):
+    if any(_term(proof, mono, q, context) for q, mono in least):
         return True
     return len(x.terms) > 1 and _softmax_sums(proof, x, context)
 
@@ -81,7 +86,7 @@ def _term(proof: Proof, mono: Monomial, c: float, context: Context) -> bool:
         least *= factor**k
     if not sums:
         return mono.exponent is None and least >= LEAST
-    return len(sums) == 1 and least >= 1.0 and _softmax_sum(proof, sums[0], mono.exponent, context)
+    return len(sums) == 1 and least * _softmax_sum(proof, sums[0], mono.exponent, context) >= LEAST
 
 
 def _softmax_sums(proof: Proof, x: Real, context: Context) -> bool:
@@ -117,8 +122,6 @@ def _exponential(a: RealAtom) -> bool:
 
 def _factor(proof: Proof, a: RealAtom, context: Context) -> float | None:
     """A lower bound of a positive atom."""
-    if a.kind == "param":
-        return next(p.lower for p in proof.bound.spec.parameters if p.name == a.args[0])
     if a.kind == "int" and context.entails(le(lift(1), a.args[0])):
         return 1.0
     if a.kind == "log" and a.args[0].constant == 2:
@@ -126,15 +129,17 @@ def _factor(proof: Proof, a: RealAtom, context: Context) -> float | None:
     return None
 
 
-def _softmax_sum(proof: Proof, a: RealAtom, exponent: Real | None, context: Context) -> bool:
+def _softmax_sum(proof: Proof, a: RealAtom, exponent: Real | None, context: Context) -> float:
+    """A lower bound of a * exp(exponent); 0 when none is found."""
     _, guard, body = a.args
     if body.constant is not None:
-        return exponent is None and body.constant >= 1  # a count of a non-empty domain
+        return 1.0 if exponent is None and body.constant >= 1 else 0.0  # a count of a non-empty domain
     if not _exponential(a):
-        return False
+        return 0.0
     if exponent is None:
-        return bound_of(proof, body.terms[0][0].exponent, context.given(guard)) <= SMALL_EXPONENT
-    return any(_attained(proof, [a], upper, context) for upper in _uppers(proof, -exponent))
+        bound = bound_of(proof, body.terms[0][0].exponent, context.given(guard))
+        return math.exp(-bound) if bound <= SMALL_EXPONENT else 0.0
+    return 1.0 if any(_attained(proof, [a], upper, context) for upper in _uppers(proof, -exponent)) else 0.0
 
 
 def _uppers(proof: Proof, m: Real) -> list[Real]:

@@ -17,7 +17,7 @@ from ir.compare import mismatch
 from ir.evaluate import evaluate
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
-from ir.loader import bind, load_spec, packaged_specs
+from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse
 from ir.program import Program
 from ir.random import random
@@ -30,11 +30,13 @@ from lowering.plan import plan
 from lowering.sdpa import Attention
 from lowering.triton import emit_program
 from lowering.values import TORCH
-from verifier.integers import reset
+from verifier.integers import reset, symbol
 from verifier.magnitude import bound_of
 from verifier.proof import analyse
-from verifier.reals import limits, number, parameter, power
+from verifier.prove import prove
+from verifier.reals import by_constants, exp, limits, number, parameter, power, read
 from verifier.signs import compare
+from verifier.verdict import Verdict
 
 KERNELS = sorted((packaged_specs() / "dropout").glob("*.tile"))
 FORWARD, BACKWARD = "dropout/online_causal.tile", "dropout_bwd/three_kernels_causal.tile"
@@ -106,6 +108,26 @@ def test_the_limits_of_a_parameter_decide_signs() -> None:
 def test_a_limit_of_1_leaves_the_division_undefined() -> None:
     reset()
     assert compare("ne", number(1) - parameter("p", 0, 1)).kind == "not"
+
+
+def test_a_factor_of_parameters_that_stays_positive_changes_no_sign() -> None:
+    reset()
+    p, q, s = parameter("p", 0, 0.875), parameter("q", 0, 2), exp(read("X", (symbol("i"),)))
+    assert compare("gt", s - p * s).kind == compare("ne", s - p * s).kind == "true"  # (1 - p) s
+    assert compare("gt", s - q * s).kind == "real"  # 1 - q may be negative
+    assert compare("gt", s - p * s - s * s * p).kind == "real"  # s and s * s are different terms
+    assert [limits(part) for part, _ in by_constants(s - p * s + number(3))] == [(1 / 8, 1), (3, 3)]
+
+
+@pytest.mark.parametrize(("limit", "shown"), [("0.9", True), ("0.99999999", False), ("1", False)])
+def test_a_divisor_1_minus_p_must_not_be_lost(limit: str, shown: bool) -> None:
+    """1 - p is 0 in f32 for p above 1 - 2^-25, and nothing excludes 0 over the reals for p = 1."""
+    text = (packaged_specs() / FORWARD).read_text()
+    source = load_spec("dropout").source.replace("p = { min = 0, max = 0.9,", f"p = {{ min = 0, max = {limit},")
+    bound = bind(parse_spec(source), {"causal": "bottom_right"})
+    report = prove(check(parse(text), bound), bound)
+    assert (report.verdict is Verdict.PROVED) is shown
+    assert shown or {r.id for r in report.results if r.verdict is not Verdict.PROVED} & {"S1", "D1"}
 
 
 def test_the_reciprocal_of_a_constant_is_bounded_by_its_limits() -> None:

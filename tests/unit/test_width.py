@@ -86,12 +86,16 @@ kernel scores(b < B, h < H, i < M):
     for n in range(0, cdiv(N, BN)) carry acc:
         j = n * BN + arange(BN)
         u = random(7, ((b * H + h) * M + i) * N + j)
-        k = cast(load(K[b, h // (H // G), j, 0], mask=j < N, other=0), f32)
-        acc = acc + sum(where(j < N, u * k, 0.0), axis=0)
+        acc = acc + sum(where(j < N, u, 0.0), axis=0)
     store(LSE[b, h, i], acc)
 """
     source = load_spec("attention").source.replace("B = { min = 1, max = 65536 }", "B = { min = 1, max = 4096 }")
     bound = bind(parse_spec(source), {})
     assert prove(check(parse(text), bound), bound).result("B2").verdict is Verdict.PROVED
+    ids = "    i = program % M\n    h = program // M % H\n    b = program // (M * H)\n    acc = 0.0\n"
+    linear = text.replace("b < B, h < H, i < M", "program < B * H * M").replace("    acc = 0.0\n", ids)
+    assert prove(check(parse(linear), bound), bound).result("B2").verdict is Verdict.PROVED
+    other = linear.replace("program // (M * H)", "program // (N + 1)")  # the grid is no multiple of N + 1
+    assert prove(check(parse(other), bound), bound).result("B2").verdict is Verdict.UNPROVED
     unlimited = bind(load_spec("attention"), {})
     assert prove(check(parse(text), unlimited), unlimited).result("B2").verdict is Verdict.UNPROVED

@@ -18,7 +18,7 @@ from ir.spec import Parameter
 from verifier.booleans import Bool, conj, ge0
 from verifier.domains import bounds
 from verifier.execute import Trace
-from verifier.integers import Atom, Int, lift
+from verifier.integers import Atom, Int, lift, split_multiple
 from verifier.proof import Finding, Proof
 from verifier.terms import atom_of
 
@@ -132,9 +132,12 @@ class Intervals:
                     for a in power:
                         if a.kind == "sym" and a.name == name:
                             self.symbols[a] = (1, maxima[whole])
+        self.extents = dict(trace.grid)
         for pid, extent in trace.grid:
             high = self.high(extent)
             self.symbols[atom_of(pid)] = (0, None if high is None else high - 1)
+        for counter, premises in trace.loops:
+            self._counter(atom_of(counter), premises)
         for access in trace.accesses:
             for counter in access.counters:
                 self._counter(atom_of(counter), access.premises)
@@ -221,6 +224,12 @@ class Intervals:
                 high = self.high(a.args[1])
                 return 0, None if high is None else high - 1
             case "div":
+                extent = self.extents.get(a.args[0])
+                if extent is not None:  # a program id below count * d, divided by d
+                    count, rest = split_multiple(extent, a.args[1])
+                    high = self.high(count) if rest is lift(0) else None
+                    if high is not None:
+                        return 0, high - 1
                 return self._quotient(*self.of(a.args[0]), *self.of(a.args[1]))
             case "cell":
                 return self._cell(a)
