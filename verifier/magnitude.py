@@ -11,11 +11,12 @@ from fractions import Fraction
 from verifier import reals
 from verifier.binders import substitute
 from verifier.booleans import TRUE, conj, le, negate
+from verifier.constants import constant_limits
 from verifier.integers import Int, lift
 from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof
-from verifier.reals import Monomial, Real, RealAtom, constant_limits, monomial, number
+from verifier.reals import Monomial, Real, RealAtom, monomial, number
 from verifier.shares import by_floor, by_root, root_below, without_means
 from verifier.signs import positive_when
 from verifier.simplify import open_guard

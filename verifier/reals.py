@@ -19,7 +19,6 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
             (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1
   max-pos   max(c S) = c * max(S) for c > 0
   int-ring  an integer as a real: int(a b + c) = int(a) int(b) + int(c)
-  param-range  a polynomial in parameters lies between what their limits allow (used for signs)
 """
 
 from __future__ import annotations
@@ -353,46 +352,6 @@ def function(name: str, x: Real) -> Real:
 
 def parameter(name: str, lower: float, upper: float) -> Real:
     return of(real_atom("param", name, Fraction(lower), Fraction(upper)))
-
-
-def limits(x: Real) -> tuple[Fraction, Fraction] | None:
-    """param-range: what x, made of parameters alone, stays within by their limits; None for any other term,
-    and where a divisor may be 0."""
-    low = high = Fraction(0)
-    for mono, c in x.terms:
-        ends = (Fraction(c), Fraction(c))
-        for a, k in mono.factors:
-            own = constant_limits(a)
-            if own is None or (k < 0 and own[0] <= 0 <= own[1]):
-                return None
-            for _ in range(abs(k)):
-                corners = [e * f if k > 0 else e / f for e in ends for f in own]
-                ends = min(corners), max(corners)
-        if mono.guard is not TRUE or mono.exponent is not None:
-            return None
-        low, high = low + ends[0], high + ends[1]
-    return low, high
-
-
-def constant_limits(a: RealAtom) -> tuple[Fraction, Fraction] | None:
-    """`limits` of an atom: a parameter, or the 1 - p of 1/(1 - p)."""
-    if a.kind == "param":
-        return Fraction(a.args[1]), Fraction(a.args[2])
-    return limits(a.args[0]) if a.kind == "poly" else None
-
-
-def by_constants(x: Real) -> list[tuple[Real, Monomial]]:
-    """x as a sum of q * m, each q made of parameters alone and no two m alike: S - p * S is (1 - p) * S."""
-    groups: dict[Monomial, list[tuple[Monomial, Fraction | int]]] = {}
-    for mono, c in x.terms:
-        constants = {a: k for a, k in mono.factors if constant_limits(a) is not None}
-        rest, part = mono, _unit()
-        if constants:
-            others = {a: k for a, k in mono.factors if a not in constants}
-            rest = monomial(mono.guard, others, mono.exponent).terms[0][0]
-            part = monomial(TRUE, constants, None).terms[0][0]
-        groups.setdefault(rest, []).append((part, c))
-    return [(total(parts), rest) for rest, parts in groups.items()]
 
 
 def random(seed: Int, counter: Int) -> Real:

@@ -10,9 +10,10 @@ prover then has to hold for both of its values.
 from __future__ import annotations
 
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lt
+from verifier.constants import by_constants, limits
 from verifier.domains import exists
 from verifier.integers import lift
-from verifier.reals import Monomial, Real, RealAtom, by_constants, is_positive_constant, limits
+from verifier.reals import Monomial, Real, RealAtom, is_positive_constant
 
 
 def positive_when(x: Real) -> Bool | None:

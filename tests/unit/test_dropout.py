@@ -30,11 +30,12 @@ from lowering.plan import plan
 from lowering.sdpa import Attention
 from lowering.triton import emit_program
 from lowering.values import TORCH
+from verifier.constants import by_constants, limits
 from verifier.integers import reset, symbol
 from verifier.magnitude import bound_of
 from verifier.proof import analyse
 from verifier.prove import prove
-from verifier.reals import by_constants, exp, limits, number, parameter, power, read
+from verifier.reals import exp, number, parameter, power, read
 from verifier.signs import compare
 from verifier.verdict import Verdict
 
