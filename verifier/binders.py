@@ -16,7 +16,7 @@ from itertools import permutations, product
 from math import factorial, prod
 from typing import Any
 
-from verifier import domains, reals, signs
+from verifier import domains, elimination, reals, signs
 from verifier.booleans import TRUE, Bool, boolean, choose, conj, conjuncts, disj, eq0, ge0, negate
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, term_cache
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
@@ -109,7 +109,7 @@ class Substitution:
             case "exists":
                 old = [v for x in b.args[0] for v in free(x)]
                 new, opened = open_binder(tuple(old), b.args[1])
-                return domains.exists(new, self.bool(opened.bool(b.args[1])))
+                return elimination.exists(new, self.bool(opened.bool(b.args[1])))
             case "state" | "unknown":
                 places = (tuple(map(self.int, part)) for part in b.args[1:])
                 return boolean(b.kind, b.args[0], *places)
@@ -417,7 +417,7 @@ def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Membe
         left = tuple(w if u is v else u for u in variables)
         return members(left, conj((substitute(guard, {v: value}), ranges)), substitute(body, {v: value}))
     used = tuple(v for v in variables if v in free(body))
-    guard = domains.exists([v for v in variables if v not in used], guard)
+    guard = elimination.exists([v for v in variables if v not in used], guard)
     new, mapping, ranges = domains.rename(used, max(level(body), level(guard)))
     return ((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)),)
 

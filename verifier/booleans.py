@@ -95,8 +95,8 @@ def ge0(x: Int) -> Bool:
     for power, c in x.terms:
         if power:
             g = gcd(g, c)
-    if g > 1:
-        x = polynomial({p: c // g for p, c in x.terms})  # floor of the constant is exact: the rest is a multiple
+    if g > 1:  # floor of the constant is exact: the rest is a multiple; what had a factor may now open up
+        return ge0(polynomial({p: c // g for p, c in x.terms}))
     return boolean("ge", x)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from verifier.binders import Substitution
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj
-from verifier.domains import exists
+from verifier.elimination import exists
 from verifier.scan import Carried, Loop
 from verifier.terms import as_int, fresh, states
 

@@ -19,7 +19,7 @@ from verifier import operations as ops
 from verifier.binders import make_max, make_sum
 from verifier.booleans import FALSE, TRUE, Bool, conj, ge0, lt, negate
 from verifier.cells import Table
-from verifier.domains import exists
+from verifier.elimination import exists
 from verifier.integers import Int, cell, div, lift, mod, part_name, symbol
 from verifier.operations import Unsupported
 from verifier.signs import compare

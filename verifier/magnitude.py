@@ -221,7 +221,7 @@ def _integer_limit(proof: Proof, x: Int, context: Context) -> float:
 def _extent(proof: Proof, v: object, guard: object) -> float:
     """How many values a bound symbol can take, from the bounds in its domain."""
     from verifier.booleans import Bool
-    from verifier.domains import bounds
+    from verifier.elimination import bounds
     from verifier.integers import Atom
 
     if not isinstance(v, Atom) or not isinstance(guard, Bool):

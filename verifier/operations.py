@@ -13,7 +13,7 @@ from ir.ast import NOWHERE, Span
 from verifier import reals
 from verifier.binders import make_max, make_sum
 from verifier.booleans import FALSE, TRUE, Bool, choose, conj, disj, equal, le, lt, negate
-from verifier.domains import exists
+from verifier.elimination import exists
 from verifier.integers import Atom, Int
 from verifier.reals import maximum_of, number, select
 from verifier.roots import sqrt

@@ -3,7 +3,7 @@
 A sum of monomials with positive coefficients (numbers, or terms in parameters that their limits keep
 positive) whose factors are never negative is positive exactly when one monomial has its guard true and
 every factor positive; a sum over a domain of positive bodies is positive exactly when the domain is not
-empty (`domains.exists`). exp is positive. Whatever is not decided this way becomes an opaque boolean: the
+empty (`elimination.exists`). exp is positive. Whatever is not decided this way becomes an opaque boolean: the
 prover then has to hold for both of its values.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, disj, ge0, lt
 from verifier.constants import by_constants, limits
-from verifier.domains import exists
+from verifier.elimination import exists
 from verifier.integers import lift
 from verifier.reals import Monomial, Real, RealAtom, is_positive_constant
 

@@ -16,7 +16,8 @@ from typing import Any
 from verifier import reals
 from verifier.binders import Substitution, make_sum, members
 from verifier.booleans import FALSE, TRUE, Bool, choose, conj, conjuncts, disj, equal, ge0, le, lt, negate
-from verifier.domains import bounds, coefficient, exists
+from verifier.domains import coefficient
+from verifier.elimination import at_most_one, bounds, exists
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, symbol
 from verifier.reals import Member, Monomial, Real, RealAtom, guarded, maximum_of, number, of, real_atom, total
 from verifier.signs import compare
@@ -233,6 +234,8 @@ class Simplifier:
     def _unique(self, v: Atom, guard: Bool, inner: Context) -> bool:
         """sum-owner: a symbol only the domain mentions counts each point once if, the others fixed, at most
         one value of it is in the domain (the split a key belongs to, say)."""
+        if at_most_one(v, guard):
+            return True
         twin = symbol(f"{v.name}!twin")
         again = Substitution({v: twin}).bool(guard)
         return inner.given(again).entails(equal(as_int(v), twin))

@@ -14,7 +14,7 @@ from typing import Any
 from ir import ast
 from ir.spec import Bound
 from verifier.booleans import TRUE, Bool
-from verifier.domains import bounds
+from verifier.elimination import bounds
 from verifier.integers import Atom, Int
 from verifier.reals import Monomial, Real, RealAtom
 

@@ -14,7 +14,8 @@ from term_values import Values, number, truth
 from verifier import booleans as logic
 from verifier import integers as z
 from verifier.booleans import Bool
-from verifier.domains import exists, merge_pair
+from verifier.domains import merge_pair
+from verifier.elimination import exists
 from verifier.integers import Int
 from verifier.smt import Context, Ledger, Prover
 from verifier.terms import as_int, atom_of

@@ -17,7 +17,8 @@ from verifier import integers as z
 from verifier import reals
 from verifier.binders import make_max, make_sum, substitute
 from verifier.booleans import Bool
-from verifier.domains import exists, fixed_quotient
+from verifier.domains import fixed_quotient
+from verifier.elimination import exists
 from verifier.integers import Int
 from verifier.reals import Real, number, of, real_atom
 from verifier.signs import compare

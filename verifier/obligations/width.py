@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ir.spec import Parameter
 from verifier.booleans import Bool, conj, ge0
-from verifier.domains import bounds
+from verifier.elimination import bounds
 from verifier.execute import Trace
 from verifier.integers import Atom, Int, lift, split_multiple
 from verifier.proof import Finding, Proof

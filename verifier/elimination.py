@@ -1,0 +1,367 @@
+"""Is there an integer v with G(v), said without v: exact elimination of bound symbols.
+
+One integer symbol whose bounds are `a*v >= l` and `b*v <= u` with a, b > 0 has a value exactly when, for every
+pair of them, ceil(l/a) <= floor(u/b) (Fourier-Motzkin with rounded bounds: the largest of the lower bounds and
+the smallest of the upper ones are integers). Here a and b may be symbolic (the length of a split, say):
+
+  a = 1 or b = 1        l*b <= u, or l <= u*a
+  a and b are the same  true when u - l + 1 >= a whatever the sizes: some multiple of a is among a consecutive
+                        integers; so z*L <= x < (z+1)*L with 0 <= z < S comes to 0 <= x < S*L
+  otherwise             the rounded quotients are written out
+
+A symbolic a must have the static bound a >= 0; where it is not known to be positive, a >= 1 and a = 0 are two
+cases, and a quotient by it is written as one by max(1, a), since the logic divides by positive numbers only.
+
+Literals are first brought to that form. For d > 0 free of v, `x div d >= t` is x >= d*t and `x div d <= t` is
+x <= d*t + d-1; min, max and if-then-else open into cases. `digit`: for literals a > 0 and w > 0, if 0 <= v < w,
+and 0 <= t < a, then (x - a*v) mod (a*w) <= t says that v is the digit (x div a) mod w of x and x mod a <= t. (Let
+x = a*u + r, 0 <= r < a. The left side is a*((u-v) mod w) + r, which is at most t < a only where u - v is a
+multiple of w.) Likewise with + a*v and the digit of -(x div a). There x - a*v >= 0 says x >= 0, for it is
+a*w*(u div w) + r.
+
+What does not fit stays a quantifier for Z3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, disj, ge0, negate
+from verifier.integers import Atom, Int, div, interval, lift, maximum, mod, polynomial, positive
+from verifier.terms import as_int, atom_of, free, unbounded_range
+
+MAX_CASES = 16
+MAX_UNSURE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """factor * v >= limit (a lower bound) or factor * v <= limit (an upper one), factor >= 0."""
+
+    factor: Int
+    limit: Int
+
+
+Bounds = tuple[list[_Bound], list[_Bound]]  # lower, upper
+
+
+def exists(variables: Iterable[Atom], guard: Bool) -> Bool:
+    """Whether some integer values of the variables satisfy the guard, as a formula without them."""
+    out = guard
+    for v in variables:
+        out = _exists_one(v, conj((out, unbounded_range(v))))
+    return out
+
+
+def quantified(v: Atom, guard: Bool) -> Bool:
+    """The quantifier itself, for what is not eliminated."""
+    return boolean("exists", (as_int(v),), guard)
+
+
+def _exists_one(v: Atom, guard: Bool) -> Bool:
+    without = [p for p in conjuncts(guard) if v not in free(p)]
+    about = [p for p in conjuncts(guard) if v in free(p)]
+    if guard is FALSE or not about:
+        return guard
+    cases = _cases([_opened(v, p) for p in about])
+    if cases is None:
+        return conj((*without, quantified(v, conj(about))))
+    return conj((*without, disj(_exists_conjunction(v, case, without) for case in cases)))
+
+
+def _cases(parts: Iterable[Bool]) -> list[tuple[Bool, ...]] | None:
+    """Disjunctive normal form, or None when it has too many cases."""
+    cases: list[tuple[Bool, ...]] = [()]
+    for part in parts:
+        options = _options(part)
+        if options is None or len(cases) * len(options) > MAX_CASES:
+            return None
+        cases = [c + o for c in cases for o in options]
+    return cases
+
+
+def _options(part: Bool) -> list[tuple[Bool, ...]] | None:
+    if part.kind == "or":
+        each = [_options(p) for p in part.args]
+        return None if any(e is None for e in each) else [o for e in each if e is not None for o in e]
+    return _cases(part.args) if part.kind == "and" else [(part,)]
+
+
+def _exists_conjunction(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) -> Bool:
+    """For one case; what it says may use the premises, which are free of v."""
+    whole = conj(parts)
+    parts = conjuncts(whole)
+    if whole is FALSE or v not in free(whole):
+        return whole
+    parts = _needed(v, parts, premises)
+    digit = _digit(v, parts)
+    if digit is not None:
+        return digit
+    found = _bounds(v, [p for p in parts if v in free(p)])
+    if found is None:
+        joined = _joined(v, parts)
+        return quantified(v, whole) if joined is None else joined
+    unsure = dict.fromkeys(b.factor for side in found for b in side if not positive(b.factor))
+    if len(unsure) > MAX_UNSURE:
+        return quantified(v, whole)
+    rest = [p for p in parts if v not in free(p)]
+    cases = (frozenset(zero) for n in range(len(unsure) + 1) for zero in combinations(unsure, n))
+    return conj((*rest, disj(_meeting(tuple(unsure), zero, found) for zero in cases)))
+
+
+def at_most_one(v: Atom, guard: Bool) -> bool:
+    """Whether rule `digit`, or the bounds on v alone, show that at most one value of it satisfies the guard. In
+    whatever cases two values v and w are found, one has a*v >= l and the other a*w <= u with u - l < a, so w <= v;
+    and likewise v <= w. (Where a is 0, l <= 0 <= u contradicts u < l.)"""
+    cases = _cases(_opened(v, p) for p in conjuncts(guard) if v in free(p))
+    if cases is None:
+        return False
+    each = [conjuncts(whole) for c in cases if (whole := conj(c)) is not FALSE]
+    if len(each) == 1 and _digit(v, each[0]) is not None:
+        return True
+    found = [_fitting(v, case) for case in each]
+    return all(any(_closer(low, high) for low in a[0] for high in b[1]) for a in found for b in found)
+
+
+def _fitting(v: Atom, parts: Iterable[Bool]) -> Bounds:
+    """The bounds among the literals about v."""
+    each = [found for p in parts if v in free(p) and (found := _bounds(v, (p,))) is not None]
+    return [b for lowers, _ in each for b in lowers], [b for _, uppers in each for b in uppers]
+
+
+def _closer(low: _Bound, high: _Bound) -> bool:
+    return low.factor is high.factor and _below(high.limit - low.limit, low.factor)
+
+
+def _below(x: Int, y: Int) -> bool:
+    low = interval(y - x - 1)[0]
+    return low is not None and low >= 0
+
+
+def _needed(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) -> tuple[Bool, ...]:
+    """Without the literals about v that follow from one or two of the others and the premises."""
+    kept = list(parts)
+    for p in parts:
+        others = [q for q in (*premises, *kept) if q is not p]
+        if v in free(p) and any(_follows(c, others) for c in (p, _rounded_away(p, v), _rounded_away(p))):
+            kept.remove(p)
+    return tuple(kept)
+
+
+def _follows(claim: Bool, facts: list[Bool]) -> bool:
+    """Whether the claim is a fact or the sum of two, give or take what is never negative."""
+    match claim.kind:
+        case "and":
+            return all(_follows(c, facts) for c in claim.args)
+        case "ge":
+            known = [lift(0), *(f.args[0] for f in facts if f.kind == "ge")]
+            return any(_below(x + y - 1, claim.args[0]) for k, x in enumerate(known) for y in known[:k])
+        case _:
+            return claim in facts
+
+
+def _rounded_away(part: Bool, v: Atom | None = None) -> Bool:
+    """Something stronger without quotients (of v): d*(x div d) is between x - d + 1 and x. (A loop over blocks
+    that cover a range says less than the mask which ends the range.)"""
+    if part.kind != "ge":
+        return part
+    for power, c in part.args[0].terms:
+        atom = power[0] if len(power) == 1 else None
+        if atom is not None and atom.kind == "div" and (v is None or v in free(atom)):
+            inner, d = atom.args
+            rest = part.args[0] - polynomial({power: c})
+            return _rounded_away(ge0(rest * d + (inner - d + 1 if c > 0 else inner) * c), v)
+    return part
+
+
+# ---- bounds ----------------------------------------------------------------------------------
+
+
+def _bounds(v: Atom, parts: Iterable[Bool]) -> Bounds | None:
+    """The bounds on v that these literals come to together, or None."""
+    lowers: list[_Bound] = []
+    uppers: list[_Bound] = []
+    for part in parts:
+        sides = {"ge": (1,), "eq": (1, -1)}.get(part.kind)
+        if sides is None:
+            return None
+        for side in sides:
+            x = part.args[0] * side
+            factor = _factor(x, v)
+            if factor is None:
+                return None
+            low, high = interval(factor)
+            limit = x - factor * as_int(v)
+            if low is not None and low >= 0:
+                lowers.append(_Bound(factor, -limit))
+            elif high is not None and high <= 0:
+                uppers.append(_Bound(-factor, limit))
+            else:
+                return None
+    return lowers, uppers
+
+
+def _factor(x: Int, v: Atom) -> Int | None:
+    """k with x = k*v + something free of v, k free of v; None where x is not of that form."""
+    out: dict[tuple[Atom, ...], int] = {}
+    for power, c in x.terms:
+        if not any(v in free(a) for a in power):
+            continue
+        others = list(power)
+        if v not in others:
+            return None
+        others.remove(v)
+        if any(v in free(a) for a in others):
+            return None
+        out[tuple(others)] = c
+    return polynomial(out)
+
+
+def _meeting(unsure: tuple[Int, ...], zero: frozenset[Int], found: Bounds) -> Bool:
+    """Whether some v is between the bounds, and of the factors that may be 0 exactly those in `zero` are."""
+    lowers, uppers = found
+    parts = [ge0(-k) if k in zero else ge0(k - 1) for k in unsure]
+    parts += [ge0(-b.limit) for b in lowers if b.factor in zero]
+    parts += [ge0(b.limit) for b in uppers if b.factor in zero]
+    low = [b for b in lowers if b.factor not in zero]
+    high = [b for b in uppers if b.factor not in zero]
+    return conj((*parts, *(_meets(a, b) for a in low for b in high)))
+
+
+def _meets(low: _Bound, high: _Bound) -> Bool:
+    """ceil(l/a) <= floor(u/b), for a, b > 0."""
+    a, b, least, most = low.factor, high.factor, low.limit, high.limit
+    room = interval(most - least + 1 - a)[0] if a is b else None
+    if room is not None and room >= 0 and a is not lift(1):
+        return TRUE
+    if b is lift(1):
+        return ge0(most * a - least)
+    if a is lift(1):
+        return ge0(most - least * b)
+    if b.constant is not None:
+        return ge0(_floor(most, b) + _floor(-least, a))
+    return ge0(most + _floor(-least, a) * b)
+
+
+def _floor(x: Int, k: Int) -> Int:
+    """floor(x/k) where k > 0, which the static bounds need not show."""
+    return x if k is lift(1) else div(x, k if positive(k) else maximum(lift(1), k))
+
+
+def bounds(v: Atom, guard: Bool) -> tuple[list[Int], list[Int]] | None:
+    """Lower and upper bounds on v that a conjunction is equivalent to, or None."""
+    found = _bounds(v, (p for part in conjuncts(guard) for p in conjuncts(_opened(v, part)) if v in free(p)))
+    if found is None or any(not positive(b.factor) for side in found for b in side):
+        return None
+    return [-_floor(-b.limit, b.factor) for b in found[0]], [_floor(b.limit, b.factor) for b in found[1]]
+
+
+# ---- literals --------------------------------------------------------------------------------
+
+
+def _opened(v: Atom, part: Bool) -> Bool:
+    """An equivalent condition in which v stands outside of quotients, minima, maxima and choices, as far as the
+    rules above go."""
+    if v not in free(part):
+        return part
+    match part.kind:
+        case "and":
+            return conj(_opened(v, p) for p in part.args)
+        case "or":
+            return disj(_opened(v, p) for p in part.args)
+        case "ge":
+            return _opened_ge(v, part)
+        case "eq" if _factor(part.args[0], v) is None:
+            sides = (ge0(part.args[0]), ge0(-part.args[0]))
+            opened = tuple(_opened(v, side) for side in sides)
+            return part if opened == sides else conj(opened)
+        case "not" if part.args[0].kind == "eq":
+            x = part.args[0].args[0]
+            return disj((_opened(v, ge0(x - 1)), _opened(v, ge0(-x - 1))))
+        case _:
+            return part
+
+
+def _opened_ge(v: Atom, part: Bool) -> Bool:
+    x = part.args[0]
+    inside = [(p, c) for p, c in x.terms if any(v in free(a) and a is not v for a in p)]
+    if len(inside) != 1 or len(inside[0][0]) != 1:
+        return part
+    power, c = inside[0]
+    atom, rest = power[0], x - polynomial({power: c})
+    match atom.kind:
+        case "div" if v not in free(atom.args[1]) and (v not in free(rest) or c in (1, -1)):
+            inner, d = atom.args
+            t = _floor(rest, lift(abs(c)))  # c*atom + rest >= 0: atom >= -t if c > 0, else atom <= t
+            return _opened(v, ge0(inner + d * t if c > 0 else d * t + d - 1 - inner))
+        case "min" | "max":
+            both = tuple(_opened(v, ge0(a * c + rest)) for a in atom.args)
+            return conj(both) if (atom.kind == "min") == (c > 0) else disj(both)
+        case "ite":
+            condition, a, b = atom.args
+            cases = ((condition, a), (negate(condition), b))
+            return disj(conj((_opened(v, when), _opened(v, ge0(chosen * c + rest)))) for when, chosen in cases)
+        case _:
+            return part
+
+
+def _digit(v: Atom, parts: tuple[Bool, ...]) -> Bool | None:
+    """Rule `digit`: what is left of the conjunction when v is put in for the digit it must be."""
+    from verifier.binders import substitute
+
+    low, high = _literal_range(v, parts)
+    if low != 0 or high is None:
+        return None
+    for part in parts:
+        for inner, d, t in _remainders(v, part):
+            a = _factor(inner, v)
+            k = None if a is None else a.constant
+            if k is None or a is None or k == 0 or d % abs(k) or high >= d // abs(k) or not 0 <= t < abs(k):
+                continue
+            x, width = inner - a * as_int(v), lift(abs(k))
+            value = mod(div(x, width) * (1 if k < 0 else -1), lift(d // abs(k)))
+            others = [p for p in parts if p is not part]
+            before = [p for p in others if k < 0 and p.kind == "ge" and p.args[0] is inner]
+            rest = conj(p for p in others if p not in before)
+            signs = [ge0(x)] if before else []
+            return conj((substitute(rest, {v: value}), *signs, ge0(t - mod(x, width))))
+    return None
+
+
+def _literal_range(v: Atom, parts: Iterable[Bool]) -> tuple[int | None, int | None]:
+    """The largest and smallest literal among the bounds on v."""
+    lows, highs = ([b.limit.constant for b in side if b.factor is lift(1)] for side in _fitting(v, parts))
+    return max((x for x in lows if x is not None), default=None), min((x for x in highs if x is not None), default=None)
+
+
+def _remainders(v: Atom, part: Bool) -> Iterator[tuple[Int, int, int]]:
+    """(x, d, t) where the literal is x mod d <= t, with v in x and d and t numbers."""
+    if part.kind == "ge":
+        for power, c in part.args[0].terms:
+            atom = power[0] if len(power) == 1 else None
+            t = (part.args[0] - polynomial({power: c})).constant
+            if atom is not None and atom.kind == "mod" and c == -1 and t is not None and v in free(atom):
+                d = atom.args[1].constant
+                if d is not None:
+                    yield atom.args[0], d, t
+
+
+def _joined(v: Atom, parts: tuple[Bool, ...]) -> Bool | None:
+    """exists v: A and (exists w: B), w not in A, is exists v, w: A and B; and where an index makes v and w
+    quotient and remainder of one integer (`merge_pair`), it is `exists` of that one. None where none does."""
+    from verifier.binders import merged, substitute
+
+    for part in parts:
+        if part.kind != "exists" or v not in free(part):
+            continue
+        others = [p for p in parts if p is not part]
+        (w,) = map(atom_of, part.args[0])
+        both = conj((part.args[1], *others))
+        found = None if any(w in free(p) for p in others) else merged((v, w), both)
+        if found is not None:
+            (one,), mapping = found
+            ranges = conj(map(unbounded_range, (v, w)))
+            return exists((one,), substitute(conj((both, ranges)), mapping))
+    return None
