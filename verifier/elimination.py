@@ -17,7 +17,8 @@ x <= d*t + d-1; min, max and if-then-else open into cases. `digit`: for literals
 and 0 <= t < a, then (x - a*v) mod (a*w) <= t says that v is the digit (x div a) mod w of x and x mod a <= t. (Let
 x = a*u + r, 0 <= r < a. The left side is a*((u-v) mod w) + r, which is at most t < a only where u - v is a
 multiple of w.) Likewise with + a*v and the digit of -(x div a). There x - a*v >= 0 says x >= 0, for it is
-a*w*(u div w) + r.
+a*w*(u div w) + r. Without v < w the values are that digit plus multiples of w, and one of them meets what bounds
+v from above exactly when the digit does.
 
 What does not fit stays a quantifier for Z3.
 """
@@ -119,7 +120,7 @@ def at_most_one(v: Atom, guard: Bool) -> bool:
     if cases is None:
         return False
     each = [conjuncts(whole) for c in cases if (whole := conj(c)) is not FALSE]
-    if len(each) == 1 and _digit(v, each[0]) is not None:
+    if len(each) == 1 and _digit(v, each[0], alone=True) is not None:
         return True
     found = [_fitting(v, case) for case in each]
     return all(any(_closer(low, high) for low in a[0] for high in b[1]) for a in found for b in found)
@@ -307,27 +308,36 @@ def _opened_ge(v: Atom, part: Bool) -> Bool:
             return part
 
 
-def _digit(v: Atom, parts: tuple[Bool, ...]) -> Bool | None:
-    """Rule `digit`: what is left of the conjunction when v is put in for the digit it must be."""
+def _digit(v: Atom, parts: tuple[Bool, ...], alone: bool = False) -> Bool | None:
+    """Rule `digit`: what is left of the conjunction when v is put in for the digit it must be, or, unless it must
+    be `alone`, for the least value it may have, which is as good where all other bounds are from above."""
     from verifier.binders import substitute
 
     low, high = _literal_range(v, parts)
-    if low != 0 or high is None:
+    if low is None or low < 0:
         return None
     for part in parts:
         for inner, d, t in _remainders(v, part):
             a = _factor(inner, v)
             k = None if a is None else a.constant
-            if k is None or a is None or k == 0 or d % abs(k) or high >= d // abs(k) or not 0 <= t < abs(k):
+            if k is None or a is None or k == 0 or d % abs(k) or not 0 <= t < abs(k):
+                continue
+            others = [p for p in parts if p is not part]
+            if not (high is not None and high < d // abs(k)) and (alone or not _only_above(v, others)):
                 continue
             x, width = inner - a * as_int(v), lift(abs(k))
             value = mod(div(x, width) * (1 if k < 0 else -1), lift(d // abs(k)))
-            others = [p for p in parts if p is not part]
             before = [p for p in others if k < 0 and p.kind == "ge" and p.args[0] is inner]
             rest = conj(p for p in others if p not in before)
             signs = [ge0(x)] if before else []
             return conj((substitute(rest, {v: value}), *signs, ge0(t - mod(x, width))))
     return None
+
+
+def _only_above(v: Atom, parts: Iterable[Bool]) -> bool:
+    """Whether v >= 0 is all that bounds v from below."""
+    about = [p for p in parts if v in free(p) and not (p.kind == "ge" and p.args[0] is as_int(v))]
+    return all((found := _bounds(v, (p,))) is not None and not found[0] for p in about)
 
 
 def _literal_range(v: Atom, parts: Iterable[Bool]) -> tuple[int | None, int | None]:
