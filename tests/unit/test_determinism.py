@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = ("proved/fa2_bottom_right", "proved/two_streams", "refuted/accumulator_not_rescaled", "unproved/running_lse")
+NAMES = ("proved/fa2_bottom_right", "proved/two_streams", "refuted/accumulator_not_rescaled", "proved/split_in_chunks")
 SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
