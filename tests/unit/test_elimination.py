@@ -42,7 +42,12 @@ def scaled(k: int, b: int, a: int, c: int) -> Literal:
 
 def blocked(k: int, a: int, c: int, d: int, e: int) -> Literal:
     """k * ((a*v + min(x, L*v + c)) div d) + e*v + x >= 0: v in a quotient, and beside it."""
-    return lambda s: ge0(k * z.div(a * s["v"] + z.minimum(s["x"], s["L"] * s["v"] + c), z.lift(d)) + e * s["v"] + s["x"])
+
+    def at(s: Symbols) -> Bool:
+        inner = a * s["v"] + z.minimum(s["x"], s["L"] * s["v"] + c)
+        return ge0(k * z.div(inner, z.lift(d)) + e * s["v"] + s["x"])
+
+    return at
 
 
 def digit(a: int, w: int, t: int, sign: int) -> Literal:
