@@ -9,8 +9,9 @@ the smallest of the upper ones are integers). Here a and b may be symbolic (the 
                         integers; so z*L <= x < (z+1)*L with 0 <= z < S comes to 0 <= x < S*L
   otherwise             the rounded quotients are written out
 
-A symbolic a must have the static bound a >= 0; where it is not known to be positive, a >= 1 and a = 0 are two
-cases, and a quotient by it is written as one by max(1, a), since the logic divides by positive numbers only.
+The sign of a symbolic factor k decides which side a bound is on. Where its static bounds leave it open, k >= 1, k = 0
+(the literal then says nothing of v) and k <= -1 are cases, and a quotient by k is written as one by max(1, k), since
+the logic divides by positive numbers only.
 
 Literals are first brought to that form. For d > 0 free of v, `x div d >= t` is x >= d*t and `x div d <= t` is
 x <= d*t + d-1; min, max and if-then-else open into cases. `digit`: for literals a > 0 and w > 0, if 0 <= v < w,
@@ -25,9 +26,9 @@ What does not fit stays a quantifier for Z3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, disj, ge0, negate
 from verifier.integers import Atom, Int, div, interval, lift, maximum, mod, polynomial, positive
@@ -38,14 +39,19 @@ MAX_UNSURE = 2
 
 
 @dataclass(frozen=True, slots=True)
+class _Linear:
+    """The literal factor * v + rest >= 0, with v in neither."""
+
+    factor: Int
+    rest: Int
+
+
+@dataclass(frozen=True, slots=True)
 class _Bound:
-    """factor * v >= limit (a lower bound) or factor * v <= limit (an upper one), factor >= 0."""
+    """factor * v >= limit (a lower bound) or factor * v <= limit (an upper one), factor > 0."""
 
     factor: Int
     limit: Int
-
-
-Bounds = tuple[list[_Bound], list[_Bound]]  # lower, upper
 
 
 def exists(variables: Iterable[Atom], guard: Bool) -> Bool:
@@ -100,22 +106,31 @@ def _exists_conjunction(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) 
     digit = _digit(v, parts)
     if digit is not None:
         return digit
-    found = _bounds(v, [p for p in parts if v in free(p)])
+    found = _literals(v, [p for p in parts if v in free(p)])
     if found is None:
         joined = _joined(v, parts)
         return quantified(v, whole) if joined is None else joined
-    unsure = dict.fromkeys(b.factor for side in found for b in side if not positive(b.factor))
+    unsure: dict[Int, tuple[int, ...]] = {}
+    for k in (f.factor for f in found):
+        if not positive(k) and not positive(-k) and -k not in unsure:
+            unsure[k] = _possible_signs(k)
     if len(unsure) > MAX_UNSURE:
         return quantified(v, whole)
     rest = [p for p in parts if v not in free(p)]
-    cases = (frozenset(zero) for n in range(len(unsure) + 1) for zero in combinations(unsure, n))
-    return conj((*rest, disj(_meeting(tuple(unsure), zero, found) for zero in cases)))
+    cases = (dict(zip(unsure, signs, strict=True)) for signs in product(*unsure.values()))
+    return conj((*rest, disj(_meeting(case, found) for case in cases)))
+
+
+def _possible_signs(k: Int) -> tuple[int, ...]:
+    low, high = interval(k)
+    return (1, 0) if low is not None and low >= 0 else (0, -1) if high is not None and high <= 0 else (1, 0, -1)
 
 
 def at_most_one(v: Atom, guard: Bool) -> bool:
     """Whether rule `digit`, or the bounds on v alone, show that at most one value of it satisfies the guard. In
-    whatever cases two values v and w are found, one has a*v >= l and the other a*w <= u with u - l < a, so w <= v;
-    and likewise v <= w. (Where a is 0, l <= 0 <= u contradicts u < l.)"""
+    whatever cases two values v and w are found, one has k*v + r >= 0 and the other -k*w + s >= 0 with r + s < k, so
+    k*(w-v) <= r + s < k, and likewise k*(v-w) < k. Where k > 0 that leaves v = w. Where k <= 0 nothing satisfies the
+    guard: one of the two products is not negative, and both are below k."""
     cases = _cases(_opened(v, p) for p in conjuncts(guard) if v in free(p))
     if cases is None:
         return False
@@ -123,17 +138,16 @@ def at_most_one(v: Atom, guard: Bool) -> bool:
     if len(each) == 1 and _digit(v, each[0], alone=True) is not None:
         return True
     found = [_fitting(v, case) for case in each]
-    return all(any(_closer(low, high) for low in a[0] for high in b[1]) for a in found for b in found)
+    return all(any(_closer(p, q) for p in a for q in b) for a in found for b in found)
 
 
-def _fitting(v: Atom, parts: Iterable[Bool]) -> Bounds:
-    """The bounds among the literals about v."""
-    each = [found for p in parts if v in free(p) and (found := _bounds(v, (p,))) is not None]
-    return [b for lowers, _ in each for b in lowers], [b for _, uppers in each for b in uppers]
+def _fitting(v: Atom, parts: Iterable[Bool]) -> list[_Linear]:
+    """The linear ones among the literals about v."""
+    return [x for p in parts if v in free(p) for x in _literals(v, (p,)) or ()]
 
 
-def _closer(low: _Bound, high: _Bound) -> bool:
-    return low.factor is high.factor and _below(high.limit - low.limit, low.factor)
+def _closer(p: _Linear, q: _Linear) -> bool:
+    return p.factor is -q.factor and _below(p.rest + q.rest, p.factor)
 
 
 def _below(x: Int, y: Int) -> bool:
@@ -180,10 +194,9 @@ def _rounded_away(part: Bool, v: Atom | None = None) -> Bool:
 # ---- bounds ----------------------------------------------------------------------------------
 
 
-def _bounds(v: Atom, parts: Iterable[Bool]) -> Bounds | None:
-    """The bounds on v that these literals come to together, or None."""
-    lowers: list[_Bound] = []
-    uppers: list[_Bound] = []
+def _literals(v: Atom, parts: Iterable[Bool]) -> list[_Linear] | None:
+    """The linear literals that these parts come to together, or None."""
+    out: list[_Linear] = []
     for part in parts:
         sides = {"ge": (1,), "eq": (1, -1)}.get(part.kind)
         if sides is None:
@@ -193,15 +206,8 @@ def _bounds(v: Atom, parts: Iterable[Bool]) -> Bounds | None:
             factor = _factor(x, v)
             if factor is None:
                 return None
-            low, high = interval(factor)
-            limit = x - factor * as_int(v)
-            if low is not None and low >= 0:
-                lowers.append(_Bound(factor, -limit))
-            elif high is not None and high <= 0:
-                uppers.append(_Bound(-factor, limit))
-            else:
-                return None
-    return lowers, uppers
+            out.append(_Linear(factor, x - factor * as_int(v)))
+    return out
 
 
 def _factor(x: Int, v: Atom) -> Int | None:
@@ -220,15 +226,30 @@ def _factor(x: Int, v: Atom) -> Int | None:
     return polynomial(out)
 
 
-def _meeting(unsure: tuple[Int, ...], zero: frozenset[Int], found: Bounds) -> Bool:
-    """Whether some v is between the bounds, and of the factors that may be 0 exactly those in `zero` are."""
-    lowers, uppers = found
-    parts = [ge0(-k) if k in zero else ge0(k - 1) for k in unsure]
-    parts += [ge0(-b.limit) for b in lowers if b.factor in zero]
-    parts += [ge0(b.limit) for b in uppers if b.factor in zero]
-    low = [b for b in lowers if b.factor not in zero]
-    high = [b for b in uppers if b.factor not in zero]
-    return conj((*parts, *(_meets(a, b) for a in low for b in high)))
+def _sided(found: Iterable[_Linear], signs: Mapping[Int, int]) -> tuple[list[_Bound], list[_Bound], list[Bool]]:
+    """Lower and upper bounds where the factors have these signs (or the ones their static bounds show), and what
+    the literals with factor 0 say."""
+    lowers: list[_Bound] = []
+    uppers: list[_Bound] = []
+    others: list[Bool] = []
+    for x in found:
+        k = x.factor
+        sign = 1 if positive(k) else -1 if positive(-k) else signs[k] if k in signs else -signs[-k]
+        if sign > 0:
+            lowers.append(_Bound(k, -x.rest))
+        elif sign < 0:
+            uppers.append(_Bound(-k, x.rest))
+        else:
+            others.append(ge0(x.rest))
+    return lowers, uppers, others
+
+
+def _meeting(signs: Mapping[Int, int], found: Iterable[_Linear]) -> Bool:
+    """The case that the factors have these signs, and that some v is between the bounds then."""
+    each = {1: lambda k: ge0(k - 1), 0: lambda k: conj((ge0(k), ge0(-k))), -1: lambda k: ge0(-k - 1)}
+    lowers, uppers, others = _sided(found, signs)
+    when = [each[sign](k) for k, sign in signs.items()]
+    return conj((*when, *others, *(_meets(a, b) for a in lowers for b in uppers)))
 
 
 def _meets(low: _Bound, high: _Bound) -> Bool:
@@ -253,10 +274,11 @@ def _floor(x: Int, k: Int) -> Int:
 
 def bounds(v: Atom, guard: Bool) -> tuple[list[Int], list[Int]] | None:
     """Lower and upper bounds on v that a conjunction is equivalent to, or None."""
-    found = _bounds(v, (p for part in conjuncts(guard) for p in conjuncts(_opened(v, part)) if v in free(p)))
-    if found is None or any(not positive(b.factor) for side in found for b in side):
+    found = _literals(v, (p for part in conjuncts(guard) for p in conjuncts(_opened(v, part)) if v in free(p)))
+    if found is None or any(not positive(x.factor) and not positive(-x.factor) for x in found):
         return None
-    return [-_floor(-b.limit, b.factor) for b in found[0]], [_floor(b.limit, b.factor) for b in found[1]]
+    lowers, uppers, _ = _sided(found, {})
+    return [-_floor(-b.limit, b.factor) for b in lowers], [_floor(b.limit, b.factor) for b in uppers]
 
 
 # ---- literals --------------------------------------------------------------------------------
@@ -337,13 +359,15 @@ def _digit(v: Atom, parts: tuple[Bool, ...], alone: bool = False) -> Bool | None
 def _only_above(v: Atom, parts: Iterable[Bool]) -> bool:
     """Whether v >= 0 is all that bounds v from below."""
     about = [p for p in parts if v in free(p) and not (p.kind == "ge" and p.args[0] is as_int(v))]
-    return all((found := _bounds(v, (p,))) is not None and not found[0] for p in about)
+    found = _literals(v, about)
+    return found is not None and all(1 not in _possible_signs(x.factor) for x in found)
 
 
 def _literal_range(v: Atom, parts: Iterable[Bool]) -> tuple[int | None, int | None]:
     """The largest and smallest literal among the bounds on v."""
-    lows, highs = ([b.limit.constant for b in side if b.factor is lift(1)] for side in _fitting(v, parts))
-    return max((x for x in lows if x is not None), default=None), min((x for x in highs if x is not None), default=None)
+    lows, highs, _ = _sided((x for x in _fitting(v, parts) if x.factor in (lift(1), lift(-1))), {})
+    low = max((x for b in lows if (x := b.limit.constant) is not None), default=None)
+    return low, min((x for b in highs if (x := b.limit.constant) is not None), default=None)
 
 
 def _remainders(v: Atom, part: Bool) -> Iterator[tuple[Int, int, int]]:

@@ -60,6 +60,11 @@ def started(a: int, w: int) -> Literal:
     return lambda s: ge0(z.div(s["x"] - a * s["v"], z.lift(a * w)))
 
 
+def turned(k: int, c: int) -> Literal:
+    """k*x*v + L + c >= 0: x may have either sign, or be 0."""
+    return lambda s: ge0(k * s["x"] * s["v"] + s["L"] + c)
+
+
 def below_n(k: int) -> Literal:
     return lambda s: lt(k * s["v"], s["n"])
 
@@ -70,6 +75,7 @@ LITERALS = st.one_of(
     st.builds(blocked, SMALL.filter(bool), SMALL, SMALL, st.integers(1, 4), st.integers(-2, 2)),
     st.builds(digit, st.integers(1, 4), st.integers(1, 4), st.integers(0, 4), st.sampled_from([1, -1])),
     st.builds(started, st.integers(1, 4), st.integers(1, 4)),
+    st.builds(turned, st.sampled_from([-1, 1]), st.integers(-6, 6)),
     st.builds(below_n, st.integers(1, 3)),
 )
 
@@ -162,9 +168,16 @@ def test_splits_with_a_gap_do_not_tile_the_range() -> None:
     assert not truth(union, {"x": 3, "L": 3, "n": 0}) and truth(union, {"x": 4, "L": 3, "n": 0})
 
 
-def test_a_factor_of_unknown_sign_is_left_to_the_solver() -> None:
-    _, union, disjoint = split(*UNKNOWN)
+def test_a_factor_of_unknown_sign_gives_a_case_for_each_sign() -> None:
+    guard, union, disjoint = split(*UNKNOWN)
+    assert disjoint and "exists" not in repr(union)
+    assert all(truth(union, at) == bool(holds(guard, at)) for at in points())
+
+
+def test_a_square_of_the_symbol_is_left_to_the_solver() -> None:
+    guard, union, disjoint = split(lambda s: s["v"] * s["v"], lambda s: s["v"] * s["v"] + 2)
     assert not disjoint and "exists" in repr(union)
+    assert all(truth(union, at) == bool(holds(guard, at)) for at in points())
 
 
 @pytest.mark.parametrize(("t", "high"), [(4, 3), (3, 4)], ids=["two digits fit", "the digit may be 0 or 4"])
