@@ -85,6 +85,10 @@ class Operator:
     def signature(self) -> Signature:
         return Signature(self.launcher.plan)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model that holds it can be copied and pickled: the torch operator is defined again, or found."""
+        return operator, (self.launcher, self.backward.launcher if self.backward else None, self.check_range)
+
     def __call__(self, **arguments: Any) -> dict[str, torch.Tensor]:
         """The outputs by name. Takes every input, parameters (else the spec's default), and sizes no input's
         shape gives. Raises AssumptionViolated when the call breaks what the proof assumes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -139,6 +141,24 @@ def test_autocast() -> None:
     for x, y in zip(ours, theirs, strict=True):
         assert x.grad is not None and x.grad.dtype is torch.float32
         torch.testing.assert_close(x.grad, y.grad, rtol=5e-2, atol=2e-2)
+
+
+def test_a_model_that_holds_it_can_be_copied_and_pickled(f: Attention) -> None:
+    for again in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+        ours, theirs = qkv(2, 2), qkv(2, 2)
+        again(*ours, is_causal=True).sum().backward()
+        f(*theirs, is_causal=True).sum().backward()
+        for x, y in zip(ours, theirs, strict=True):
+            assert x.grad is not None and y.grad is not None and torch.equal(x.grad, y.grad)
+
+
+def test_exported(f: Attention) -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return f(q, k, v, is_causal=True)
+
+    given = tuple(x.detach() for x in qkv(2, 2))
+    assert torch.equal(torch.export.export(Layer(), given).module()(*given), Layer()(*given))
 
 
 # ---- what goes together ----------------------------------------------------------------------
