@@ -9,11 +9,13 @@ steps; specs that are equal in another way are refused rather than guessed.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ir import ast
+from ir.parser import parse_definitions
 from ir.printer import print_expr
 from ir.spec import Bound
 
@@ -24,6 +26,28 @@ def contracts(bound: Bound) -> dict[str, str]:
     given = [t.name for t, _ in bound.inputs]
     wanted = {*given, *(name.removeprefix("d") for name in given), *(t.name for t, _ in bound.outputs)}
     return {name: _contract(d, definitions, bound) for name, d in definitions.items() if name in wanted}
+
+
+def gradients(bound: Bound) -> dict[str, list[list[str]]]:
+    """Of every output that the spec says is a gradient, or a sum of some: [Y, X, dY] for each grad(Y, X, dY).
+
+    Read off the spec's text: what the loader derived from it is no longer recognisable as a gradient.
+    """
+    outputs = {t.name for t, _ in bound.outputs}
+    definitions = parse_definitions(tomllib.loads(bound.spec.source)["formula"]["define"])
+    found = {d.name: _terms(d.value) for d in definitions if d.name in outputs}
+    return {name: terms for name, terms in found.items() if terms is not None}
+
+
+def _terms(e: ast.Expr) -> list[list[str]] | None:
+    match e:
+        case ast.Binary(op="+", left=left, right=right):
+            first, rest = _terms(left), _terms(right)
+            return None if first is None or rest is None else first + rest
+        case ast.Call(function="grad", args=(ast.Name(id=y), ast.Name(id=x), ast.Name(id=dy)), keywords=()):
+            return [[y, x, dy]]
+        case _:
+            return None
 
 
 def _contract(definition: ast.Definition, definitions: Mapping[str, ast.Definition], bound: Bound) -> str:
@@ -54,6 +78,8 @@ def _written_out(
         case ast.Element(name=name, index=index) if name in definitions:
             given = dict(zip(definitions[name].parameters, map(within, index), strict=True))
             return _written_out(definitions[name].value, given, depth, definitions, bound)
+        case ast.Element(name=name, index=index) if name in (parts := {t.facts.part: t.name for t, _ in bound.inputs}):
+            return ast.Element(f"${parts[name]}", within(index))  # the part an input cuts rows into, by that input
         case ast.If(condition=ast.Binary(op="==" | "!=" as op, left=ast.Name(id=option), right=ast.Text(value=text))):
             return within(node.then if (bound.setting(option) == text) is (op == "==") else node.otherwise)
         case ast.Big(op=op, variable=variable, bound=extent, conditions=conditions, body=body):

@@ -100,13 +100,14 @@ class Launcher:
     """A certified kernel ready to run. Call it with the spec's inputs by name.
 
     `subject`: the candidate's and the spec's text and the settings they were proved under; `contracts`: what
-    each name of the spec means, as text.
+    names of the spec mean, as text; `gradients`: which outputs the spec says are gradients, of what.
     """
 
     certificate: str
     subject: dict[str, Any] = field(repr=False)
     plan: dict[str, Any] = field(repr=False)
     contracts: dict[str, str] = field(repr=False)
+    gradients: dict[str, list[list[str]]] = field(repr=False)
     source: str = field(repr=False)
 
     def __call__(
@@ -161,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
     actual = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     if claimed != actual:
         raise LaunchError(f"{path}: content does not match its id; it was changed after it was issued")
-    if "contracts" not in body.get("lowered", {}):
+    if not {"contracts", "gradients"} <= body.get("lowered", {}).keys():
         raise LaunchError(f"{path}: holds no emitted kernel; lower it first (synth prove-and-run does)")
     lowered = body["lowered"]
     if hashlib.sha256(lowered["source"].encode()).hexdigest() != lowered["source_sha256"]:
@@ -180,4 +181,11 @@ def load(path: str | Path) -> Launcher:
     """
     body = _read(Path(path))
     lowered = body["lowered"]
-    return Launcher(body["id"], body["subject"], lowered["plan"], lowered["contracts"], lowered["source"])
+    return Launcher(
+        certificate=body["id"],
+        subject=body["subject"],
+        plan=lowered["plan"],
+        contracts=lowered["contracts"],
+        gradients=lowered["gradients"],
+        source=lowered["source"],
+    )

@@ -15,7 +15,7 @@ from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
 from lowering.compile import Resources, compile_kernels
-from lowering.contracts import contracts
+from lowering.contracts import contracts, gradients
 from lowering.plan import plan
 from lowering.triton import emit
 from verifier.certificate import Certificate, digest
@@ -53,6 +53,7 @@ def lower(
         "source_sha256": digest(source),
         "plan": launches,
         "contracts": contracts(bound),
+        "gradients": gradients(bound),
         "resources": {target: [asdict(r) for r in rows] for target, rows in resources.items()},
     }
     return certificate.with_section("lowered", section)

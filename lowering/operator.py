@@ -35,9 +35,11 @@ class NoGradient(RuntimeError):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a certificate's operator takes, in order, and what it returns."""
+    """What a certificate's operator takes, in order, and what it returns. `more`: sizes that only its backward
+    asks for."""
 
     plan: Mapping[str, Any]
+    more: tuple[str, ...] = ()
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -53,10 +55,10 @@ class Signature:
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
-        """The sizes no input's shape gives."""
+        """The sizes no input's shape gives, and those of the backward."""
         inputs = [t for t in self.plan["tensors"] if t["role"] == "input"]
         given = {found[0] for t in inputs for extent in t["shape"] if (found := size_in(extent))}
-        return tuple(name for name in self.plan["sizes"] if name not in given)
+        return (*(name for name in self.plan["sizes"] if name not in given), *self.more)
 
     @cached_property
     def arguments(self) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ class Operator:
 
     @cached_property
     def signature(self) -> Signature:
-        return Signature(self.launcher.plan)
+        return _signature(self.launcher, self.backward)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A model that holds it can be copied and pickled: the torch operator is defined again, or found."""
@@ -118,6 +120,12 @@ class Operator:
         return dict(zip(s.outputs, _tuple(found), strict=True))
 
 
+def _signature(launcher: Launcher, backward: Operator | None) -> Signature:
+    alone = Signature(launcher.plan)
+    asked = () if backward is None else backward.signature.sizes
+    return Signature(launcher.plan, tuple(x for x in asked if x not in (*alone.arguments, *launcher.plan["sizes"])))
+
+
 # Operators are global in torch, so the same certificate loaded again is the same operator.
 _DEFINED: dict[str, Any] = {}
 
@@ -135,10 +143,11 @@ def operator(launcher: Launcher, backward: Launcher | None = None, check_range: 
 
 
 def _define(name: str, launcher: Launcher, backward: Operator | None) -> Any:
-    s = Signature(launcher.plan)
+    s = _signature(launcher, backward)
 
     def run(*arguments: Any) -> Result:
-        given = {k: v for k, v in zip(s.arguments, arguments, strict=False) if v is not None}
+        named = zip(s.arguments, arguments, strict=False)
+        given = {k: v for k, v in named if v is not None and k not in s.more}
         found = execute(launcher, given, check_range=bool(arguments[-1]))
         outputs = tuple(found[output] for output in s.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
@@ -246,12 +255,18 @@ def pair(forward: Launcher, backward: Launcher) -> None:
             raise LaunchError(f"{who} was proved for {name} = {settings[name]}, the forward one for {value}")
     known = (*f.inputs, *f.outputs, *(f"d{y}" for y in f.outputs))
     strangers = [x for x in b.inputs if x not in known]
-    strangers += [x for x in (*b.parameters, *b.sizes) if x not in f.arguments]
+    strangers += [x for x in b.parameters if x not in f.parameters]
+    strangers += [x for x in b.sizes if x in forward.plan["sizes"] and x not in f.sizes]
     if strangers:
         raise LaunchError(f"{who} takes {', '.join(strangers)}, which the forward one neither takes nor stores")
     if not set(b.outputs) & {f"d{x}" for x in f.inputs}:
         wanted = ", ".join(f"d{x}" for x in f.inputs)
         raise LaunchError(f"{who} stores {', '.join(b.outputs)}; expected one of {wanted}")
+    given = [y for y in f.outputs if f"d{y}" in b.inputs]
+    for x in (x for x in f.inputs if f"d{x}" in b.outputs):
+        if sorted(backward.gradients.get(f"d{x}", [])) != sorted([y, x, f"d{y}"] for y in given):
+            formula = " + ".join(f"grad({y}, {x}, d{y})" for y in given)
+            raise LaunchError(f"{who}: its spec does not say that d{x} is {formula}")
     for name in (y for y in f.outputs if y in b.inputs or f"d{y}" in b.inputs):
         if backward.contracts.get(name) != forward.contracts[name]:
             raise LaunchError(

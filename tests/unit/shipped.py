@@ -46,7 +46,7 @@ max_stride = 1099511627776
 SQUARE_GRADIENT = (
     SQUARE.replace('name = "square"', 'name = "square_bwd"')
     .replace("[outputs]\nY =", 'dY = { shape = ["R", "C"], dtype = "f32", abs_max = 1e4 }\n\n[outputs]\ndX =')
-    .replace("* X[i, j]\n", "* X[i, j]\ndX[i, j] = 2 * scale * X[i, j] * dY[i, j]\n")
+    .replace("* X[i, j]\n", "* X[i, j]\ndX[i, j] = grad(Y, X, dY)\n")
 )
 ELEMENTWISE = """
 meta BR = 16

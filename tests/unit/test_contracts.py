@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ir.loader import bind, load_spec, parse_spec
-from lowering.contracts import contracts
+from lowering.contracts import contracts, gradients
 
 SPEC = """
 name = "rows"
@@ -97,6 +97,21 @@ def test_nothing_is_captured() -> None:
     clear = "Y[i, j] = sum[p < N](sum[q < N](W[q, p] * X[i, q]))"
     wrong = "Y[i, j] = sum[p < N](sum[q < N](W[q, q] * X[i, q]))"
     assert meaning(inner) == meaning(clear) != meaning(wrong)
+
+
+def test_the_input_that_cuts_rows_into_parts_matters() -> None:
+    spec = load_spec("varlen").source
+    swapped = spec.replace('longest = "L", part = "seq"', 'longest = "L"').replace(
+        'splits = "U" }', 'splits = "U", part = "seq" }'
+    )
+    assert swapped != spec
+    assert contracts(bind(parse_spec(spec)))["O"] != contracts(bind(parse_spec(swapped)))["O"]
+
+
+def test_what_the_spec_says_is_a_gradient() -> None:
+    found = gradients(bind(load_spec("attention_bwd")))
+    assert found == {"dQ": [["O", "Q", "dO"]], "dK": [["O", "K", "dO"]], "dV": [["O", "V", "dO"]]}
+    assert gradients(bind(load_spec("attention"))) == {}
 
 
 @pytest.mark.parametrize("name", ["attention", "bias", "softcap", "alibi", "dropout"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from shipped import ELEMENTWISE, SQUARE, SQUARE_GRADIENT, SQUARED, SQUARED_GRADIENT, shipped, square
 from torch.autograd import forward_ad
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import synth
 from lowering.assumptions import AssumptionViolated, LaunchError
@@ -144,9 +145,9 @@ def test_a_backward_of_something_else_is_refused() -> None:
     with pytest.raises(LaunchError, match="another default for scale"):
         synth.load(forward, backward=shipped(SQUARED_GRADIENT, another))
 
-    silent = SQUARE_GRADIENT.replace("Y[i, j] = scale * X[i, j] * X[i, j]\n", "")  # the gradient of what?
-    with pytest.raises(LaunchError, match="means another Y"):
-        synth.load(forward, backward=shipped(SQUARED_GRADIENT, silent))
+    by_hand = SQUARE_GRADIENT.replace("grad(Y, X, dY)", "2 * scale * X[i, j] * dY[i, j]")  # right, but who says so?
+    with pytest.raises(LaunchError, match=r"does not say that dX is grad\(Y, X, dY\)"):
+        synth.load(forward, backward=shipped(SQUARED_GRADIENT, by_hand))
 
 
 def test_an_output_the_backward_leaves_out_is_not_dropped_in_silence() -> None:
@@ -180,3 +181,34 @@ def test_loading_needs_no_proving_code() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# ---- a family member that is not attention's signature ---------------------------------------
+
+
+def test_variable_lengths_train_against_each_sequence_alone() -> None:
+    """The longest query length is a size of both kernels, the longest key length of the backward alone."""
+    settings = (("causal", "none"), ("dtype", "fp32"), ("D", 64))
+    forward = (ROOT / "specs/varlen/two_pass.tile").read_text()
+    backward = (ROOT / "specs/varlen_bwd/three_kernels.tile").read_text()
+    packed = synth.load(shipped(forward, "varlen", *settings), backward=shipped(backward, "varlen_bwd", *settings))
+    assert isinstance(packed, Operator) and packed.signature.sizes == ("L", "E")
+
+    torch.manual_seed(0)
+    queries, keys = [5, 0, 30], [7, 3, 20]
+    given = [torch.randn(sum(n), heads, 64, requires_grad=True) for n, heads in ((queries, 4), (keys, 2), (keys, 2))]
+    cuts = [torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in (queries, keys)]
+    q, k, v = given
+    found = packed(Q=q, K=k, V=v, cu_q=cuts[0], cu_k=cuts[1], L=30, E=20)["O"]
+    alone = [
+        sdpa(*(x.transpose(0, 1) for x in (a, b, c)), enable_gqa=True).transpose(0, 1)
+        for a, b, c in zip(q.split(queries), k.split(keys), v.split(keys), strict=True)
+    ]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(found)
+    ours = torch.autograd.grad((found * weight).sum(), given)
+    theirs = torch.autograd.grad((torch.cat(alone) * weight).sum(), given)
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssumptionViolated, match=r"\[facts-cu_q\]"):
+        packed(Q=q, K=k, V=v, cu_q=cuts[0] + 1, cu_k=cuts[1], L=30, E=20)
