@@ -111,7 +111,7 @@ TRUSTED = (
     "verifier/terms.py", "verifier/cells.py", "verifier/smt.py", "verifier/roots.py", "verifier/simplify.py",
     "verifier/squares.py", "verifier/tiles.py", "verifier/operations.py", "verifier/execute.py", "verifier/scan.py",
     "verifier/finiteness.py", "verifier/closed_forms.py", "verifier/formula.py", "verifier/inverse.py",
-    "verifier/linear.py", "verifier/floors.py", "verifier/shares.py", "verifier/magnitude.py",
+    "verifier/linear.py", "verifier/least.py", "verifier/floors.py", "verifier/shares.py", "verifier/magnitude.py",
     "verifier/accumulators.py", "verifier/underflow.py", "verifier/contents.py", "verifier/proof.py",
     "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py", "verifier/obligations/bounds.py",
     "verifier/obligations/width.py", "verifier/obligations/races.py", "verifier/obligations/coverage.py",

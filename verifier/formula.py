@@ -21,6 +21,7 @@ from verifier.booleans import FALSE, TRUE, Bool, conj, ge0, lt, negate
 from verifier.cells import Table
 from verifier.elimination import exists
 from verifier.integers import Int, cell, div, lift, mod, part_name, symbol
+from verifier.least import Least
 from verifier.operations import Unsupported
 from verifier.signs import compare
 from verifier.smt import Context
@@ -97,6 +98,7 @@ class Formula:
         self.settings = dict(bound.settings)
         self.inputs = {t.name for t, _ in bound.inputs if not t.saved}
         self.definitions = {d.name: d for d in bound.spec.definitions}
+        self.least = Least(bound)
         self.parameters = {p.name: _parameter(p) for p in bound.spec.parameters}
         self.empty_is_zero = bound.spec.empty_row == "zero"
         self.tables = {t.name: self._table(t, dtype.bits) for t, dtype in bound.inputs if dtype.is_int}
@@ -138,9 +140,17 @@ class Formula:
             case ast.Binary():
                 if isinstance(e.left, ast.Text) or isinstance(e.right, ast.Text):
                     return self._option(e)
-                return self._binary(e.op, self.value(e.left, scope), self.value(e.right, scope), e.span)
+                left, right = self.value(e.left, scope), self.value(e.right, scope)
+                if e.op == "/" and self.least.of(e.right) > 0.0:
+                    x, y = _as_real(left), _as_real(right)
+                    return _shown(ops.divide(x, y, e.span), conj((y.finite, compare("ne", y.real))))
+                return self._binary(e.op, left, right, e.span)
             case ast.Call():
-                return self._call(e, [self.value(a, scope) for a in e.args])
+                arguments = [self.value(a, scope) for a in e.args]
+                found = self._call(e, arguments)
+                if e.function == "sqrt" and self.least.of(e.args[0]) >= 0.0:
+                    return _shown(found, compare("ge", _as_real(arguments[0]).real))
+                return found
             case ast.Element():
                 index = tuple(self.value(i, scope).int for i in e.index)
                 if e.name in self.tables:
@@ -220,8 +230,8 @@ class Formula:
         if not self.empty_is_zero:
             return exact
         nonzero = compare("ne", y.real)
-        owes = Duties(d for d in exact.owes if d.claim is not conj((y.finite, nonzero)))
-        return Scalar(reals.guarded(nonzero, exact.real), exact.finite, owes)
+        total = _shown(exact, conj((y.finite, nonzero)))
+        return Scalar(reals.guarded(nonzero, exact.real), exact.finite, total.owes)
 
     def _call(self, e: ast.Call, args: list[Scalar]) -> Scalar:
         name = e.function
@@ -278,6 +288,11 @@ def _parts(tensor: str, table: Table) -> Table:
 
 
 _COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
+
+
+def _shown(s: Scalar, claim: Bool) -> Scalar:
+    """The scalar without the duty of `claim`, which holds."""
+    return Scalar(s.value, s.finite, Duties(d for d in s.owes if d.claim is not claim))
 
 
 def _as_real(s: Scalar) -> Scalar:

@@ -9,7 +9,7 @@ wrote, is `Unsupported`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ir import program as core
 from ir.ast import NOWHERE, Span
@@ -128,7 +128,8 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
             # Its contract. Range was discharged where it was stored; where the spec leaves it undefined (a quotient
             # by zero) nothing is known of it, and whoever uses it there owes that.
             value = proof.formula.output(tensor, index)
-            return Scalar(value.real, value.finite, Duties(d for d in value.owes if d.kind == "defined"))
+            owes = (replace(d, span=NOWHERE) for d in value.owes if d.kind == "defined")  # no place in the program
+            return Scalar(value.real, value.finite, Duties(owes))
         if proof.role(tensor) == "input":
             return Scalar(reals.read(tensor, index))
         if tensor not in stored:
