@@ -9,6 +9,7 @@ max-dominated   max(x, y) = x where x - y >= 0 by signs or cauchy-schwarz; both 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from verifier import reals
@@ -26,16 +27,36 @@ def nonnegative(x: Real, context: Context, simplifier: Simplifier) -> bool:
     """Whether x >= 0 by signs, or by them and one use of cauchy-schwarz."""
     if positive_when(x) is not None:
         return True
+    return _used(any(positive_when(left) is not None for left in _less_spreads(x, context, simplifier)), simplifier)
+
+
+def positive(x: Real, context: Context, simplifier: Simplifier) -> bool:
+    """Whether x > 0 by signs, or what one use of cauchy-schwarz leaves of it is: eps and a variance, say."""
+    if _surely(x, context):
+        return True
+    return _used(any(_surely(left, context) for left in _less_spreads(x, context, simplifier)), simplifier)
+
+
+def _surely(x: Real, context: Context) -> bool:
+    condition = positive_when(x)
+    return condition is not None and context.entails(condition)
+
+
+def _used(held: bool, simplifier: Simplifier) -> bool:
+    if held:
+        simplifier.trace["cauchy-schwarz"] = None
+    return held
+
+
+def _less_spreads(x: Real, context: Context, simplifier: Simplifier) -> Iterator[Real]:
+    """x - q for every q >= 0 that cauchy-schwarz gives of a negative square of a sum in x."""
     for mono, c in x.terms:
         for a, k in mono.factors:
             if c < 0 and a.kind == "sum" and k == 2 and mono.guard is TRUE:
                 rest = reals.monomial(TRUE, {b: p for b, p in mono.factors if b is not a}, mono.exponent) * number(-c)
-                gap = _spread(a, context, simplifier)
-                left = simplifier.real(x - rest * gap, context)
-                if positive_when(rest) is not None and positive_when(left) is not None:
-                    simplifier.trace["cauchy-schwarz"] = None
-                    return True
-    return False
+                if positive_when(rest) is not None:
+                    gap = _spread(a, context, simplifier)
+                    yield simplifier.real(x - rest * gap, context)
 
 
 def _spread(a: RealAtom, context: Context, simplifier: Simplifier) -> Real:

@@ -24,7 +24,7 @@ from verifier.reals import Member, Real, number, power
 from verifier.signs import compare
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
-from verifier.squares import nonnegative, undominated
+from verifier.squares import nonnegative, positive, undominated
 from verifier.terms import atom_of
 
 
@@ -243,6 +243,24 @@ def row_sum(body: Real, v: Int) -> Real:
 def not_negative(x: Real) -> bool:
     simplifier, here = Simplifier(), Context(Prover(Ledger()), ())
     return nonnegative(simplifier.real(x, here), here, simplifier)
+
+
+def surely_positive(x: Real) -> bool:
+    simplifier, here = Simplifier(), Context(Prover(Ledger()), ())
+    return positive(simplifier.real(x, here), here, simplifier)
+
+
+def test_eps_and_a_variance_are_positive_and_the_variance_alone_is_not() -> None:
+    v, inverse = z.symbol("v"), power(reals.of_int(C()), -1)
+    x = reals.read("X", (v,))
+    first, second = row_sum(x, v), row_sum(x * x, v)
+    variance = second * inverse - first * first * inverse * inverse
+    eps, delta = reals.parameter("eps", 1e-6, 1), reals.parameter("delta", 0, 1)
+    assert surely_positive(variance + eps)
+    assert not surely_positive(variance)  # of a constant row it is 0
+    assert not surely_positive(variance + delta)  # a parameter that may be 0
+    assert not surely_positive(variance - eps)
+    assert not surely_positive(second * inverse * number(Fraction(1, 2)) - first * first * inverse * inverse + eps)
 
 
 def test_the_square_of_a_sum_is_at_most_its_length_times_the_sum_of_squares() -> None:

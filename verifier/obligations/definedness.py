@@ -10,8 +10,11 @@ not zero, or an argument of log or sqrt not negative, may also be read off how i
 
 from __future__ import annotations
 
-from verifier.booleans import conj
+from verifier.booleans import Bool, conj, conjuncts
 from verifier.proof import Finding, Proof
+from verifier.simplify import Simplifier
+from verifier.smt import Context
+from verifier.squares import nonnegative, positive
 from verifier.tiles import Duty
 
 STATEMENT = (
@@ -32,7 +35,8 @@ def check(proof: Proof) -> Finding:
                     continue
                 count += 1
                 here = context.given(duty.premise)
-                if not here.entails(duty.claim) and not _by_sign(proof, trace.kernel, duty):
+                shown = here.entails(duty.claim) or _by_sign(proof, trace.kernel, duty) or _compared(proof, here, duty)
+                if not shown:
                     place = f"{trace.kernel}, {access.kind} of {access.tensor}"
                     what = f"{place}: {duty.what}; left to show: {duty.claim!r}"
                     return Finding(False, STATEMENT, what, duty.span, model=here.model(~duty.claim))
@@ -42,3 +46,21 @@ def check(proof: Proof) -> Finding:
 def _by_sign(proof: Proof, kernel: str, duty: Duty) -> bool:
     low = proof.floors.operand(kernel, duty.span)
     return low > 0.0 if duty.sign == "positive" else low >= 0.0 if duty.sign == "nonnegative" else False
+
+
+def _compared(proof: Proof, here: Context, duty: Duty) -> bool:
+    """Whether each part of the claim holds, comparisons by their sign in normal form: what a spec divides by (eps
+    plus a variance, of a saved input) has no place in the program where floats compute it."""
+    return all(here.entails(part) or _sign_shown(proof.simplifier, here, part) for part in conjuncts(duty.claim))
+
+
+def _sign_shown(simplifier: Simplifier, here: Context, claim: Bool) -> bool:
+    match claim.kind, claim.args:
+        case "real", ("gt", x):
+            return positive(simplifier.real(x, here), here, simplifier)
+        case "not", (Bool(kind="real", args=("eq", x)),):
+            return positive(simplifier.real(x, here), here, simplifier)
+        case "not", (Bool(kind="real", args=("gt", x)),):
+            return nonnegative(simplifier.real(-x, here), here, simplifier)
+        case _:
+            return False
