@@ -18,6 +18,7 @@ from typing import Any
 
 from verifier import domains, elimination, reals, signs
 from verifier.booleans import TRUE, Bool, boolean, choose, conj, conjuncts, disj, eq0, ge0, negate
+from verifier.integer_reals import spread
 from verifier.integers import Atom, Int, cell, div, lift, maximum, minimum, mod, term_cache
 from verifier.reals import Factors, Member, Real, RealAtom, guarded, maximum_of, monomial, number, of, real_atom
 from verifier.terms import as_int, children, conditions, free, fresh, level, states, unbounded_range
@@ -397,7 +398,7 @@ def reads(term: Any) -> tuple[RealAtom, ...]:
 
 def members(variables: tuple[Atom, ...], guard: Bool, body: Real) -> tuple[Member, ...]:
     """One member of a maximum in canonical form; a maximum inside is flattened."""
-    body = reals.spread(body)
+    body = spread(body)
     inner = reals.scaled_max(body)
     if inner is not None:
         out: list[Member] = []

@@ -19,6 +19,7 @@ from verifier.binders import open_binder, substitute
 from verifier.binders import reads as reads_in
 from verifier.booleans import TRUE, Bool, negate
 from verifier.domains import coefficient
+from verifier.integer_reals import spread
 from verifier.integers import Atom, Int, polynomial
 from verifier.inverse import solve
 from verifier.reals import Member, Monomial, Real, RealAtom, number
@@ -64,7 +65,7 @@ class _Query:
 
     def linear(self, x: Real) -> Any:
         parts = []
-        for mono, c in reals.spread(x).terms:
+        for mono, c in spread(x).terms:
             value = self.rational(c) * self._unknown(mono)
             self._link(mono.guard)
             here = value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, self.rational(0))

@@ -219,18 +219,17 @@ def _integer_limit(proof: Proof, x: Int, context: Context) -> float:
 
 
 def _extent(proof: Proof, v: object, guard: object) -> float:
-    """How many values a bound symbol can take, from the bounds in its domain."""
-    from verifier.booleans import Bool
+    """How many values a bound symbol can take at most, from the bounds in its domain; a condition that is no
+    bound could only leave fewer."""
+    from verifier.booleans import Bool, conjuncts
     from verifier.elimination import bounds
     from verifier.integers import Atom
 
     if not isinstance(v, Atom) or not isinstance(guard, Bool):
         return math.inf
-    found = bounds(v, guard)
+    found = [ends for part in conjuncts(guard) if (ends := bounds(v, part)) is not None]
     intervals = Intervals(proof, proof.traces[0])
-    if found is None or not found[0] or not found[1]:
-        return math.inf
-    gaps = [intervals.high(u - low) for low in found[0] for u in found[1]]
+    gaps = [intervals.high(u - low) for lows, _ in found for low in lows for _, highs in found for u in highs]
     known = [g for g in gaps if g is not None]
     return float(max(0, min(known) + 1)) if known else math.inf
 

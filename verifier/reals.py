@@ -25,11 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from math import lcm, prod
 from typing import Any, Final
 
 from verifier.booleans import TRUE, Bool, conj
-from verifier.integers import Atom, Int, interned, lift, polynomial
+from verifier.integers import Atom, Int, interned
 
 
 class RealAtom:
@@ -264,43 +263,9 @@ def _least(parts: list[dict[Any, Any]]) -> dict[Any, Any]:
 
 
 def exp(x: Real) -> Real:
+    from verifier.integer_reals import spread
+
     return number(1) if not x.terms else monomial(TRUE, {}, spread(x))
-
-
-def spread(x: Real) -> Real:
-    """x with every integer in it written over its atoms (`int-ring`): 2*i - j as a real is 2 times i less j, and
-    what is left of a quotient and its remainder is the number they came from. Exponents and members of maxima
-    are kept so, and what is compared; divisors stay whole, for scans to see."""
-    if not any(k > 0 and a.kind == "int" for m, _ in x.terms for a, k in m.factors):
-        return x
-    groups: dict[tuple[Bool, Factors, Real | None], dict[tuple[Atom, ...], Fraction]] = {}
-    rest: list[tuple[Monomial, Fraction | int]] = []
-    for m, c in x.terms:
-        integers = [a.args[0] for a, k in m.factors if a.kind == "int" for _ in range(k)]
-        if not integers:
-            rest.append((m, c))
-            continue
-        others = tuple((a, k) for a, k in m.factors if a.kind != "int" or k < 0)
-        group = groups.setdefault((m.guard, others, m.exponent), {})
-        for atoms, n in prod(integers, start=lift(1)).terms:
-            group[atoms] = group.get(atoms, Fraction(0)) + Fraction(c) * n
-    out = total(rest)
-    for (guard, others, exponent), group in groups.items():
-        denominator = lcm(*(c.denominator for c in group.values()))
-        whole = polynomial({atoms: int(c * denominator) for atoms, c in group.items()})
-        part = total(_product(atoms, Fraction(n, denominator)) for atoms, n in whole.terms)
-        out = out + part * monomial(guard, dict(others), exponent)
-    return out
-
-
-def _product(atoms: tuple[Atom, ...], c: Fraction) -> tuple[Monomial, Fraction | int]:
-    """c times a product of integer atoms, as a monomial."""
-    powers: dict[RealAtom, int] = {}
-    for atom in atoms:
-        whole = real_atom("int", polynomial({(atom,): 1}))
-        powers[whole] = powers.get(whole, 0) + 1
-    ((mono, _),) = monomial(TRUE, powers, None).terms
-    return mono, int(c) if c.denominator == 1 else c
 
 
 def log(x: Real) -> Real:
@@ -342,7 +307,11 @@ def ln2() -> Real:
 
 
 def function(name: str, x: Real) -> Real:
-    """A named scalar function; of all but sqrt nothing is known but that it is a function."""
+    """A named scalar function; of all but sqrt, and abs of an integer, nothing is known but that it is one."""
+    if name == "abs":
+        from verifier.integer_reals import absolute
+
+        return absolute(x)
     if name == "sqrt":
         from verifier.roots import sqrt
 

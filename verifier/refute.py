@@ -134,11 +134,11 @@ def _ragged(program: core.Program, bound: Bound) -> Iterator[dict[str, int]]:
         (1, tile + 7), (tile + 1, 0), (2 * tile, tile), (tile - 1, 5), (tile + 1, wide + 1),
     )  # fmt: skip
     shaping = _shaping(bound)
-    for counts in ((2, 4, 2), (1, 3, 1)):
+    for turn, counts in enumerate(((2, 4, 2), (1, 3, 1))):
         for step, pattern in enumerate(patterns):
             sizes = {d.name: _clamp(d, -(-pattern[k % 2] // rows.get(d.name, 1))) for k, d in enumerate(lengths)}
             for k, d in enumerate(d for d in lengths if d.name not in shaping):  # shorter and longer than a tile
-                sizes[d.name] = _clamp(d, (tile + 1, 0, 2 * tile + 3, 1, 5)[(step + 3 * k) % 5])
+                sizes[d.name] = _clamp(d, (tile + 1, 0, 2 * tile + 3, 1, 5)[(step + 2 * turn + 3 * k) % 5])
             others = [d for d in bound.dims if d.name not in sizes]
             for k, d in enumerate(others):
                 sizes[d.name] = _clamp(d, counts[k % 3])

@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from verifier.binders import Substitution, open_binder, substitute
 from verifier.booleans import TRUE, le, negate
 from verifier.constants import by_constants, limits
+from verifier.integer_reals import spread
 from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
-from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, number, scaled_max, spread, total
+from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, number, scaled_max, total
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context

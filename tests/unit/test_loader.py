@@ -55,7 +55,7 @@ def test_attention() -> None:
     spec = load_spec("attention")
     assert spec.name == "attention" and spec.source == ATTENTION
     assert [d.name for d in spec.dims] == ["B", "H", "G", "M", "N", "D"]
-    assert spec.dims[-1].choices == (64, 128) and spec.dims[-1].default == 64
+    assert spec.dims[-1].choices == (64, 128, 256) and spec.dims[-1].default == 64
     assert (spec.dims[4].minimum, spec.dims[4].maximum) == (0, 1048576)
     assert spec.options[0].choices == ("none", "bottom_right", "top_left")
     assert spec.parameters[0].default == parse_formula("1 / sqrt(D)")
@@ -119,7 +119,7 @@ def test_true_and_false_choose_among_none_and_the_rest(said: str, meant: str) ->
         ("causal", "bottom-right", "did you mean `bottom_right`?"),
         ("causal", "yes", "choices: none, bottom_right or top_left"),
         ("dtype", "true", "choices: bf16, fp16 or fp32"),
-        ("D", "96", "choices: 64 or 128"),
+        ("D", "96", "choices: 64, 128 or 256"),
         ("N", "128", "`N` stays symbolic"),
         ("casual", "none", "did you mean `causal`?"),
     ],

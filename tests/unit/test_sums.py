@@ -19,6 +19,7 @@ from verifier.binders import make_max, make_sum, substitute
 from verifier.booleans import Bool
 from verifier.domains import fixed_quotient
 from verifier.elimination import exists
+from verifier.integer_reals import spread
 from verifier.integers import Int
 from verifier.reals import Real, number, of, real_atom
 from verifier.signs import compare
@@ -70,16 +71,25 @@ def test_int_ring() -> None:
     i, j, s = z.symbol("i"), z.symbol("j"), read(3)
     apart = s * reals.of_int(i) - s * reals.of_int(j) * number(2)
     assert reals.exp(s * reals.of_int(i - j * 2)) is reals.exp(apart)
-    assert reals.spread(reals.of_int(z.div(j, z.lift(32))) * number(32) + reals.of_int(z.mod(j, z.lift(32)))) is (
+    assert spread(reals.of_int(z.div(j, z.lift(32))) * number(32) + reals.of_int(z.mod(j, z.lift(32)))) is (
         reals.of_int(j)
     )
-    assert reals.spread(reals.of_int(i * j)) is reals.of_int(i) * reals.of_int(j)
+    assert spread(reals.of_int(i * j)) is reals.of_int(i) * reals.of_int(j)
     assert reals.exp(s * reals.of_int(z.maximum(i, j))) is not reals.exp(s * reals.of_int(i))
-    assert reals.spread(reals.power(reals.of_int(i + j), -1)) is not (
+    assert spread(reals.power(reals.of_int(i + j), -1)) is not (
         reals.power(reals.of_int(i), -1) + reals.power(reals.of_int(j), -1)
     )
     half = reals.of_int(z.div(j, z.lift(32))) * number(16) + reals.of_int(z.mod(j, z.lift(32)))
-    assert reals.spread(half) is half  # not the quotient times its divisor
+    assert spread(half) is half  # not the quotient times its divisor
+
+
+def test_int_abs() -> None:
+    i, j = z.symbol("i"), z.symbol("j")
+    apart = reals.of_int(i) - reals.of_int(j)
+    assert reals.function("abs", apart) is reals.of_int(z.maximum(i - j, j - i))
+    for x in (apart * number(Fraction(1, 2)), apart + X(), reals.guarded(logic.ge0(i), apart)):
+        found = reals.function("abs", x).atom
+        assert found is not None and found.kind == "fn"
 
 
 def test_log_mul() -> None:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from ir.ast import Span
 from verifier.booleans import Bool, conj, disj, negate
 from verifier.contents import held
+from verifier.integer_reals import spread
 from verifier.integers import Int
 from verifier.proof import Finding, Proof, in_bounds
-from verifier.reals import Real, spread
+from verifier.reals import Real
 from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.terms import as_int, fresh
