@@ -181,7 +181,7 @@ def test_wrong_settings(name: str, value: str, said: str) -> None:
         ("LSE[b, h, i]   =", "LSF[b, h, i]   =", "S010", (34, 1), "did you mean `LSF`?"),
         ("max = 65536", "max = 0", "S013", (8, 16), "leave no value"),
         ("min = 0, max = 1048576", "min = -1, max = 1048576", "S013", (12, 7), "outside 0"),
-        ("default = 64", "default = 96", "S013", (13, 28), "not one of its choices"),
+        ("default = 64", "default = 96", "S013", (13, 33), "not one of its choices"),
         ("B = 4,", "B = 0,", "S013", (50, 11), "outside 1 to 65536"),
         ("G == 0", "G = 0", "K003", (32, 19), "equality is written `==`"),
         ("log(Z[b, h, i])", "log(Z[b, h, i]", "K003", (39, 32), "expected `,` or `)`"),
