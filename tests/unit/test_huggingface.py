@@ -73,6 +73,14 @@ def test_generation_with_a_cache(name: str) -> None:
     assert torch.equal(ours.generate(**given, pad_token_id=0), theirs.generate(**given, pad_token_id=0))
 
 
+def test_one_bottom_right_certificate_is_enough_for_generation() -> None:
+    loaded = synth.load(attention("bottom_right"))
+    assert isinstance(loaded, Attention)
+    ours, theirs = (model(x).eval() for x in (register(loaded, "bottom_right"), "sdpa"))
+    given = {"input_ids": tokens(), "attention_mask": torch.ones(4, 21), "max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(ours.generate(**given, pad_token_id=0), theirs.generate(**given, pad_token_id=0))
+
+
 def test_compiled_in_one_graph(name: str) -> None:
     plain = model(name)
     compiled = torch.compile(plain, fullgraph=True, backend="aot_eager")

@@ -109,6 +109,12 @@ def test_a_stride_beyond_the_specs_limit_is_named(launcher: Launcher) -> None:
         launcher(**call(Q=far))
 
 
+def test_no_keys_and_expanded_inputs_are_admitted(launcher: Launcher) -> None:
+    _, sizes, _ = launcher.check(call(K=half(2, 2, 0, 64), V=half(2, 2, 0, 64), O=half(2, 4, 30, 64)))
+    assert sizes["N"] == 0
+    launcher.check(call(K=half(1, 1, 50, 64).expand(2, 2, 50, 64)))  # stride 0 is fine to read
+
+
 def test_views_into_a_fused_buffer_are_admitted(launcher: Launcher) -> None:
     fused = half(2, 50, 3, 4, 64)
     q, k, v = (fused[:, :, n].transpose(1, 2) for n in range(3))
