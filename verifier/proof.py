@@ -126,9 +126,10 @@ def _reader(proof: Proof):  # type: ignore[no-untyped-def]
             return Scalar(cell(tensor, index))
         if tensor in saved:
             # Its contract. Range was discharged where it was stored; where the spec leaves it undefined (a quotient
-            # by zero) nothing is known of it, and whoever uses it there owes that.
+            # by zero) nothing is known of it, and whoever uses it there owes that. Those duties stand in the spec:
+            # how the kernel computes what stands at the same line and column has no say in them.
             value = proof.formula.output(tensor, index)
-            owes = (replace(d, span=NOWHERE) for d in value.owes if d.kind == "defined")  # no place in the program
+            owes = (replace(d, span=NOWHERE) for d in value.owes if d.kind == "defined")
             return Scalar(value.real, value.finite, Duties(owes))
         if proof.role(tensor) == "input":
             return Scalar(reals.read(tensor, index))

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from ir.ast import Span
-from ir.loader import bind, load_spec, packaged_specs
+from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse
 from ir.program import Binary, For, Let, Program, Unary
 from ir.typing import check
@@ -18,6 +18,7 @@ from verifier.binders import make_sum
 from verifier.booleans import TRUE, Bool, conj, equal, ge0, le, lt
 from verifier.floors import NONE, Floors
 from verifier.integers import Int
+from verifier.obligations import definedness
 from verifier.obligations import range as range_
 from verifier.proof import analyse
 from verifier.reals import Member, Real, number, power
@@ -279,6 +280,20 @@ def test_the_square_of_a_sum_is_at_most_its_length_times_the_sum_of_squares() ->
     assert not not_negative(row_sum(x * x, v) * c - row_sum(x, v) * number(2))
 
 
+def test_what_squares_make_positive() -> None:
+    v, c, eps = z.symbol("v"), reals.of_int(C()), reals.parameter("eps", 1e-12, 1.0)
+    x = reals.read("X", (v,))
+    spread = row_sum(x * x, v) * c - row_sum(x, v) * row_sum(x, v)
+
+    def above_0(value: Real) -> bool:
+        simplifier, here = Simplifier(), Context(Prover(Ledger()), ())
+        return positive(simplifier.real(value, here), here, simplifier)
+
+    assert above_0(spread + eps) and above_0(spread * number(2) + number(1))
+    assert not above_0(spread)  # 0 where all values are equal
+    assert not above_0(spread - eps) and not above_0(eps - spread)
+
+
 def test_a_member_that_another_dominates_leaves_a_maximum() -> None:
     here = Context(Prover(Ledger()), ())
     x, n = read(0), z.symbol("n")
@@ -318,3 +333,37 @@ def test_a_value_over_the_root_of_its_squares_fits_fp16(
         text = text.replace(old, new)
     bound = bind(load_spec(name.split("/")[0]), {"dtype": "fp16"})
     assert range_.check(analyse(check(parse(text), bound), bound)).ok == shown
+
+
+# ---- duties of saved inputs ---------------------------------------------------------------------
+
+QUOTIENT = """name = "quotient"
+doc = "A saved quotient, copied."
+[dims]
+R = { min = 1, max = 1024 }
+[inputs]
+A = { shape = ["R"], dtype = "f32", abs_max = 1 }
+B = { shape = ["R"], dtype = "f32", abs_max = 1 }
+QQ = { shape = ["R"], dtype = "f32", saved = true }
+[outputs]
+Y = { shape = ["R"], dtype = "f32" }
+[formula]
+empty_row = "undefined"
+define = \"\"\"
+QQ[i] = A[i] / B[i]
+Y[i] = if B[i] > 0 then QQ[i] else 0.0
+\"\"\"
+[layout]
+max_stride = 1024
+"""
+
+
+def test_what_a_kernel_divides_by_says_nothing_of_a_division_at_the_same_place_of_the_spec() -> None:
+    bound = bind(parse_spec(QUOTIENT), {})
+    line = QUOTIENT[: QUOTIENT.index("QQ[i] =")].count("\n")
+    body = "    y = 1.00 / 2.00\n    store(Y[i], load(QQ[i]) * (y + y))\n"
+    text = "# \n" * (line - 1) + "kernel copy(i < R):\n" + body
+    proof = analyse(check(parse(text), bound), bound)
+    (load,) = (d for d in proof.formula.output("QQ", (z.lift(0),)).owes if d.kind == "defined")
+    assert proof.floors.operand("copy", load.span) > 0.0, "the two divisions stand at one line and column"
+    assert not definedness.check(proof).ok
