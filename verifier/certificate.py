@@ -39,7 +39,7 @@ def digest(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """`body` is the JSON object less its own id. Keys: format, subject, claim, assumptions, evidence,
-    witness, facts, widths, tests, benchmarks, trusted; and `lowered` once Triton was emitted."""
+    witness, facts, widths, formula, derived, tests, benchmarks, trusted; and `lowered` once Triton was emitted."""
 
     body: dict[str, Any]
 
