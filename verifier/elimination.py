@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import gcd
 
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, disj, ge0, negate
 from verifier.integers import Atom, Int, div, interval, lift, maximum, mod, polynomial, positive
@@ -110,6 +111,7 @@ def _exists_conjunction(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) 
     if found is None:
         joined = _joined(v, parts)
         return quantified(v, whole) if joined is None else joined
+    found = _commensurate([found])[0]
     unsure: dict[Int, tuple[int, ...]] = {}
     for k in (f.factor for f in found):
         if not positive(k) and not positive(-k) and -k not in unsure:
@@ -137,13 +139,34 @@ def at_most_one(v: Atom, guard: Bool) -> bool:
     each = [conjuncts(whole) for c in cases if (whole := conj(c)) is not FALSE]
     if len(each) == 1 and _digit(v, each[0], alone=True) is not None:
         return True
-    found = [_fitting(v, case) for case in each]
+    found = _commensurate([_fitting(v, case) for case in each])
     return all(any(_closer(p, q) for p in a for q in b) for a in found for b in found)
 
 
 def _fitting(v: Atom, parts: Iterable[Bool]) -> list[_Linear]:
     """The linear ones among the literals about v."""
     return [x for p in parts if v in free(p) for x in _literals(v, (p,)) or ()]
+
+
+def _commensurate(cases: list[list[_Linear]]) -> list[list[_Linear]]:
+    """Symbolic factors c*k and d*k brought to gcd(c, d)*k: c*k*v + r >= 0 says k*v + floor(r/c) >= 0, for c > 0."""
+    contents: dict[Int, int] = {}
+    for x in (x for case in cases for x in case):
+        c, k = _content(x.factor)
+        contents[k] = gcd(c, contents.get(k, contents.get(-k, 0)))
+
+    def reduced(x: _Linear) -> _Linear:
+        c, k = _content(x.factor)
+        d = c // gcd(c, *(contents[i] for i in (k, -k) if i in contents))
+        return x if d == 1 or x.factor.constant is not None else _Linear(k * (c // d), div(x.rest, lift(d)))
+
+    return [[reduced(x) for x in case] for case in cases]
+
+
+def _content(k: Int) -> tuple[int, Int]:
+    """(c, p) with k = c*p, c > 0 the largest such number."""
+    c = gcd(*(n for _, n in k.terms))
+    return c, polynomial({power: n // c for power, n in k.terms})
 
 
 def _closer(p: _Linear, q: _Linear) -> bool:
@@ -168,8 +191,8 @@ def _needed(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) -> tuple[Boo
 def _follows(claim: Bool, facts: list[Bool]) -> bool:
     """Whether the claim is a fact or the sum of two, give or take what is never negative."""
     match claim.kind:
-        case "and":
-            return all(_follows(c, facts) for c in claim.args)
+        case "and" | "or":
+            return (all if claim.kind == "and" else any)(_follows(c, facts) for c in claim.args)
         case "ge":
             known = [lift(0), *(f.args[0] for f in facts if f.kind == "ge")]
             return any(_below(x + y - 1, claim.args[0]) for k, x in enumerate(known) for y in known[:k])

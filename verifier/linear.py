@@ -25,7 +25,7 @@ from verifier.inverse import solve
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier, open_guard
 from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
-from verifier.terms import conditions, free
+from verifier.terms import as_int, conditions, free
 
 LN2_LOW, LN2_HIGH = Fraction(693147, 10**6), Fraction(693148, 10**6)
 MAX_INSTANCES = 8
@@ -122,7 +122,7 @@ class _Query:
         if len(variables) != 1:
             return []
         out = []
-        for value in values_of(variables[0], body, x)[:MAX_INSTANCES]:
+        for value in (values_of(variables[0], body, x) or symbols_of(x, member))[:MAX_INSTANCES]:
             at = {variables[0]: value}
             here = self.simplifier.condition(substitute(guard, at), self.context)
             out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
@@ -188,6 +188,12 @@ def exponents(x: Real) -> list[Member]:
         if c >= 1:
             out.append(found)
     return out
+
+
+def symbols_of(x: Real, member: Member) -> list[Int]:
+    """The symbols x has and the member has not: where a member is a log of a sum over one split, say, the split
+    that x is about. Only candidates."""
+    return [as_int(a) for a in sorted(free(x) - free(member[1:]), key=lambda a: a.serial) if a.name[0] != "%"]
 
 
 def values_of(v: Atom, body: Real, x: Real) -> list[Int]:

@@ -18,7 +18,7 @@ from ir.ast import Span
 from verifier import reals
 from verifier.accumulators import Magnitudes
 from verifier.binders import open_binder
-from verifier.booleans import conj
+from verifier.booleans import TRUE, conj
 from verifier.execute import Access
 from verifier.linear import at_most
 from verifier.magnitude import bound_of
@@ -81,11 +81,12 @@ def check(proof: Proof) -> Finding:
 def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
     """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: each term t of x
     and of x' is within (n + 8) u |t| of its own for sums of n products, u = 2^-24 (Higham, Accuracy and Stability,
-    3.1), and the rounding of sums, difference and log is within the 8. 0 where no log-sum-exp is subtracted."""
+    3.1), and the rounding of sums, difference and log is within the 8. 0 where no log-sum-exp is subtracted, and
+    where a maximum of log-sum-exps is subtracted from one of them: that is made of the very numbers."""
     logs = [
         m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)
     ]
-    if not logs:
+    if not logs or _below_own_maximum(argument):
         return Fraction(0)
     plain = reals.total((m, c) for m, c in argument.terms if m not in logs)
     terms = [reals.total((term,)) for term in plain.terms]
@@ -93,6 +94,18 @@ def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
     if not math.isfinite(largest):
         return LADDER[-1] + 1
     return Fraction(largest * 2 * 2.0**-24).limit_denominator(1000) + Fraction(1, 1000)
+
+
+def _below_own_maximum(argument: Real) -> bool:
+    """Whether this is log x - max of logs, over whatever guards."""
+    if len(argument.terms) != 2:
+        return False
+    (m, c), (n, d) = sorted(argument.terms, key=lambda term: -term[1])
+    above, below = (reals.monomial(TRUE, dict(x.factors), x.exponent).atom for x in (m, n))
+    if above is None or below is None or (c, d) != (1, -1) or above.kind != "log" or below.kind != "max":
+        return False
+    bodies = (body.atom for _, _, body in below.args[0])
+    return all(body is not None and body.kind == "log" for body in bodies)
 
 
 def _products(x: Real) -> int:
