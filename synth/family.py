@@ -28,8 +28,8 @@ counterexample that replays. Prove one again:
 
     synth prove specs/attention_bwd/three_kernels_none.tile --spec attention_bwd
 
-`attention` has no kernels of its own here: the embedded proposer composes them (`synth prove-and-run attention`), and
-tests/golden/proved holds some fifty.
+Most kernels of `attention` are no files here: the embedded proposer composes them (`synth prove-and-run attention`),
+and tests/golden/proved holds some fifty.
 """
 
 
