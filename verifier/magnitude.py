@@ -6,17 +6,16 @@ values of the program.
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 from verifier import reals
 from verifier.binders import substitute
 from verifier.booleans import TRUE, conj, le, negate
-from verifier.constants import constant_limits
+from verifier.constants import by_constants, limits
 from verifier.integers import Int, lift
 from verifier.linear import exponents, values_of
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof
-from verifier.reals import Monomial, Real, RealAtom, monomial, number
+from verifier.reals import Monomial, Real, RealAtom, monomial, number, total
 from verifier.shares import by_floor, by_root, root_below, without_means
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
@@ -42,11 +41,11 @@ def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
 
 
 def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
-    constants = [(a, k, ends) for a, k in mono.factors if (ends := constant_limits(a)) is not None]
-    if constants:
-        rest = {a: k for a, k in mono.factors if constant_limits(a) is None}
-        bare = monomial(mono.guard, rest, mono.exponent).terms[0][0]
-        return math.prod(_power(ends, k) for _, k, ends in constants) * _monomial(proof, bare, context) * HAIR
+    ((q, bare),) = by_constants(total(((mono, 1),)))
+    if bare is not mono:
+        ends = limits(q)
+        largest = 0.0 if ends is None else float(max(map(abs, ends)))
+        return largest * _monomial(proof, bare, context) * HAIR if largest else math.inf
     mean = _weighted_mean(proof, mono, context)
     if mean is not None:
         return mean
@@ -65,14 +64,6 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
         limit_of = _atom(proof, atom, context) ** k if k > 0 else _inverse(atom, context) ** -k
         out = times(out, limit_of)
     return out if out < math.inf else by_floor(proof, whole, context, bound_of)
-
-
-def _power(ends: tuple[Fraction, Fraction], k: int) -> float:
-    """An upper bound on |x|^k for low <= x <= high; k may be negative."""
-    low, high = ends
-    if k > 0:
-        return float(max(abs(low), abs(high))) ** k * HAIR
-    return math.inf if low <= 0 <= high else float(1 / min(abs(low), abs(high))) ** -k * HAIR
 
 
 def _inverse(atom: RealAtom, context: Context) -> float:

@@ -82,6 +82,16 @@ def test_every_backend_draws_the_mask_of_the_spec(path: Path) -> None:
     assert np.array_equal(found["O"] > 1e-6, wanted)
 
 
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(("dtype", "d"), [("fp16", "128"), ("fp32", "64")])
+def test_a_kernel_is_proved_for_every_dtype_and_head_dim(path: Path, dtype: str, d: str) -> None:
+    text = path.read_text()
+    settings = dict(s.split("=") for s in text.split("\n")[0].split()[3:])
+    bound = bind(load_spec("dropout"), {**settings, "dtype": dtype, "D": d})
+    report = prove(check(parse(text), bound), bound, evidence=False)
+    assert report.verdict is Verdict.PROVED, [r.residual for r in report.results if r.residual]
+
+
 def test_dropout_keeps_the_mean() -> None:
     """A sanity check, not a proof: with equal scores and V = 1 the output is about 1."""
     bound = bind(load_spec("dropout"), {"dtype": "fp32"})
