@@ -45,9 +45,9 @@ def _largest(x: Array) -> float:
 
 def _excess(actual: Array, expected: Array, tolerance: float, terms: float) -> Array:
     """|actual - expected| in units of what is tolerated; 0 where equal, inf where never equal."""
-    scale = max(_largest(expected) or _ZERO_TENSOR_SCALE, _SMALLEST_SCALE)
-    if scale <= _ROUNDING * terms:
-        scale = terms
+    largest = _largest(expected)
+    cancelled = 0.0 < terms and largest <= _ROUNDING * terms
+    scale = terms if cancelled else max(largest or _ZERO_TENSOR_SCALE, _SMALLEST_SCALE)
     with np.errstate(all="ignore"):
         excess = np.abs(actual - expected) / (tolerance * (np.abs(expected) + scale))
     excess = np.where(np.isfinite(actual) & np.isfinite(expected), excess, np.inf)

@@ -74,3 +74,6 @@ def test_small_inputs_leave_room_for_the_rounding_of_what_cancels() -> None:
     zero, inputs = {"LOSS": np.array([-6e-17])}, {"X": np.array([0.06])}  # log(exp(x)) - x
     assert mismatch({"LOSS": np.array([0.0])}, zero, 1e-6, inputs=inputs) is None
     assert mismatch({"LOSS": np.array([1e-6])}, zero, 1e-6, inputs=inputs) is not None
+    exact = {"dQ": np.zeros(2)}  # one key: the weight is 1, and dP less delta is nothing but rounding
+    assert mismatch({"dQ": np.array([0.0, 6e-17])}, exact, 1e-9, inputs={"Q": np.array([0.9])}) is None
+    assert mismatch({"dQ": np.array([0.0, 1e-8])}, exact, 1e-9, inputs={"Q": np.array([0.9])}) is not None
