@@ -63,9 +63,12 @@ def exists(variables: Iterable[Atom], guard: Bool) -> Bool:
     return out
 
 
-def quantified(v: Atom, guard: Bool) -> Bool:
-    """The quantifier itself, for what is not eliminated."""
-    return boolean("exists", (as_int(v),), guard)
+def _quantified(v: Atom, parts: Iterable[Bool]) -> Bool:
+    """The quantifier itself, for what is not eliminated; what is free of v stands outside."""
+    sides: tuple[list[Bool], list[Bool]] = ([], [])
+    for p in parts:
+        sides[v in free(p)].append(p)
+    return conj((*sides[0], boolean("exists", (as_int(v),), conj(sides[1]))))
 
 
 def _exists_one(v: Atom, guard: Bool) -> Bool:
@@ -75,7 +78,7 @@ def _exists_one(v: Atom, guard: Bool) -> Bool:
         return guard
     cases = _cases([_opened(v, p) for p in about])
     if cases is None:
-        return conj((*without, quantified(v, conj(about))))
+        return _quantified(v, conjuncts(guard))
     return conj((*without, disj(_exists_conjunction(v, case, without) for case in cases)))
 
 
@@ -110,14 +113,14 @@ def _exists_conjunction(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) 
     found = _literals(v, [p for p in parts if v in free(p)])
     if found is None:
         joined = _joined(v, parts)
-        return quantified(v, whole) if joined is None else joined
+        return _quantified(v, parts) if joined is None else joined
     found = _commensurate([found])[0]
     unsure: dict[Int, tuple[int, ...]] = {}
     for k in (f.factor for f in found):
         if not positive(k) and not positive(-k) and -k not in unsure:
             unsure[k] = _possible_signs(k)
     if len(unsure) > MAX_UNSURE:
-        return quantified(v, whole)
+        return _quantified(v, parts)
     rest = [p for p in parts if v not in free(p)]
     cases = (dict(zip(unsure, signs, strict=True)) for signs in product(*unsure.values()))
     return conj((*rest, disj(_meeting(case, found) for case in cases)))

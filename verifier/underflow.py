@@ -9,6 +9,7 @@ a true maximum prevents, and a fixed or finite stand-in for it does not. `at_lea
   sum of positives       one term suffices, the others only add
   attained maximum       sum over D of exp(E) times exp(-m), m the maximum of E over D: one term is exp(0);
                          exp(A - m) next to it adds the member A to what m may be the maximum of
+  part of a sum          the same, m the maximum of log-sum-exps over parts of D: the whole is no less than a part
   bounded pivot          the same for a pivot shown never to exceed the maximum of what was visible
   bounded exponent       sum over a non-empty D of exp(E) with |E| small under the input range
 
@@ -163,9 +164,23 @@ def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context, lon
         return False
     maximum, scaled = found[0], (found[1], rest)
     return all(
-        _is_lone(proof, lone, member, scaled, context) or any(_is_term(proof, a, member, scaled, context) for a in sums)
+        _is_lone(proof, lone, member, scaled, context)
+        or any(held(proof, a, member, scaled, context) for a in sums for held in (_is_term, _is_part))
         for member in maximum.args[0]
     )
+
+
+def _is_part(proof: Proof, a: RealAtom, member: Member, scaled: tuple[Real, Real], context: Context) -> bool:
+    """Whether exp of a member, times scaled[0] plus scaled[1], is what the sum comes to over part of its domain: the
+    share of one split. As all terms are positive, the sum is no less."""
+    _, opening = open_binder(member[0], member[1])
+    here = context.given(opening.bool(member[1]))
+    found = proof.simplifier.real(opening.real(member[2]) * scaled[0] + scaled[1], here).atom
+    part = found.args[0].atom if found is not None and found.kind == "log" else None
+    if part is None or part.kind != "sum" or part.args[0] != a.args[0] or part.args[2] is not a.args[2]:
+        return False
+    _, inside = open_binder(a.args[0], TRUE)
+    return here.given(inside.bool(part.args[1])).entails(inside.bool(a.args[1]))
 
 
 def _is_lone(proof: Proof, lone: Sequence[Real], member: Member, scaled: tuple[Real, Real], context: Context) -> bool:
