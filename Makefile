@@ -4,13 +4,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := ir verifier lowering synth
 
-.PHONY: run test lint bench-proof bench-cpu clean
+.PHONY: run test test-thorough lint bench-proof bench-cpu clean
 
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+test-thorough: lint
+	$(BIN)/python -m pytest -n 2 -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .
