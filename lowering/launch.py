@@ -34,7 +34,7 @@ from lowering.assumptions import (
 )
 from lowering.emitted import emitted_module
 
-FORMAT = 1
+FORMAT = 2
 
 
 # ---- running a plan --------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise LaunchError(f"{path}: cannot be read as a certificate: {error}") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise LaunchError(f"{path}: not a certificate of format {FORMAT}")
+        raise LaunchError(f"{path}: not a certificate of format {FORMAT}; prove its candidate again")
     claimed = body.pop("id", None)
     actual = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     if claimed != actual:

@@ -20,7 +20,7 @@ from ir.spec import Bound
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
 
-FORMAT = 1
+FORMAT = 2
 
 
 class NotProved(Exception):
@@ -79,7 +79,7 @@ class Certificate:
         except (OSError, ValueError) as error:
             raise CertificateError(f"{path}: cannot be read as a certificate: {error}") from error
         if not isinstance(body, dict) or body.get("format") != FORMAT:
-            raise CertificateError(f"{path}: not a certificate of format {FORMAT}")
+            raise CertificateError(f"{path}: not a certificate of format {FORMAT}; prove its candidate again")
         claimed = body.pop("id", None)
         certificate = Certificate(body)
         if certificate.id != claimed:

@@ -16,6 +16,7 @@ from synth import __version__
 from synth.cli import main, settings_of
 from synth.propose.choices import Choices
 from synth.propose.compose import compose
+from verifier.certificate import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def test_prove_writes_a_certificate_that_show_and_load_read(
     assert "assumptions" in capsys.readouterr().out
     assert main(["show", str(path), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
-    assert body["format"] == 1 and all(case["ok"] for case in body["tests"]["crosscheck"])
+    assert body["format"] == FORMAT and all(case["ok"] for case in body["tests"]["crosscheck"])
     assert load(path).subject["settings"]["causal"] == "none"
 
     path.write_text(path.read_text().replace("attention", "detention", 1))
