@@ -40,7 +40,7 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier, 
     value = x.constant
     if value is not None:
         return value <= bound
-    query = _Query(context, simplifier)
+    query = _Query(context, simplifier, x)
     query.facts_for(x)
     if query.refutes(query.linear(x) > query.rational(bound)):
         return True
@@ -51,7 +51,11 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier, 
 
 
 class _Query:
-    def __init__(self, context: Context, simplifier: Simplifier) -> None:
+    """`asked`: the term in question; what it reads is where members of maxima are instantiated, besides the
+    reads of the term a maximum stands in (a comparison the context holds)."""
+
+    def __init__(self, context: Context, simplifier: Simplifier, asked: Real) -> None:
+        self.asked = asked
         self.context = context
         self.simplifier = simplifier
         self.z3 = context.prover.context
@@ -122,7 +126,8 @@ class _Query:
         if len(variables) != 1:
             return []
         out = []
-        for value in (values_of(variables[0], body, x) or symbols_of(x, member))[:MAX_INSTANCES]:
+        read = dict.fromkeys((*values_of(variables[0], body, x), *values_of(variables[0], body, self.asked)))
+        for value in (list(read) or symbols_of(x, member))[:MAX_INSTANCES]:
             at = {variables[0]: value}
             here = self.simplifier.condition(substitute(guard, at), self.context)
             out.append((here, self.simplifier.real(substitute(body, at), self.context.given(here))))
