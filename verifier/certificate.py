@@ -117,7 +117,7 @@ TRUSTED = (
     "verifier/prove.py", "verifier/verdict.py", "verifier/certificate.py", "verifier/obligations/bounds.py",
     "verifier/obligations/width.py", "verifier/obligations/races.py", "verifier/obligations/coverage.py",
     "verifier/obligations/definedness.py", "verifier/obligations/equivalence.py", "verifier/obligations/range.py",
-    "verifier/obligations/nonvacuity.py", "verifier/elimination.py",
+    "verifier/obligations/nonvacuity.py", "verifier/elimination.py", "verifier/stored.py",
 )  # fmt: skip
 
 

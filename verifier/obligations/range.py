@@ -25,6 +25,7 @@ from verifier.magnitude import bound_of
 from verifier.proof import Finding, Proof
 from verifier.reals import Real
 from verifier.smt import Context
+from verifier.stored import stored_difference
 from verifier.tiles import Duty
 from verifier.underflow import at_least
 
@@ -41,7 +42,7 @@ def check(proof: Proof) -> Finding:
     halves: list[tuple[Duty, Access]] = []
     quotients: dict[Span, list[tuple[Duty, Access]]] = {}
     seen: set[tuple[Duty, Context]] = set()
-    for trace in proof.traces:
+    for kernel, trace in zip(proof.program.kernels, proof.traces, strict=True):
         for access in trace.of_kind("store", "atomic"):
             if access.value is None:
                 continue
@@ -59,7 +60,7 @@ def check(proof: Proof) -> Finding:
                     return Finding(False, STATEMENT, what, duty.span)
                 if duty.kind != "exp" or duty.argument is None:
                     continue
-                found = exp_bound(proof, duty.argument, context)
+                found = exp_bound(proof, duty.argument, context, stored_difference(kernel, duty.span))
                 if found is None:
                     what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"
                     return Finding(False, STATEMENT, what, duty.span)
@@ -78,15 +79,15 @@ def check(proof: Proof) -> Finding:
     return Finding(True, STATEMENT, trace=tuple(f"line {s.line}: exp argument <= {b}" for s, b in in_order))
 
 
-def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
+def rounding(proof: Proof, argument: Real, context: Context, stored: bool = False) -> Fraction:
     """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: each term t of x
     and of x' is within (n + 8) u |t| of its own for sums of n products, u = 2^-24 (Higham, Accuracy and Stability,
     3.1), and the rounding of sums, difference and log is within the 8. 0 where no log-sum-exp is subtracted, and
-    where a maximum of log-sum-exps is subtracted from one of them: that is made of the very numbers."""
+    where a maximum of log-sum-exps is subtracted from one of them, both as they were stored (`verifier.stored`)."""
     logs = [
         m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)
     ]
-    if not logs or _below_own_maximum(argument):
+    if not logs or (stored and _below_own_maximum(argument)):
         return Fraction(0)
     plain = reals.total((m, c) for m, c in argument.terms if m not in logs)
     terms = [reals.total((term,)) for term in plain.terms]
@@ -132,12 +133,12 @@ def _survives(proof: Proof, kernel: str, duty: Duty, context: Context) -> bool:
             return True
 
 
-def exp_bound(proof: Proof, argument: Real, context: Context) -> Fraction | None:
+def exp_bound(proof: Proof, argument: Real, context: Context, stored: bool = False) -> Fraction | None:
     """The smallest step of the ladder the argument is shown to stay below.
 
     A log-sum-exp is not subtracted from the very numbers it was made of, as a running maximum is: the scores
     are computed again, and rounded again. So what is shown of the reals is shown of floats up to `rounding`."""
-    slack = rounding(proof, argument, context)
+    slack = rounding(proof, argument, context, stored)
     for step in LADDER:
         if step + slack <= LADDER[-1] and at_most(argument, step, context, proof.simplifier):
             return step + slack
