@@ -68,7 +68,8 @@ def _defined(
     numbers |= {k: v for k, v in bound.settings if isinstance(v, int)}
     device = next(iter(inputs.values())).device
     found = {}
-    evaluator = _Evaluator(inputs, numbers, device)
+    parts = {t.facts.part: t.name for t, _ in bound.inputs if t.facts.part}
+    evaluator = _Evaluator(inputs, numbers, device, parts)
     for tensor, dtype in tensors:
         parameters, value = written_out(bound, tensor.name)
         for parameter, extent in zip(parameters, tensor.shape, strict=True):
@@ -84,11 +85,15 @@ class _Evaluator:
     inputs: Tensors
     numbers: Mapping[str, float]
     device: torch.device
+    parts: Mapping[str, str] = field(default_factory=dict)  # part functions, and the inputs that cut
     ranges: dict[str, int] = field(default_factory=dict)
     known: dict[Expr, Axed] = field(default_factory=dict)
 
     def integer(self, expr: Expr) -> int:
-        return int(self(expr).tensor)
+        value = self(expr)
+        if value.axes:
+            raise NotInTorch("a bound that differs from row to row")
+        return int(value.tensor)
 
     def real(self, expr: Expr) -> Axed:
         value = self(expr)
@@ -112,7 +117,11 @@ class _Evaluator:
                 return Axed(torch.arange(self.ranges[id], device=self.device), (id,))
             case Name(id) if id in self.numbers:
                 return Axed(torch.tensor(self.numbers[id], device=self.device), ())
-            case Element(name, index):
+            case Element(name, (position,)) if name in self.parts:
+                at = self(position)
+                part = torch.searchsorted(self.inputs[self.parts[name]], at.tensor, right=True) - 1
+                return Axed(part, at.axes)
+            case Element(name, index) if name in self.inputs:
                 return self._cells(self.inputs[name], index)
             case Unary(op, operand):
                 value = self(operand)

@@ -14,13 +14,15 @@ from ir.evaluate import check_requires, evaluate
 from ir.facts import broken_fact
 from ir.inputs import GENERATORS, generate
 from ir.interpret import Mode, interpret
-from ir.loader import bind, parse_spec
+from ir.loader import bind, load_spec, parse_spec
 from ir.parser import parse
 from ir.spec import Bound
 from ir.typing import check
 from lowering.assumptions import AssumptionViolated
 from lowering.launch import Launcher, load
 from lowering.lower import lower
+from lowering.values import TORCH
+from synth.bench.peers import NotInTorch, standard
 from verifier.booleans import Bool, boolean, conj, ge0, le, lt
 from verifier.cells import CellFacts, Table
 from verifier.integers import cell, lift, reset, symbol
@@ -485,3 +487,23 @@ def test_the_negative_of_the_least_integer_needs_a_bit_more(dtype: str, bits: in
     report = compared(dtype, "", "-id[i] >= id[0]", "-a >= b")
     assert (report.verdict is Verdict.PROVED) is (bits is not None)
     assert bits is None or dict(report.index_widths) == {"compare": bits}
+
+
+# ---- the formula by whole-tensor operations, for timing -----------------------------------------
+
+
+def test_the_unfused_formula_knows_parts() -> None:
+    bound, sizes = segments(), {"B": 4, "T": 9, "L": 5}
+    arrays = generate("normal", 2, bound, sizes, {})
+    inputs = {t.name: torch.from_numpy(arrays[t.name]).to(TORCH[d]) for t, d in bound.inputs}
+    wanted = evaluate(bound, sizes, {}, arrays)["Y"]
+    assert np.allclose(standard(bound, sizes, inputs)["Y"].numpy(), wanted, atol=1e-5)
+
+
+def test_a_bound_that_differs_from_row_to_row_is_left_to_others() -> None:
+    bound = bind(load_spec("paged"), {"dtype": "fp32"})
+    sizes = {"B": 2, "H": 2, "G": 1, "M": 1, "P": 3, "W": 2}
+    arrays = generate("normal", 0, bound, sizes, {"scale": 1.0})
+    inputs = {t.name: torch.from_numpy(arrays[t.name]).to(TORCH[d]) for t, d in bound.inputs}
+    with pytest.raises(NotInTorch, match="from row to row"):
+        standard(bound, sizes, inputs)
