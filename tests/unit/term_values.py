@@ -19,7 +19,7 @@ from verifier.terms import atom_of
 Values = Mapping[str, int]
 SPAN = range(-40, 41)
 PARAMETER = 1.75
-FUNCTIONS = {"tanh": math.tanh, "abs": abs, "sigmoid": lambda x: 1 / (1 + math.exp(-x))}
+FUNCTIONS = {"tanh": math.tanh, "abs": abs, "sqrt": math.sqrt, "sigmoid": lambda x: 1 / (1 + math.exp(-x))}
 
 
 def number(x: Int, at: Values) -> int:

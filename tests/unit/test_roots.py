@@ -6,6 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from term_values import real as value
 
 from ir.ast import Span
 from ir.loader import bind, load_spec, packaged_specs, parse_spec
@@ -53,6 +54,23 @@ def test_powers_of_a_root() -> None:
     for x in (read(0), read(0) * read(0) + read(1)):
         assert sqrt(x) * power(x, -1) is power(sqrt(x), -1)
     assert power(read(0), -2) * power(sqrt(read(0)), 3) is power(sqrt(read(0)), -1)
+
+
+@pytest.mark.parametrize("k", range(7))
+def test_products_of_roots_are_worth_what_their_factors_are(k: int) -> None:
+    y, size = read(1), reals.of_int(z.symbol("C", 1))
+    scale = reals.parameter("scale", 1.0, 2.0)
+    several = y * y + size * scale * number(3)
+    x = (
+        reals.exp(y), size, several, size * number(Fraction(2, 3)), scale * reals.exp(y) * power(size, -1),
+        several * power(size, -2) * reals.exp(y), sqrt(several),
+    )[k]  # fmt: skip
+    at, other = {"C": 5}, sqrt(size)
+    for roots in range(-3, 4):
+        for whole in range(-2, 3):
+            product = power(sqrt(x), roots) * power(x, whole) * power(other, roots)
+            wanted = value(x, at) ** (roots / 2 + whole) * value(size, at) ** (roots / 2)
+            assert value(product, at) == pytest.approx(wanted)
 
 
 def test_a_root_is_not_what_it_is_the_root_of() -> None:
