@@ -182,23 +182,25 @@ def _below(x: Int, y: Int) -> bool:
 
 
 def _needed(v: Atom, parts: tuple[Bool, ...], premises: list[Bool]) -> tuple[Bool, ...]:
-    """Without the literals about v that follow from one or two of the others and the premises."""
+    """Without the literals about v that follow from one or two of the others and the premises, whatever v is: its
+    static bounds are among the literals, and must not be what makes them superfluous."""
     kept = list(parts)
     for p in parts:
         others = [q for q in (*premises, *kept) if q is not p]
-        if v in free(p) and any(_follows(c, others) for c in (p, _rounded_away(p, v), _rounded_away(p))):
+        if v in free(p) and any(_follows(c, others, v) for c in (p, _rounded_away(p, v), _rounded_away(p))):
             kept.remove(p)
     return tuple(kept)
 
 
-def _follows(claim: Bool, facts: list[Bool]) -> bool:
-    """Whether the claim is a fact or the sum of two, give or take what is never negative."""
+def _follows(claim: Bool, facts: list[Bool], v: Atom) -> bool:
+    """Whether the claim is a fact or the sum of two, give or take what is free of v and never negative."""
     match claim.kind:
         case "and" | "or":
-            return (all if claim.kind == "and" else any)(_follows(c, facts) for c in claim.args)
+            return (all if claim.kind == "and" else any)(_follows(c, facts, v) for c in claim.args)
         case "ge":
             known = [lift(0), *(f.args[0] for f in facts if f.kind == "ge")]
-            return any(_below(x + y - 1, claim.args[0]) for k, x in enumerate(known) for y in known[:k])
+            gaps = (claim.args[0] - x - y for k, x in enumerate(known) for y in known[:k])
+            return any(v not in free(gap) and _below(lift(-1), gap) for gap in gaps)
         case _:
             return claim in facts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from term_values import truth
 
 from verifier import integers as z
-from verifier.booleans import Bool, conj, ge0, lt
+from verifier.booleans import Bool, conj, eq0, ge0, lt
 from verifier.elimination import at_most_one, exists
-from verifier.integers import Int
+from verifier.integers import Int, interval
 from verifier.terms import atom_of
 
 Symbols = Mapping[str, Int]
@@ -186,3 +187,32 @@ def test_no_digit_where_two_values_may_have_it(t: int, high: int) -> None:
     guard = guard_of([digit(4, 4, t, 1), started(4, 4)], high)
     assert not at_most_one(atom_of(symbols()["v"]), guard)
     assert any(len(holds(guard, at)) > 1 for at in points())
+
+
+# ---- bounds that a symbol carries itself ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_elimination_of_a_bounded_symbol_agrees_with_enumeration(seed: int) -> None:
+    """Also where the symbol has one value only, and where others carry bounds from which its own seem to follow."""
+    rng = random.Random(seed)
+    for _ in range(60):
+        z.reset()
+        low, high = rng.choice([(0, 0), (0, 1), (0, 3), (1, 2), (0, 5)])
+        v, x = z.symbol("v", low, high), z.symbol("x")
+        w, k = z.symbol("w", 0, rng.choice([0, 1, 3])), z.symbol("k", rng.choice([None, 0, 1]), None)
+        guard = conj(_literal(rng, v, x, w, k) for _ in range(rng.randint(1, 4)))
+        found = exists((atom_of(v),), guard)
+        for value, inside, factor in product((-3, -1, 0, 1, 2, 5), range(interval(w)[1] + 1), (-2, 0, 1, 3)):
+            if factor < (-9 if interval(k)[0] is None else interval(k)[0]) or "exists" in repr(found):
+                continue
+            at = {"x": value, "w": inside, "k": factor}
+            wanted = any(truth(guard, {**at, "v": n}) for n in range(low, high + 1))
+            assert truth(found, at) == wanted, (guard, found, at)
+
+
+def _literal(rng: random.Random, v: Int, x: Int, w: Int, k: Int) -> Bool:
+    halves = (z.div(v, z.lift(2)), z.mod(v, z.lift(4)), z.minimum(v, x), z.maximum(v, w), v * k, v, v)
+    term = rng.choice(halves) * rng.choice([-3, -1, 1, 2]) + x * rng.choice([0, 1, -1]) + w * rng.choice([0, 0, 1, -1])
+    term = term + k * rng.choice([0, 0, 1, -1]) + rng.randint(-3, 3)
+    return eq0(term) if rng.random() < 0.2 else ge0(term)
