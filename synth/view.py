@@ -9,6 +9,7 @@ import json
 import textwrap
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ir.ast import NOWHERE, Span
@@ -46,7 +47,7 @@ def show_specs(as_json: bool) -> None:
         return
     console = Console(highlight=False)
     for f in found:
-        console.print(f"[bold]{f.spec.name}[/]  {f.spec.doc}", soft_wrap=True)
+        console.print(f"[bold]{f.spec.name}[/]  {escape(f.spec.doc)}", soft_wrap=True)
         for k in f.kernels:
             settings = " ".join(f"{name}={value}" for name, value in k.settings)
             console.print(f"    {k.name} [dim]{settings}[/]", soft_wrap=True)
