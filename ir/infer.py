@@ -223,13 +223,12 @@ def _of_f32(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> 
 
 
 def _random(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.Expr:
-    seed, counter = (infer(scope, given[name], DType.INT) for name in ("seed", "counter"))
-    for x in (seed, counter):
-        if not x.type.dtype.is_int:
-            raise scope.problem("K201", f"`random` is of integers, this is {x.type}", x.span)
+    operands = [infer(scope, given[name], DType.INT) for name in ("seed", "counter")]
+    if wrong := [x for x in operands if not x.type.dtype.is_int]:
+        raise scope.problem("K201", f"`random` is of integers, this is {wrong[0].type}", wrong[0].span)
+    seed, counter = (tiles.convert(x, DType.INT) for x in operands)
     if seed.type.shape:
         raise scope.problem("K202", f"the seed is one integer, this is {seed.type}", seed.span, "vary the counter")
-    seed, counter = tiles.convert(seed, DType.INT), tiles.convert(counter, DType.INT)
     return p.Random(seed, counter, Type(DType.F32, counter.type.shape), call.span)
 
 

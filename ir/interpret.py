@@ -427,19 +427,9 @@ def interpret_program_instance(
     if chosen is None:
         raise InterpretError(f"no kernel named {kernel}")
     log = FaultLog()
-    machine = _Machine(
-        sizes,
-        parameters,
-        Mode.EXACT,
-        VirtualMemory(
-            _layouts(program, bound, sizes, parameters, strides or {}),
-            log,
-            lambda name, index: far_cell(bound, name, sizes, index),
-        ),
-        log,
-        fuel,
-        max_iterations,
-    )
+    layouts = _layouts(program, bound, sizes, parameters, strides or {})
+    memory = VirtualMemory(layouts, log, lambda name, index: far_cell(bound, name, sizes, index))
+    machine = _Machine(sizes, parameters, Mode.EXACT, memory, log, fuel, max_iterations)
     for axis in chosen.grid:
         if not 0 <= ids.get(axis.name, -1) < machine.integer(axis.extent):
             raise InterpretError(f"{axis.name} = {ids.get(axis.name)} is not a program id of kernel {kernel}")
