@@ -1,0 +1,1 @@
+"""The search: proposers write candidates, the gate answers, the archive learns."""
