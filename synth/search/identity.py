@@ -8,7 +8,7 @@ shape, the order of statements, the schedule, and the names of the spec's sizes,
 Sound, because the encoding can be read back: it is JSON of a fixed form, every binder is numbered in the order it is
 met, the typed core assigns each name once, and the spec with its settings is hashed along. Two texts of one identity
 are therefore one program of one bound spec up to the names of bound variables, and a verdict on one is a verdict on
-the other. The converse is not claimed: `a + b` and `b + a` differ, and so do a value named and the same written in place.
+the other. The converse is not claimed: `a + b` and `b + a` differ, so do a value named and the same one in place.
 """
 
 from __future__ import annotations
