@@ -8,17 +8,14 @@ does no harm (a guard for rows that see no key, where every row sees one); the p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
-from ir.ast import Assign, Binary, Call, Expr, For, Name, Number, Span, Store, Unary
+from ir.ast import Assign, Binary, Call, Expr, For, Name, Number, Store, Unary
 from ir.parser import parse
 from ir.printer import print_module
 from synth.propose import Candidate
-
-Node = Any  # a syntax node, a tuple of nodes, or a plain value inside one
-Rewrite = Callable[[Node], Iterator[Node]]
+from synth.propose.tree import Node, OneNode, one_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Mutation:
 
     name: str
     expected: tuple[str, ...]
-    rewrite: Rewrite
+    rewrite: OneNode
 
 
 def mutants(candidate: Candidate, every_place: bool = False) -> Iterator[Candidate]:
@@ -36,7 +33,7 @@ def mutants(candidate: Candidate, every_place: bool = False) -> Iterator[Candida
     seen = {print_module(module)}
     for mutation in MUTATIONS:
         count = 0
-        for broken in _one_place(module, mutation.rewrite):
+        for broken in one_place(module, mutation.rewrite):
             text = print_module(broken)
             if text in seen:
                 continue
@@ -46,19 +43,6 @@ def mutants(candidate: Candidate, every_place: bool = False) -> Iterator[Candida
             yield Candidate(name, text, (*candidate.choices, ("broken", mutation.name)), mutation.expected)
             if not every_place:
                 break
-
-
-def _one_place(node: Node, rewrite: Rewrite) -> Iterator[Node]:
-    """Copies of a tree that differ from it in exactly one rewritten node."""
-    yield from rewrite(node)
-    if isinstance(node, tuple):
-        for k, item in enumerate(node):
-            for changed in _one_place(item, rewrite):
-                yield (*node[:k], changed, *node[k + 1 :])
-    elif is_dataclass(node) and not isinstance(node, (Span, type)):
-        for field in fields(node):
-            for changed in _one_place(getattr(node, field.name), rewrite):
-                yield replace(node, **{field.name: changed})
 
 
 # ---- what the rules look for --------------------------------------------------------------------
@@ -120,14 +104,14 @@ def _no_rescale(node: Node) -> Iterator[Node]:
     """acc * alpha, where acc is what the statement updates."""
     match node:
         case Assign(name, value):
-            for changed in _one_place(value, lambda n: _scaled(n, name, lambda own, factor: own)):
+            for changed in one_place(value, lambda n: _scaled(n, name, lambda own, factor: own)):
                 yield replace(node, value=changed)
 
 
 def _double_rescale(node: Node) -> Iterator[Node]:
     match node:
         case Assign(name, value):
-            for changed in _one_place(value, lambda n: _scaled(n, name, _twice)):
+            for changed in one_place(value, lambda n: _scaled(n, name, _twice)):
                 yield replace(node, value=changed)
 
 
