@@ -48,7 +48,7 @@ class SourceError(Exception):
         parts = [f"error[{self.code}]: {self.message}"]
         if self.span.line > 0:
             parts.append(f"  --> {self.source.name}:{self.span.line}:{self.span.column}")
-            parts += _excerpt(self.source, self.span)
+            parts += excerpt(self.source, self.span)
         else:
             parts.append(f"  --> {self.source.name}")
         if self.hint:
@@ -82,7 +82,8 @@ class SpecProblem(SourceError):
     """The spec file is not acceptable, or a setting does not fit it."""
 
 
-def _excerpt(source: Source, span: Span) -> list[str]:
+def excerpt(source: Source, span: Span) -> list[str]:
+    """The line a span begins on with a caret under it, long lines cut around the place."""
     # Candidates are written by machines: keep control characters away from the terminal.
     line = "".join(c if c.isprintable() else " " for c in source.line(span.line))
     first = min(span.column - 1, len(line))
