@@ -54,7 +54,7 @@ class Counterexample:
     """
 
     sizes: tuple[tuple[str, int], ...]
-    parameters: tuple[tuple[str, float], ...]
+    parameters: tuple[tuple[str, int | float], ...]
     inputs: str
     kernel: str
     program: tuple[tuple[str, int], ...]
