@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -373,13 +373,15 @@ def interpret(
     *,
     strides: Mapping[str, tuple[int, ...]] | None = None,
     fuel: int = FUEL,
+    watch: Callable[[Memory], Memory] = lambda memory: memory,
 ) -> Outcome:
     """Run every kernel of `program`, in order, and report the tensors and what went wrong.
 
     `sizes` has a value for each symbolic dimension, `parameters` for each parameter, `inputs` an array
     for each input tensor (rounded to its dtype in machine mode). `strides` (elements, per dimension)
     replaces the contiguous layout of a tensor where address width is checked; values do not depend on
-    it. Raises InterpretError, BudgetExceeded.
+    it. `watch` may put something between kernels and memory that sees every access, e.g. to draw them.
+    Raises InterpretError, BudgetExceeded.
     """
     log = FaultLog()
     layouts = _layouts(program, bound, sizes, parameters, strides or {})
@@ -396,7 +398,7 @@ def interpret(
         floats = {t.name: t.dtype for t in program.tensors if t.dtype.is_float}
         given = {name: rounded(x, floats[name]) if name in floats else x for name, x in given.items()}
         memory = ArrayMemory(layouts, given, log, rounded)
-        machine = _Machine(sizes, parameters, mode, memory, log, fuel)
+        machine = _Machine(sizes, parameters, mode, watch(memory), log, fuel)
         for kernel in program.kernels:
             machine.launch(kernel)
         memory.unwritten()

@@ -1,0 +1,235 @@
+"""The two charts of a run: verdicts of each obligation as the run went on, and measured points under the roofline.
+
+The roofline (Williams, Waterman, Patterson 2009) is drawn from the device's published peaks where they are known;
+otherwise, as on a CPU, from what each shape's recorded share says is attainable there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from ir.evaluate import EvaluationError
+from ir.spec import Bound
+from synth.bench.roofline import Peak, device_peak, traffic_bytes, work_flops
+from synth.events import Measurement
+from synth.propose import NothingToPropose
+from synth.report.svg import MARKS, element, line, number, picture, text, verdict_mark
+from synth.report.view import KernelView, RunView
+from verifier.verdict import OBLIGATIONS, TITLES
+
+# ---- verdicts over time ------------------------------------------------------------------------------
+
+PANEL_WIDTH, PANEL_HEIGHT = 172.0, 62.0
+STACK = ("refuted", "unproved", "proved")  # from the bottom
+
+
+def verdict_panels(run: RunView) -> list[Markup]:
+    """One small chart for each obligation: how many candidates it was refuted, unproved, proved for so far."""
+    judged = [k for k in run.kernels if k.obligations]
+    if not judged:
+        return []
+    timed = all(k.at is not None for k in judged)
+    if timed:
+        judged.sort(key=lambda k: k.at or 0.0)
+    whens = [k.at or 0.0 for k in judged] if timed else [float(n) for n in range(1, len(judged) + 1)]
+    end = (max(run.seconds or 0.0, whens[-1]) if timed else whens[-1]) or 1.0
+    axis = f"{end / 60:.1f} min" if timed else f"{len(judged)} candidates"
+    return [_panel(o, judged, whens, end, axis) for o in OBLIGATIONS]
+
+
+def _panel(obligation: str, judged: Sequence[KernelView], whens: Sequence[float], end: float, axis: str) -> Markup:
+    top, left = 22.0, 1.0
+    width, height = PANEL_WIDTH - 2, PANEL_HEIGHT - 4
+    counts = dict.fromkeys(STACK, 0)
+    steps: list[tuple[float, dict[str, int]]] = [(0.0, dict(counts))]
+    for kernel, when in zip(judged, whens, strict=True):
+        mark = kernel.mark(obligation)
+        if mark in counts:
+            counts[mark] += 1
+        steps.append((when, dict(counts)))
+    steps.append((end, dict(counts)))
+    total = max(1, len(judged))
+    parts = []
+    for k, verdict in enumerate(STACK):
+        if counts[verdict]:
+            low = [(w, sum(c[v] for v in STACK[:k])) for w, c in steps]
+            high = [(w, sum(c[v] for v in STACK[: k + 1])) for w, c in steps]
+            d = _steps(low, high, left, top, width / end, height / total, height)
+            parts.append(element("path", d=d, class_=f"area {verdict}"))
+    said = ", ".join(f"{counts[v]} {v}" for v in reversed(STACK))
+    short = "  ".join(f"{MARKS[v]} {counts[v]}" for v in reversed(STACK) if counts[v])
+    name = f"{obligation} {TITLES[obligation]}"
+    return picture(
+        PANEL_WIDTH, PANEL_HEIGHT + 34, f"{name}: {said}, over {axis}",
+        text(left, 13, obligation, "strong"), text(left + 22, 13, TITLES[obligation]),
+        text(PANEL_WIDTH - 1, 13, short, "quiet", "end"), *parts,
+        line(left, top + height, left + width, top + height, "axis"),
+        text(left, top + height + 12, "0", "tick"), text(left + width, top + height + 12, axis, "tick", "end"),
+        class_="panel",
+    )  # fmt: skip
+
+
+def _steps(
+    low: list[tuple[float, int]], high: list[tuple[float, int]], left: float, top: float, sx: float, sy: float, h: float
+) -> str:
+    """The area between two step functions."""
+
+    def point(when: float, count: int) -> str:
+        return f"{number(left + when * sx)} {number(top + h - count * sy)}"
+
+    path = [f"M{point(*high[0])}"]
+    for (_, before), (when, count) in zip(high, high[1:], strict=False):
+        path.append(f"L{point(when, before)}" + (f"L{point(when, count)}" if count != before else ""))
+    back = list(reversed(low))
+    path.append(f"L{point(*back[0])}")
+    for (when, before), (earlier, count) in zip(back, back[1:], strict=False):
+        path.append(f"L{point(when, count)}" if count != before else "")
+        path.append(f"L{point(earlier, count)}")
+    return "".join(path) + "z"
+
+
+# ---- roofline ----------------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 420.0, 300.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 150.0, 14.0, 36.0
+LABELS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Operations per byte, operations per second; `attainable` of them where a share is recorded."""
+
+    name: str
+    kind: str
+    shape: str
+    intensity: float
+    rate: float
+    attainable: float | None
+
+
+def roofline(run: RunView) -> Markup | str:
+    """The plot, or a sentence saying why there is none."""
+    timed = [(k.name, "certified", m) for k in run.kernels for m in k.measurements]
+    timed += [(m.name, "peer", m) for m in run.peers]
+    if not timed:
+        return "Nothing was timed in this run."
+    if run.bound is None:
+        return "The spec of this run is not known, and so its work and traffic are not."
+    points = [p for name, kind, m in timed if (p := _point(run.bound, name, kind, m)) is not None]
+    if not points:
+        return "How many operations this formula takes is not known, so there is no rate to plot."
+    return _Plot(points, device_peak(run.device, run.bound.inputs[0][1])).draw(run)
+
+
+def _point(bound: Bound, name: str, kind: str, m: Measurement) -> _Point | None:
+    sizes = dict(m.sizes)
+    try:
+        flops, traffic = work_flops(bound, sizes), traffic_bytes(bound, sizes)
+    except (NothingToPropose, EvaluationError, KeyError):
+        return None
+    if not flops or not traffic:
+        return None
+    rate = flops / m.seconds
+    return _Point(name, kind, m.shape, flops / traffic, rate, rate / m.share if m.share else None)
+
+
+class _Plot:
+    def __init__(self, points: list[_Point], peak: Peak | None) -> None:
+        self.points, self.peak = points, peak
+        self.roofs = {p.intensity: p.attainable for p in points if p.attainable}
+        intensities = [p.intensity for p in points]
+        if peak is not None:
+            intensities += [peak.flops / peak.bandwidth]
+        rates = [p.rate for p in points] + [r for r in self.roofs.values() if r] + ([peak.flops] if peak else [])
+        self.x0, self.x1 = math.log10(min(intensities)) - 0.5, math.log10(max(intensities)) + 0.5
+        self.y0, self.y1 = math.floor(math.log10(min(rates))), math.log10(max(rates)) + 0.25
+
+    def x(self, intensity: float) -> float:
+        return LEFT + (math.log10(intensity) - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, rate: float) -> float:
+        return TOP + (self.y1 - math.log10(rate)) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
+
+    def draw(self, run: RunView) -> Markup:
+        best = min((p for p in self.points if p.kind == "certified"), key=lambda p: -p.rate, default=None)
+        where = "a CPU, by the CPU executor" if run.device == "CPU" else run.device or "an unnamed device"
+        title = f"Roofline on {where}: {len(self.points)} measured points"
+        if best is not None:
+            title += f"; the fastest certified kernel, {best.name}, does {rate_text(best.rate)} on {best.shape}"
+        marks = [self._mark(p) for p in sorted(self.points, key=lambda p: (p.kind == "certified", p.rate))]
+        return picture(
+            WIDTH, HEIGHT, title, *self._grid(), *self._roof(), *marks, *self._names(), class_="roofline"
+        )  # fmt: skip
+
+    def _grid(self) -> list[Markup]:
+        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+        parts = [line(LEFT, bottom, right, bottom, "axis"), line(LEFT, TOP, LEFT, bottom, "axis")]
+        for power in range(math.ceil(self.y0), math.floor(self.y1) + 1):
+            y = self.y(10.0**power)
+            parts += [line(LEFT, y, right, y, "grid"), text(LEFT - 5, y + 3.5, rate_text(10.0**power), "tick", "end")]
+        for k in range(math.floor(self.x0), math.ceil(self.x1) + 1):
+            for step in (1, 2, 5):
+                value = step * 10.0**k
+                if self.x0 <= math.log10(value) <= self.x1:
+                    x = self.x(value)
+                    parts += [line(x, TOP, x, bottom, "grid"), text(x, bottom + 12, f"{value:g}", "tick", "middle")]
+        name = "operations per byte of inputs and outputs"
+        parts.append(text((LEFT + right) / 2, HEIGHT - 8, name, "tick", "middle"))
+        return parts
+
+    def _roof(self) -> list[Markup]:
+        if self.peak is not None:
+            ridge = self.peak.flops / self.peak.bandwidth
+            low = 10**self.x0
+            d = f"M{number(self.x(low))} {number(self.y(max(low * self.peak.bandwidth, 10.0**self.y0)))}"
+            d += f"L{number(self.x(ridge))} {number(self.y(self.peak.flops))}H{number(WIDTH - RIGHT)}"
+            name = f"peak {rate_text(self.peak.flops)}"
+            label = text(self.x(ridge) + 4, self.y(self.peak.flops) - 5, name, "tick")
+            return [element("path", d=d, class_="roof"), label]
+        found = []
+        for intensity, rate in self.roofs.items():
+            x, y = self.x(intensity), self.y(rate or 1.0)
+            found += [line(max(LEFT, x - 22), y, min(WIDTH - RIGHT, x + 22), y, "roof")]
+            found.append(text(x, y - 5, f"attainable {rate_text(rate or 1.0)}", "tick", "middle"))
+        return found
+
+    def _mark(self, p: _Point) -> Markup:
+        x, y = self.x(p.intensity), self.y(p.rate)
+        said = element("title", f"{p.name}, {p.shape}: {rate_text(p.rate)}")
+        if p.kind == "peer":
+            d = f"M{number(x)} {number(y - 6)}l6 6l-6 6l-6 -6z"
+            return element("g", said, element("path", d=d, class_="peer"))
+        return element("g", said, verdict_mark("proved", x, y, 5.0))
+
+    def _names(self) -> list[Markup]:
+        """The fastest points by name at the right, pushed apart so that none covers another."""
+        chosen: dict[str, _Point] = {}
+        for p in sorted(self.points, key=lambda p: (p.kind == "certified", -p.rate)):
+            chosen.setdefault(p.name, p)
+        shown = sorted(list(chosen.values())[:LABELS], key=lambda p: -p.rate)
+        room = (HEIGHT - BOTTOM - TOP) / max(len(shown), 1)
+        gap, at, found = min(13.0, room), TOP, []
+        for k, p in enumerate(shown):
+            latest = HEIGHT - BOTTOM - gap * (len(shown) - 1 - k)
+            at = min(max(at, self.y(p.rate)), latest)
+            x = WIDTH - RIGHT
+            found.append(line(self.x(p.intensity) + 7, self.y(p.rate), x + 4, at, "leader"))
+            found.append(text(x + 7, at + 3.5, shortened(p.name, 26), "label"))
+            at += gap
+        return found
+
+
+def rate_text(rate: float) -> str:
+    """Operations per second in words: 12 GFLOP/s."""
+    for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit}"
+    return f"{rate:.3g} FLOP/s"
+
+
+def shortened(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,64 @@
+"""Runs for the report's tests: a real one of rmsnorm, proved and refuted for real, and one full of hostile texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ir.loader import bind, load_spec
+from synth import runfolder
+from synth.certify import certify
+from synth.events import Benchmarked, Finished, Judged, Lowered, Measurement, PeersMeasured, Proposed, Started
+from synth.propose.mutate import mutants
+from synth.propose.seeds import seeds
+from synth.report.view import ExchangeView, KernelView, RunView
+
+HOSTILE = "</script></style><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
+SIZES = (("M", 4096),)
+
+
+def measured(name: str, seconds: float) -> Measurement:
+    return Measurement(name, "rows", SIZES, seconds, 1e-3 / seconds, 0.25)
+
+
+def run_folder(root: Path) -> Path:
+    """A run of rmsnorm: one kernel proved and timed, its broken forms refuted or not, by the real gate."""
+    bound = bind(load_spec("rmsnorm"), {})
+    folder = runfolder.create(root, "rmsnorm")
+    results = runfolder.Results(folder)
+    results.note(Started("rmsnorm", bound.settings, "sm_90", "CPU", folder))
+    first = next(iter(seeds(bound)))
+    for candidate in (first, *mutants(first)):
+        found = certify(candidate.text, bound, f"{candidate.name}.tile")
+        results.note(Proposed(candidate))
+        results.note(Judged(candidate, found.report, found.certificate.id if found.certificate else ""))
+        if found.certificate:
+            results.certificate(candidate.name, found.certificate)
+    resources = {"kernel": "rmsnorm", "registers": 40, "spills": 0, "shared": 2048, "occupancy": 0.5}
+    results.triton(first.name, "import triton  # emitted\n")
+    results.note(Lowered(first, "sm_90", (resources,), 0.1))
+    results.note(PeersMeasured("CPU", "a yardstick", (measured("standard PyTorch", 2e-3),)))
+    results.note(Benchmarked(first, (measured("certified", 1e-3),)))
+    results.note(Finished("finished", 1, 0, 0, 3.0, folder))
+    return folder
+
+
+def hostile(real: RunView) -> RunView:
+    """The same run with every text that someone else writes made an attack."""
+    first = real.kernels[0]
+    attack = KernelView(
+        name=f"evil {HOSTILE}", text=f"# {HOSTILE}\n", source=HOSTILE, note=HOSTILE, parents=(first.name, HOSTILE),
+        choices=((HOSTILE, HOSTILE),), verdict="not a kernel", problem=HOSTILE, failed=HOSTILE, triton=HOSTILE,
+        twin=HOSTILE, damage=(HOSTILE,), measurements=(replace(measured("m", 3e-3), shape=HOSTILE),),
+        controls=({"mutant": HOSTILE, "verdict": HOSTILE, "broken": [HOSTILE]},),
+    )  # fmt: skip
+    exchange = ExchangeView(HOSTILE, HOSTILE, 10, 5, 3, 0.01, 1.0, HOSTILE)
+    return replace(
+        real, run=HOSTILE, kernels=(*real.kernels, attack), exchanges=(exchange,), gaps=(HOSTILE,), roofline=HOSTILE,
+        proposer=HOSTILE, device=HOSTILE,
+    )  # fmt: skip
+
+
+def child(of: KernelView, name: str, seconds: float) -> KernelView:
+    """A faster or slower descendant."""
+    return replace(of, name=name, parents=(of.name,), source="rewrite", measurements=(measured(name, seconds),))
