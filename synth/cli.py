@@ -169,7 +169,7 @@ def show(certificate: Annotated[Path, typer.Argument(show_default=False)], as_js
 
 @app.command(epilog="synth report last --open · synth report runs/20260101-120000-attention --out attention.html")
 def report(
-    run: Annotated[str, typer.Argument(help="A run folder, a run's name or how it begins, or last.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="A run folder, the start of a run's name, or last.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Where to write; report.html in the run folder by default.")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> int:
