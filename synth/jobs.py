@@ -17,7 +17,6 @@ from ir.parser import parse
 from ir.spec import Bound
 from ir.typing import check
 from lowering.compile import CompileError
-from lowering.crosscheck import CrosscheckFailed, crosscheck
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
 from synth.certify import certify
@@ -126,6 +125,34 @@ def unanswered(reason: str, seconds: float) -> Proof:
     return Proof(Report(tuple(Result(o, Verdict.UNPROVED, "", 0.0, residual=reason) for o in OBLIGATIONS), seconds))
 
 
+def do(job: Job, bound: Bound) -> Answer:
+    """The answer to any job. What it raises beyond the problems a job names is for a pool to answer with `lost`."""
+    match job:
+        case Prove():
+            return prove(job, bound)
+        case Build():
+            return build(job, bound)
+        case Check():
+            return cross_check(job, bound)
+        case Time():
+            from synth.bench.job import time_job  # PyTorch: only where it is used
+
+            return time_job(job, bound)
+
+
+def lost(job: Job, reason: str, seconds: float) -> Answer:
+    """The answer to a job that came to nothing after `seconds`: never proved, built, checked or timed."""
+    match job:
+        case Prove():
+            return unanswered(reason, seconds)
+        case Build(certificate=certificate):
+            return Built(certificate, problem=reason)
+        case Check(certificate=certificate):
+            return Checked(certificate, problem=reason)
+        case Time():
+            return Timed(problem=reason)
+
+
 def build(job: Build, bound: Bound) -> Built:
     """Where Triton is not installed, emits only."""
     certificate = job.certificate
@@ -139,6 +166,8 @@ def build(job: Build, bound: Bound) -> Built:
 
 
 def cross_check(job: Check, bound: Bound) -> Checked:
+    from lowering.crosscheck import CrosscheckFailed, crosscheck  # PyTorch: only where it is used
+
     certificate = job.certificate
     if not importlib.util.find_spec("triton"):
         return Checked(certificate, problem="Triton is not installed here; nothing emitted for it is run unchecked")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ CACHE_BYTES = 256 * 2**20  # written between GPU runs so that none starts with a
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The device, and the shapes and inputs every candidate of a run is timed on."""
+    """The device, and the shapes and inputs every candidate of a run is timed on; `brief`: with few calls."""
 
     bound: Bound
     device: torch.device
@@ -47,6 +47,11 @@ class Bench:
     peak: Peak | None
     shapes: tuple[Shapes, ...]
     inputs: dict[str, dict[str, torch.Tensor]]
+    brief: bool = False
+
+    def short(self) -> Bench:
+        """Enough to tell a slow kernel: the first shape and few calls."""
+        return replace(self, shapes=self.shapes[:1], brief=True)
 
 
 def device_label() -> str:
@@ -54,17 +59,23 @@ def device_label() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
-def prepare(bound: Bound) -> Bench:
-    """On a CPU one shape, shrunk until a run is short; on a GPU all of the spec's search shapes."""
+def prepare(bound: Bound, which: str = "search") -> Bench:
+    """With all of `chosen_shapes` on a GPU; on a CPU with the first one, shrunk until a run is short."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    shapes = bound.spec.search_shapes or bound.spec.heldout_shapes or default_shapes(bound)
+    shapes = chosen_shapes(bound, which)
     if not gpu:
         shapes = tuple(shrunk(s, bound) for s in shapes[:1])
     dtype = bound.inputs[0][1]
     peak = device_peak(device_label(), dtype) if gpu else measured_peak(TORCH[dtype])
     inputs = {s.name: random_inputs(bound, dict(s.sizes), device) for s in shapes}
     return Bench(bound, device, device_label(), peak, shapes, inputs)
+
+
+def chosen_shapes(bound: Bound, which: str) -> tuple[Shapes, ...]:
+    """The spec's "search" or "heldout" shapes, never one for the other: what was searched on says nothing of how a
+    kernel generalises. A spec without search shapes is searched on `default_shapes`."""
+    return bound.spec.heldout_shapes if which == "heldout" else bound.spec.search_shapes or default_shapes(bound)
 
 
 def default_shapes(bound: Bound) -> tuple[Shapes, ...]:
@@ -122,6 +133,7 @@ def random_inputs(bound: Bound, sizes: Mapping[str, int], device: torch.device) 
         return found
 
 
+@cache
 def measured_peak(dtype: torch.dtype) -> Peak:
     """What this CPU reaches in a large matrix product and a large copy: a yardstick, not a data sheet."""
     a = torch.randn(1024, 1024).to(dtype)
@@ -131,21 +143,23 @@ def measured_peak(dtype: torch.dtype) -> Peak:
     return Peak(2 * 1024**3 / multiply, 2 * data.numel() / copy, "this CPU's own matrix product and copy")
 
 
-def median_seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Median time of one call after warm-up; about a second in all on a CPU, ten for slow calls; 50 calls on a GPU."""
+def median_seconds(run: Callable[[], Any], device: torch.device, brief: bool = False) -> float:
+    """Median time of one call after warm-up. On a CPU about a second in all, ten for slow calls; 50 calls on a GPU.
+    `brief`: a fifth of that."""
     if device.type == "cuda":
-        return _gpu_seconds(run)
+        return _gpu_seconds(run, *((3, 10) if brief else (10, 50)))
     run()
     times: list[float] = []
     begin = time.perf_counter()
-    while not times or time.perf_counter() - begin < (10.0 if len(times) < 3 else 1.0 if len(times) < 20 else 0.0):
+    part = 0.2 if brief else 1.0
+    while not times or time.perf_counter() - begin < part * (10 if len(times) < 3 else 1 if len(times) < 20 else 0):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def _gpu_seconds(run: Callable[[], Any], warm: int = 10, times: int = 50) -> float:
+def _gpu_seconds(run: Callable[[], Any], warm: int, times: int) -> float:
     cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
     for _ in range(warm):
         run()
@@ -191,7 +205,7 @@ def measure_peers(bench: Bench) -> tuple[Measurement, ...]:
 
 
 def measurement(name: str, shape: Shapes, run: Callable[[], Any], bench: Bench) -> Measurement:
-    seconds = median_seconds(run, bench.device)
+    seconds = median_seconds(run, bench.device, bench.brief)
     sizes = dict(shape.sizes)
     flops = _work(bench.bound, sizes)
     part = share(flops, traffic_bytes(bench.bound, sizes), seconds, bench.peak) if bench.peak else None

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from synth.jobs import Answer, Job
+from synth.jobs import Answer, Build, Check, Job, Prove, Time
+
+# Seconds a job of each kind may take. Compiling and interpreting have limits of their own, a little shorter, whose
+# messages say more.
+LIMITS: Mapping[type[Job], float] = {Prove: 45.0, Build: 260.0, Check: 400.0, Time: 300.0}
+MEMORY = 6 * 2**30  # bytes of address space that one job may add to a worker; proofs take a few hundred MB
+
+
+class WorkersUnavailable(Exception):
+    """No worker can be started, so no job can be done; the message says what to do about it."""
 
 
 class Pool(Protocol):
@@ -14,8 +23,9 @@ class Pool(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Answer]]:
         """Every job's index and answer, as they come. A job whose worker dies, hangs or runs out of memory is answered
-        too: `synth.jobs.unanswered` for a proof, a `problem` for the rest. `Time` jobs run one at a time with nothing
-        beside them on that machine."""
+        too, by `synth.jobs.lost`. `Time` jobs run one at a time with nothing beside them on that machine: here, after
+        the others. One call at a time; a call given up in the middle ends the workers that were busy for it.
+        Raises WorkersUnavailable."""
         ...
 
     def __enter__(self) -> Pool: ...
