@@ -14,13 +14,11 @@ from ir import ast, tiles
 from ir import program as p
 from ir.ast import Span
 from ir.diagnostics import Source, TypeProblem, closest
+from ir.dtypes import DTYPES, SPELLINGS, dtype_of
 from ir.program import DType, Type
 
 CONSTANTS = ("log2e", "ln2", "inf")
 TRUTH = {"true": 1, "false": 0}
-DTYPES = {dtype.value: dtype for dtype in DType}
-_SPELLINGS = {"float32": "f32", "fp32": "f32", "float16": "f16", "fp16": "f16", "half": "f16", "bfloat16": "bf16"}
-_SPELLINGS |= {"int32": "i32", "int64": "i64", "int1": "bool", "float": "f32"}
 _OF_F32 = ("exp", "exp2", "log", "log2", "sqrt", "abs", "tanh", "sigmoid")
 
 
@@ -121,7 +119,7 @@ def _name(scope: Scope, e: ast.Name, want: DType | None) -> p.Expr:
 def _undefined(scope: Scope, name: str, span: Span) -> TypeProblem:
     if name in scope.tensors:
         return scope.problem("K106", f"`{name}` is a tensor, not a value", span, f"write `load({name}[...])`")
-    if name in DTYPES or name in _SPELLINGS:
+    if name in DTYPES or name in SPELLINGS:
         return scope.problem("K204", f"`{name}` is a dtype, not a value", span, f"write `cast(x, {name})`")
     if name in scope.gone:
         line = scope.gone[name].line
@@ -360,22 +358,6 @@ def _cast(scope: Scope, call: ast.Call, given: _Bound, want: DType | None) -> p.
     if to is DType.BOOL and of is not DType.BOOL:
         raise scope.problem("K201", f"{of.value} does not turn into bool", call.span, "write `x != 0`")
     return tiles.convert(x, to)
-
-
-def dtype_of(scope: Scope, e: ast.Expr) -> DType:
-    """The dtype an expression such as `f32` or `V.dtype` names."""
-    match e:
-        case ast.Name(name) if name in DTYPES:
-            return DTYPES[name]
-        case ast.Name(name, span):
-            hint = f"write `{_SPELLINGS[name]}`" if name in _SPELLINGS else f"one of {', '.join(DTYPES)}"
-            raise scope.problem("K204", f"`{name}` is not a dtype", span, hint)
-        case ast.DTypeOf(tensor, span):
-            if tensor not in scope.tensors:
-                raise scope.problem("K101", f"`{tensor}` is not a tensor", span, closest(tensor, scope.tensors))
-            return scope.tensors[tensor].dtype
-        case _:
-            raise scope.problem("K204", "a dtype is needed here", e.span, f"one of {', '.join(DTYPES)}, or `T.dtype`")
 
 
 # ---- memory ----------------------------------------------------------------------------------

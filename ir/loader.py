@@ -16,10 +16,10 @@ from pathlib import Path
 from ir import ast, formulas
 from ir.ast import NOWHERE, Span
 from ir.diagnostics import Source, SpecProblem, SyntaxProblem, closest, join
+from ir.dtypes import DTYPES as KERNEL_DTYPES
 from ir.formulas import Names, Sort
 from ir.gradient import expand
 from ir.infer import CONSTANTS, OPERATIONS, TRUTH
-from ir.infer import DTYPES as KERNEL_DTYPES
 from ir.parser import MAX_SOURCE, keywords, parse_definitions, parse_formula
 from ir.program import DType
 from ir.spec import Bound, Dim, Facts, Option, Parameter, Shapes, Spec, TensorSpec

@@ -15,7 +15,8 @@ from ir import ast, tiles
 from ir import program as p
 from ir.ast import Span
 from ir.diagnostics import Source, closest, join
-from ir.infer import CONSTANTS, DTYPES, OPERATIONS, TRUTH, Scope, cell, dtype_of, infer, mask_of
+from ir.dtypes import DTYPES, dtype_of
+from ir.infer import CONSTANTS, OPERATIONS, TRUTH, Scope, cell, infer, mask_of
 from ir.program import DType, Type
 from ir.spec import Bound
 

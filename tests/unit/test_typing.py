@@ -314,6 +314,28 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("dtype", "word", "refused"),
+    [
+        ("fp32", "bf16", True),
+        ("fp32", "f16", True),
+        ("fp16", "bf16", True),
+        ("fp16", "f16", False),
+        ("bf16", "f16", False),
+    ],
+)
+def test_no_value_is_coarser_than_the_specs_tensors(dtype: str, word: str, refused: bool) -> None:
+    bound = bind(load_spec("attention"), {"dtype": dtype})
+    makers = [f"x = cast(scale, {word})", f"x = zeros([BM], {word})", f"x = full([BM], 1.0, {word})"]
+    for text in [source(body) for body in makers] + [f"scratch W[M]: {word}\n" + source("x = 1.0")]:
+        if refused:
+            with pytest.raises(TypeProblem, match="K211.*fewer digits") as caught:
+                check(parse(text), bound, text)
+            assert caught.value.hint
+        else:
+            check(parse(text), bound, text)
+
+
 @pytest.mark.parametrize("body", REFUSED)
 def test_refused(body: str) -> None:
     code, said = REFUSED[body]

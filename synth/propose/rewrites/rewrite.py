@@ -17,7 +17,8 @@ from ir import ast, tiles
 from ir import program as p
 from ir.ast import NOWHERE, Expr, For, Kernel, Module, Statement
 from ir.diagnostics import Source, SourceError, TypeProblem
-from ir.infer import CONSTANTS, DTYPES, OPERATIONS, TRUTH, Scope, infer
+from ir.dtypes import DTYPES
+from ir.infer import CONSTANTS, OPERATIONS, TRUTH, Scope, infer
 from ir.parser import parse
 from ir.printer import print_module
 from ir.program import DType, Type
