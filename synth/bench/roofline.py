@@ -18,18 +18,9 @@ from ir.ast import Big, Binary, Expr, Name, Number, Unary
 from ir.evaluate import tensor_shape
 from ir.program import DType
 from ir.spec import Bound
+from synth.bench.hardware import device_named
 from synth.propose.formula import free, walk
 from synth.propose.structure import Group, Nest, everything, is_static, nests
-
-# dense 16-bit tensor-core TFLOP/s, float32 TFLOP/s, memory TB/s, from the makers' data sheets
-PEAKS: tuple[tuple[str, float, float, float], ...] = (
-    ("B200", 2250.0, 80.0, 8.0),
-    ("H200", 989.0, 67.0, 4.8),
-    ("H100 PCIe", 756.0, 51.0, 2.0),
-    ("H100", 989.0, 67.0, 3.35),
-    ("A100", 312.0, 19.5, 2.0),
-    ("MI300X", 1307.0, 163.0, 5.3),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +34,11 @@ class Peak:
 
 def device_peak(device: str, dtype: DType) -> Peak | None:
     """The published peak of a device by its name, None for one not listed."""
-    for name, half, single, memory in PEAKS:
-        if name in device:
-            flops = single if dtype is DType.F32 else half
-            return Peak(flops * 1e12, memory * 1e12, f"{name} data sheet")
-    return None
+    known = device_named(device)
+    if known is None:
+        return None
+    flops = known.single if dtype is DType.F32 else known.half
+    return Peak(flops, known.memory, f"{known.name} {known.source}")
 
 
 def share(flops: float, traffic: float, seconds: float, peak: Peak) -> float:

@@ -1,0 +1,257 @@
+"""How long a program should take on a target, without one at hand: a prediction, never a measurement.
+
+Each kernel is bounded from below by what it does over what the device can do at most: dots over the tensor cores'
+rate; exponentials and lane arithmetic over theirs; bytes over the cache's ports and over memory, where programs that
+run at the same time share what they read (so grid order and tile sizes show). On top comes what is not overlapped:
+phases of one program that wait for each other, unless other resident programs (occupancy, from the compiler's
+registers and shared memory) or pipelined loads fill the gap; spilled registers; partial waves; launches.
+
+Work and traffic are the program's own (`synth.bench.counts`), not the spec's: recomputation, padding, masked blocks
+that are visited all cost. Constants that no data sheet gives are named below and are rough; what the model is for is
+to rank candidates of one spec. How well it does is measured where a device is at hand (docs/feedback.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.program import Kernel, Program
+from ir.spec import Bound
+from lowering.occupancy import PROCESSORS, occupancy
+from synth.bench.counts import Counts, Floats, Traffic, count, extents, tensor_bytes
+from synth.bench.hardware import Device, device_of
+
+SAMPLE = 2048  # programs of a grid that are counted, spread evenly
+LAUNCH = 3e-6  # seconds from one kernel of a graph to the next
+START = 1000.0  # cycles to begin and end a program
+WAIT = 700.0  # cycles until a load from memory arrives
+STEP = 60.0  # cycles of a loop step, a reduction or a dot that the next operation waits for
+LANES = 128  # plain 32-bit operations per clock and processor
+ATOMIC = 4.0  # an atomic addition costs the cache's ports that many bytes for each of its own
+REGISTERS = 128  # assumed of a kernel that was not compiled
+OVERLAP = 0.75  # of two resident programs' phases, what still adds up when many are resident
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kernel, in seconds. `tensor`, `exponential` (with lane arithmetic) and `memory` are what each alone would
+    take; `latency` is what the prediction has beyond the largest of them. `resident` programs share a processor."""
+
+    kernel: str
+    seconds: float
+    tensor: float
+    exponential: float
+    memory: float
+    latency: float
+    programs: int
+    resident: int
+    flops: float
+    bytes: float
+
+    @property
+    def bound(self) -> str:
+        parts = {name: getattr(self, name) for name in ("tensor", "exponential", "memory", "latency")}
+        return max(parts, key=lambda name: parts[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Predicted `seconds` for one run of all kernels, on `device`; `bound` names what takes most of it: "tensor",
+    "exponential", "memory" or "latency". `flops` of all dots and `bytes` from and to memory are the program's own."""
+
+    device: str
+    kernels: tuple[Part, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(k.seconds for k in self.kernels)
+
+    @property
+    def tensor(self) -> float:
+        return sum(k.tensor for k in self.kernels)
+
+    @property
+    def exponential(self) -> float:
+        return sum(k.exponential for k in self.kernels)
+
+    @property
+    def memory(self) -> float:
+        return sum(k.memory for k in self.kernels)
+
+    @property
+    def latency(self) -> float:
+        return sum(k.latency for k in self.kernels)
+
+    @property
+    def bound(self) -> str:
+        taken: dict[str, float] = {}
+        for k in self.kernels:
+            taken[k.bound] = taken.get(k.bound, 0.0) + k.seconds
+        return max(taken, key=lambda name: taken[name])
+
+
+def predict(
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    target: str,
+    resources: Sequence[Mapping[str, Any]] = (),
+) -> Prediction:
+    """Predict one run at `sizes` on the device of `target`. `resources`: one entry for each kernel, as
+    `lowering.compile` reports them; without them registers are assumed. Raises KeyError for an unknown target."""
+    device = device_of(target)
+    compiled: Sequence[Mapping[str, Any] | None] = (
+        resources if len(resources) == len(program.kernels) else [None] * len(program.kernels)
+    )
+    parts = (
+        _kernel(kernel, program, bound, sizes, device, found)
+        for kernel, found in zip(program.kernels, compiled, strict=True)
+    )
+    return Prediction(device.name, tuple(parts))
+
+
+def _kernel(
+    kernel: Kernel,
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    device: Device,
+    compiled: Mapping[str, Any] | None,
+) -> Part:
+    grid = extents(kernel, sizes)
+    programs = math.prod(grid)
+    if programs == 0:
+        return Part(kernel.name, LAUNCH, 0.0, 0.0, 0.0, LAUNCH, 0, 0, 0.0, 0.0)
+    counts = count(kernel, program, bound, sizes, _spread(grid, programs))
+    warps = int(compiled["warps"]) if compiled else kernel.schedule.num_warps
+    spills = float(compiled["spills"]) if compiled else 0.0
+    specialized = bool(compiled["warp_specialized"]) if compiled else False
+    resident = _resident(kernel, counts, device, compiled, warps)
+    here = max(1, min(resident, -(-programs // device.processors)))
+    tensor, lanes = _tensor_cycles(counts, device, warps), _lane_cycles(counts, device)
+    busy = _busy(counts, tensor, lanes, here, warps, specialized, kernel.schedule.num_stages)
+    busy = busy + spills * PROCESSORS[device.target].lanes * warps * 2 * counts.iterations / device.port
+    computing = _makespan(busy * here, programs, device.processors * here) / device.clock
+    each = programs / device.processors / device.clock
+    moved, through = _memory(kernel, program, bound, sizes, device, counts, programs, device.processors * here)
+    memory = max(moved / device.memory, through / (device.port * device.processors * device.clock))
+    taken = (float(tensor.mean()) * each, float(lanes.mean()) * each, memory)
+    seconds = LAUNCH + max(computing, *taken)
+    flops = float((counts.half + counts.single).mean()) * programs
+    return Part(kernel.name, seconds, *taken, seconds - max(taken), programs, here, flops, moved)
+
+
+def _spread(grid: Sequence[int], programs: int) -> NDArray[np.int64]:
+    """Linear numbers of programs spread over every axis: all of them, or a low-discrepancy sample."""
+    if programs <= SAMPLE:
+        return np.arange(programs)
+    k = np.arange(SAMPLE) + 0.5
+    axes = [np.minimum((extent * ((k * math.sqrt(a)) % 1.0)).astype(np.int64), extent - 1)
+            for extent, a in zip(grid, _irrational(len(grid)), strict=True)]  # fmt: skip
+    return np.asarray(np.ravel_multi_index(tuple(axes), tuple(grid)), np.int64)
+
+
+def _irrational(count: int) -> list[int]:
+    """Numbers whose square roots are irrational and independent: primes."""
+    found: list[int] = []
+    n = 2
+    while len(found) < count:
+        if all(n % q for q in found):
+            found.append(n)
+        n += 1
+    return found
+
+
+def _resident(kernel: Kernel, counts: Counts, device: Device, compiled: Mapping[str, Any] | None, warps: int) -> int:
+    """Programs that share one processor."""
+    most = PROCESSORS[device.target].warps
+    if compiled is not None:
+        share = float(compiled["occupancy"])
+    else:
+        shared = counts.staged * max(1, kernel.schedule.num_stages - 1)
+        share = occupancy(device.target, min(REGISTERS, kernel.schedule.maxnreg or REGISTERS), shared, warps)
+    return max(1, round(share * most / warps))
+
+
+def _tensor_cycles(counts: Counts, device: Device, warps: int) -> Floats:
+    """Cycles of one processor that each program's dots take at the highest rate. On sm_90 and sm_100 the fast
+    instructions take 64 rows and four warps; narrower dots run at half the rate."""
+    rate = device.half / device.processors / device.clock
+    if device.target in ("sm_90", "sm_100") and (counts.rows < 64 or warps < 4):
+        rate /= 2
+    return counts.half / rate + counts.single / (device.single / device.processors / device.clock)
+
+
+def _lane_cycles(counts: Counts, device: Device) -> Floats:
+    return counts.special / device.exponentials + counts.plain / LANES
+
+
+def _busy(
+    counts: Counts, tensor: Floats, lanes: Floats, here: int, warps: int, specialized: bool, stages: int
+) -> Floats:
+    """Cycles of its processor that a program takes with `here` of them resident."""
+    together = here + (1 if specialized else 0)
+    both = (tensor + lanes) * (OVERLAP + (1 - OVERLAP) / together)
+    alone = (tensor + lanes) / min(1.0, warps / PROCESSORS["sm_90"].partitions) / here
+    waits = WAIT * (counts.waits + counts.hidden / stages) + STEP * counts.steps + START
+    return np.asarray(np.maximum(np.maximum(both, alone), np.maximum(tensor, lanes)) + waits / here)
+
+
+def _makespan(durations: Floats, programs: int, slots: int) -> float:
+    """When the last program ends: whole waves where all take equally long, else the average load and half of one."""
+    longest, mean = float(durations.max()), float(durations.mean())
+    if programs <= slots:
+        return longest
+    if longest - float(durations.min()) <= 0.1 * longest:
+        return mean * (programs / slots if programs > 8 * slots else -(-programs // slots))
+    return max(longest, mean * programs / slots + 0.5 * float(durations[-max(1, len(durations) // 8) :].mean()))
+
+
+def _memory(
+    kernel: Kernel,
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    device: Device,
+    counts: Counts,
+    programs: int,
+    slots: int,
+) -> tuple[float, float]:
+    """Bytes from and to memory, and bytes through the processors' ports."""
+    wave = min(slots, programs)
+    starts = sorted({0, (programs - wave) // 2, programs - wave})
+    waves = [count(kernel, program, bound, sizes, np.arange(s, s + wave)).traffic for s in starts]
+    moved = through = 0.0
+    for k, traffic in enumerate(counts.traffic):
+        asked = float(traffic.bytes.mean()) * programs
+        through += asked * (ATOMIC if traffic.kind == "atomic" else 1.0)
+        whole = min(asked, tensor_bytes(program.tensor(traffic.tensor), sizes))
+        if whole <= device.cache / 2:
+            moved += whole
+            continue
+        together = [_distinct(w[k]) for w in waves]
+        total = sum(float(w[k].bytes.sum()) for w in waves)
+        moved += min(asked, max(whole, asked * sum(together) / total if total else 0.0))
+    return moved, through
+
+
+def _distinct(traffic: Traffic) -> float:
+    """Bytes that the programs of a wave read between them, each cell once."""
+    _, group = np.unique(traffic.key, return_inverse=True)
+    count = int(group.max()) + 1
+    total, most = np.zeros(count), np.zeros(count)
+    np.add.at(total, group, traffic.bytes)
+    np.maximum.at(most, group, traffic.bytes)
+    if traffic.low is None or traffic.high is None:
+        return float(most.sum())
+    low, high, length = np.full(count, np.inf), np.full(count, -np.inf), np.zeros(count)
+    np.minimum.at(low, group, traffic.low)
+    np.maximum.at(high, group, traffic.high)
+    np.maximum.at(length, group, traffic.high - traffic.low)
+    return float(np.minimum(total, most * (high - low) / np.maximum(length, 1.0)).sum())

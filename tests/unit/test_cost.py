@@ -1,0 +1,138 @@
+"""The static cost model: what it counts is what the program does, and what should cost more does."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ir.loader import bind, load_spec, packaged_specs
+from ir.parser import parse
+from ir.program import Program
+from ir.spec import Bound
+from ir.typing import check
+from synth.bench.cost import Prediction, predict
+from synth.bench.hardware import DEVICES, device_named, device_of
+from synth.bench.roofline import work_flops
+from synth.propose.seeds import wanted_settings
+
+ROOT = Path(__file__).parents[2]
+COMPILED = ROOT / "tests" / "golden" / "feedback" / "online_d128"
+LONG = {"B": 1, "H": 16, "G": 16, "M": 4096, "N": 4096}
+
+
+@cache
+def kernel(path: Path, replaced: tuple[tuple[str, str], ...] = (), spec: str = "") -> tuple[Program, Bound]:
+    text = path.read_text()
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new)
+    bound = bind(load_spec(spec or text.split()[2]), wanted_settings(text))
+    return check(parse(text), bound), bound
+
+
+def golden(name: str, *replaced: tuple[str, str]) -> tuple[Program, Bound]:
+    return kernel(ROOT / "tests" / "golden" / "proved" / f"{name}.tile", replaced)
+
+
+def run(
+    found: tuple[Program, Bound], sizes: dict[str, int] = LONG, target: str = "sm_90", **changed: Any
+) -> Prediction:
+    resources = [{**json.loads(COMPILED.with_suffix(".built.json").read_text())[0], **changed}] if changed else []
+    return predict(*found, sizes, target, resources)
+
+
+@pytest.mark.parametrize("spec", sorted(path.stem for path in packaged_specs().glob("*.toml")))
+def test_every_spec_gets_a_prediction(spec: str) -> None:
+    """The last kernel that ships with each spec, on its first shape: finite, positive, and no faster than its parts."""
+    path = max((packaged_specs() / spec).glob("*.tile"))
+    program, bound = kernel(path, (), spec)
+    sizes = dict((bound.spec.search_shapes or bound.spec.heldout_shapes)[0].sizes)
+    found = predict(program, bound, sizes, "sm_90")
+    assert len(found.kernels) == len(program.kernels)
+    assert math.isfinite(found.seconds) and found.seconds > 0.0
+    for part in found.kernels:
+        assert part.seconds >= max(part.tensor, part.exponential, part.memory) >= 0.0
+        assert part.latency > 0.0 and part.programs > 0 and part.bytes > 0.0
+
+
+def test_counted_work_is_the_specs_where_nothing_is_masked() -> None:
+    """Two ways to the same number: walking the program, and counting the formula's pairs."""
+    program, bound = golden("fa2_large_tiles")
+    assert sum(k.flops for k in run((program, bound)).kernels) == work_flops(bound, LONG)
+
+
+def test_causal_skipping_is_seen_program_by_program() -> None:
+    """A loop that stops at the diagonal does half the work and the half blocks on it; one that masks does it all."""
+    skipping, everything = run(golden("fa2_bottom_right")), run(golden("fa2_no_skip"))
+    program, bound = golden("fa2_bottom_right")
+    visible = work_flops(bound, LONG)
+    assert 1.0 <= skipping.kernels[0].flops / visible < 1.05
+    assert everything.kernels[0].flops / visible == pytest.approx(2.0, rel=0.01)
+    assert skipping.seconds < everything.seconds
+
+
+def test_smaller_row_tiles_read_the_keys_more_often() -> None:
+    small, large = (run(golden("fa2_large_tiles", ("meta BM = 128", f"meta BM = {n}"))) for n in (32, 128))
+    assert small.memory > 3.0 * large.memory
+
+
+def test_spills_and_fewer_resident_programs_cost() -> None:
+    found = golden("fa2_large_tiles")
+    clean = run(found, occupancy=0.25, spills=0).seconds
+    assert run(found, occupancy=0.25, spills=64).seconds > 1.05 * clean
+    assert run(found, occupancy=0.125, spills=0).seconds > 1.05 * clean
+
+
+def test_more_stages_hide_more_of_the_loads() -> None:
+    program, bound = golden("fa2_large_tiles")
+    times = []
+    for stages in (1, 2, 4):
+        (only,) = program.kernels
+        changed = replace(program, kernels=(replace(only, schedule=replace(only.schedule, num_stages=stages)),))
+        times.append(run((changed, bound), occupancy=0.25).seconds)
+    assert times[0] > times[1] > times[2]
+
+
+def test_a_device_with_more_of_everything_is_faster() -> None:
+    found = golden("fa2_large_tiles")
+    assert run(found, target="sm_80").seconds > run(found, target="sm_90").seconds > run(found, target="sm_100").seconds
+
+
+def test_decoding_is_bound_by_memory() -> None:
+    """Many sequences, one query each: the cache is read once and the prediction is near its bytes over bandwidth."""
+    program, bound = kernel(packaged_specs() / "decode" / "packed_even_splits.tile", (), "decode")
+    sizes = {"B": 256, "H": 32, "G": 8, "M": 1, "T": 8192}
+    found = predict(program, bound, {d.name: sizes[d.name] for d in bound.dims}, "sm_90")
+    assert found.bound == "memory"
+    assert found.seconds < 2.0 * found.memory
+
+
+def test_published_triton_forward_is_met_within_a_third() -> None:
+    """FlashAttention-3's paper gives 395 TFLOP/s for Triton's forward on an H100 (bf16, head dim 128, 16k, not causal),
+    which has the H200's processors. No constant of the model was fitted to it."""
+    program, bound = kernel(COMPILED.with_suffix(".tile"))
+    resources = json.loads(COMPILED.with_suffix(".built.json").read_text())
+    found = predict(program, bound, {"B": 1, "H": 16, "G": 16, "M": 16384, "N": 16384}, "sm_90", resources)
+    assert found.kernels[0].flops / found.seconds / 1e12 == pytest.approx(395, rel=1 / 3)
+
+
+def test_no_program_takes_no_time_but_the_launch() -> None:
+    """An empty batch is no division by zero."""
+    found = run(golden("fa2_large_tiles"), {**LONG, "M": 0})
+    assert found.bound == "latency" and 0.0 < found.seconds < 1e-4
+
+
+def test_one_table_of_devices() -> None:
+    """A driver's name finds its own row, every target has a device, and an unknown one is an error."""
+    assert device_named("NVIDIA H100 PCIe") == next(d for d in DEVICES if d.name == "H100 PCIe")
+    assert device_named("NVIDIA H100 80GB HBM3") == next(d for d in DEVICES if d.name == "H100")
+    assert device_named("Some CPU") is None
+    assert {device_of(t).target for t in ("sm_80", "sm_90", "sm_100", "gfx942")} == {d.target for d in DEVICES}
+    with pytest.raises(KeyError):
+        device_of("sm_75")
