@@ -78,7 +78,7 @@ def visible_pairs(group: Group, row: tuple[str, Expr], values: Mapping[str, int]
     """Pairs (row, key) that satisfy every condition; conditions on anything else are taken as satisfied."""
     rows, keys = (np.arange(int(integer(extent, values))) for extent in (row[1], group.extent))
     known = {*values, row[0], group.key}
-    conditions = [c for c in group.sees if free(c) <= known and _plain(c)]
+    conditions = [c for c in group.sees if free(c) <= known and is_plain(c)]
     pairs = 0.0
     step = max(1, 2**22 // max(1, keys.size))
     for start in range(0, rows.size, step):
@@ -91,7 +91,8 @@ def visible_pairs(group: Group, row: tuple[str, Expr], values: Mapping[str, int]
     return pairs
 
 
-def _plain(expr: Expr) -> bool:
+def is_plain(expr: Expr) -> bool:
+    """Whether `integer` can work an expression out."""
     return all(isinstance(e, Name | Number | Binary | Unary) for e in walk(expr))
 
 
