@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,26 @@ from verifier.certificate import Certificate
 FORMAT = 1
 
 
-def create(root: Path, name: str) -> Path:
-    """A new folder `root/<timestamp>-<name>` with its sub-folders."""
+def create(root: Path, name: str, taken: Collection[str] = ()) -> Path:
+    """A new folder `root/<timestamp>-<name>` with its sub-folders, of a name that is not `taken`."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{k}" for k in range(2, 1000))):
         folder = root / f"{stamp}-{name}{suffix}"
+        if folder.name in taken:
+            continue
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        for part in ("candidates", "verdicts", "certificates", "triton"):
-            (folder / part).mkdir()
+        complete(folder)
         return folder
     raise FileExistsError(f"{root} holds too many runs of this second")
+
+
+def complete(folder: Path) -> None:
+    """Make what is missing of it, so that a run can go on in another place than it was begun in."""
+    for part in ("candidates", "verdicts", "certificates", "triton"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
 
 
 def write(path: Path, text: str) -> None:
