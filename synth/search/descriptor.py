@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
 from ir.program import (
@@ -91,21 +91,21 @@ def _kernel(kernel: Kernel) -> str:
         words.append("packed")
     if any(isinstance(n, Store) and n.atomic for n in nodes):
         words.append("atomic")
-    return " ".join([_block(kernel.body, ()), *words])
+    return " ".join([_block(kernel.body, Names(nodes)), *words])
 
 
-def _block(body: tuple[Statement, ...], around: tuple[Statement, ...]) -> str:
-    """What is done outside loops, in parentheses the loops, in order. `around`: enclosing blocks' statements."""
+def _block(body: tuple[Statement, ...], names: Names) -> str:
+    """What is done outside loops, in parentheses the loops, in order."""
     straight = [s for s in body if not isinstance(s, For)]
-    loops = [_loop(s, (*around, *body)) for s in body if isinstance(s, For)]
+    loops = [_loop(s, names) for s in body if isinstance(s, For)]
     words = _counted(Counter("dot" for s in straight for n in walk(s) if isinstance(n, Dot)))
     return " ".join([*words, *loops]) or "straight"
 
 
-def _loop(loop: For, around: tuple[Statement, ...]) -> str:
-    roles = Counter(role for carry in loop.carries if (role := carried(carry, loop.body)))
-    direction = "down" if _direction(loop, around) < 0 else "up"
-    inside = _block(loop.body, around).replace("straight", "")
+def _loop(loop: For, names: Names) -> str:
+    roles = Counter(role for carry in loop.carries if (role := carried(carry, names)))
+    direction = "down" if _direction(loop, names) < 0 else "up"
+    inside = _block(loop.body, names).replace("straight", "")
     return "(" + " ".join(word for word in (direction, *_counted(roles), inside) if word) + ")"
 
 
@@ -116,13 +116,13 @@ def _counted(words: Counter[str]) -> list[str]:
 _SHAPE = Cast | Broadcast | Expand | Transpose
 
 
-def carried(carry: Carry, body: tuple[Statement, ...]) -> str:
+def carried(carry: Carry, names: Names) -> str:
     """How a value comes out of its last one: "max" or "min", "lazy" (chosen between the old one and another),
     "scaled" (a sum whose past is multiplied), "sum", "index" (an integer), "value" (anything else). Empty where it
     passes through unchanged or belongs to a loop inside."""
     if carry.type.dtype.is_int:
         return "index"
-    path = _path(carry.next, carry.name, _Names(body), set())
+    path = _path(carry.next, carry.name, names, set())
     if path is None:
         return "value"
     for op in path:
@@ -138,20 +138,20 @@ def carried(carry: Carry, body: tuple[Statement, ...]) -> str:
     return "scaled" if {"mul", "div"} & set(path) else "sum" if set(path) <= {"add", "sub", "dot"} else "value"
 
 
-class _Names:
-    """What the names bound in a block, and in loops inside it, stand for."""
+class Names:
+    """What the names of a kernel stand for, each assigned once: values, and what carried ones start as."""
 
-    def __init__(self, body: tuple[Statement, ...]) -> None:
+    def __init__(self, nodes: Iterable[object]) -> None:
         self.values: dict[str, Expr] = {}
         self.inits: dict[str, Expr] = {}
-        for node in walk(body):
+        for node in nodes:
             if isinstance(node, Let):
                 self.values[node.name] = node.value
             elif isinstance(node, Carry):
                 self.inits[node.name] = node.init
 
 
-def _path(e: Expr, name: str, names: _Names, dead: set[str]) -> list[str] | None:
+def _path(e: Expr, name: str, names: Names, dead: set[str]) -> list[str] | None:
     """Operations between a value and `name`, outermost first, along the first way that leads there; None if none does.
     `dead` are names already found not to lead there."""
     match e:
@@ -196,13 +196,12 @@ def _children(e: Expr) -> Iterator[Expr]:
 # ---- which way a loop runs --------------------------------------------------------------------------
 
 
-def _direction(loop: For, around: tuple[Statement, ...]) -> int:
+def _direction(loop: For, names: Names) -> int:
     """-1 when the first cell read that moves with the counter moves down, else 1."""
-    values = {s.name: s.value for s in walk((around, loop.body)) if isinstance(s, Let)}
     known: dict[str, int | None] = {loop.counter: 1}
     for node in walk(loop.body):
         if isinstance(node, Load):
-            moves = [m for e in node.index if (m := _slope(e, values, known)) is not None and m != 0]
+            moves = [m for e in node.index if (m := _slope(e, names.values, known)) is not None and m != 0]
             if moves:
                 return moves[0]
     return 1

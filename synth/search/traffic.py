@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ir.evaluate import integer_value, tensor_shape
 from ir.program import Binary, Cast, Expr, For, Kernel, Let, Literal, Load, Program, Size, Statement, Store, Unary, Var
@@ -42,41 +43,57 @@ def _limits(bound: Bound, sizes: Mapping[str, int]) -> dict[str, int]:
     return {name: integer_value(bound, e, sizes) for name, e in most.items() if e is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """`moved` bytes each time it runs, loops apart; `steps` are what those bytes and loops depend on, in order."""
+
+    moved: float
+    steps: tuple[Let | tuple[For, _Block], ...]
+
+
+def _block(body: tuple[Statement, ...], width: Mapping[str, int]) -> _Block:
+    moved = 0.0
+    steps: list[Let | tuple[For, _Block]] = []
+    for statement in body:
+        match statement:
+            case For(body=inner):
+                steps.append((statement, _block(inner, width)))
+                continue
+            case Let(_, value) if not value.type.shape and value.type.dtype.is_int:
+                steps.append(statement)
+        for node in walk(statement):
+            if isinstance(node, Load | Store):
+                shape = node.type.shape if isinstance(node, Load) else node.value.type.shape
+                cells = max(math.prod(s) for s in (shape, *(e.type.shape for e in node.index)))
+                moved += cells * width[node.tensor]
+    return _Block(moved, tuple(steps))
+
+
 def _kernel(kernel: Kernel, program: Program, sizes: Mapping[str, int], limits: Mapping[str, int]) -> float:
-    extents = [_value(axis.extent, dict(sizes), limits) or 0 for axis in kernel.grid]
-    programs = math.prod(extents)
-    if not programs:
-        return 0.0
-    width = {t.name: t.dtype.bits // 8 for t in program.tensors}
+    extents = [_value(axis.extent, sizes, limits) or 0 for axis in kernel.grid]
+    block = _block(kernel.body, {t.name: t.dtype.bits // 8 for t in program.tensors})
     total = 0.0
     for sample in range(SAMPLES):
         values: Values = dict(sizes)
         for place, (axis, extent) in enumerate(zip(kernel.grid, extents, strict=True)):
             part = ((2 * place + 1) * (2 * sample + 1) / (2 * SAMPLES)) % 1.0
             values[axis.name] = int(part * extent)
-        total += _bytes(kernel.body, values, limits, width)
-    return programs * total / SAMPLES
+        total += _bytes(block, values, limits)
+    return math.prod(extents) * total / SAMPLES
 
 
-def _bytes(
-    body: tuple[Statement, ...], values: Values, limits: Mapping[str, int], width: Mapping[str, int]
-) -> float:
-    total = 0.0
-    for statement in body:
-        match statement:
-            case For(counter, start, stop, _, inner):
-                first, last = _value(start, values, limits), _value(stop, values, limits)
-                times = 1 if first is None or last is None else max(0, last - first)
-                values[counter] = None if first is None else first + times // 2
-                total += times * _bytes(inner, values, limits, width)
-                continue
-            case Let(name, value) if not value.type.shape and value.type.dtype.is_int:
+def _bytes(block: _Block, values: Values, limits: Mapping[str, int]) -> float:
+    """`values` gains what the block's integers are at these; a loop's body is taken at its middle iteration."""
+    total = block.moved
+    for step in block.steps:
+        match step:
+            case Let(name, value):
                 values[name] = _value(value, values, limits)
-        for node in walk(statement):
-            if isinstance(node, Load | Store):
-                shapes = [e.type.shape for e in node.index]
-                shape = node.type.shape if isinstance(node, Load) else node.value.type.shape
-                total += math.prod(max((shape, *shapes), key=math.prod)) * width[node.tensor]
+            case (loop, inner):
+                first, last = _value(loop.start, values, limits), _value(loop.stop, values, limits)
+                times = 1 if first is None or last is None else max(0, last - first)
+                values[loop.counter] = None if first is None else first + times // 2
+                total += times * _bytes(inner, values, limits)
     return total
 
 
