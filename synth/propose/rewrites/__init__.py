@@ -7,9 +7,15 @@ kernel: each fits wherever the structure it speaks of is found.
 
 from __future__ import annotations
 
-from synth.propose.rewrites import exponents, schedule, softmax, visits
+from synth.propose.rewrites import exponents, schedule, softmax, split, visits
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 
 __all__ = ["REWRITES", "Rewrite", "Site", "Subject"]
 
-REWRITES: tuple[Rewrite, ...] = (*schedule.REWRITES, *softmax.REWRITES, *exponents.REWRITES, *visits.REWRITES)
+REWRITES: tuple[Rewrite, ...] = (
+    *schedule.REWRITES,
+    *split.REWRITES,
+    *softmax.REWRITES,
+    *exponents.REWRITES,
+    *visits.REWRITES,
+)
