@@ -7,14 +7,16 @@ kernel: each fits wherever the structure it speaks of is found.
 
 from __future__ import annotations
 
-from synth.propose.rewrites import exponents, schedule, softmax, split, visits
+from synth.propose.rewrites import exponents, grid, loops, schedule, softmax, split, visits
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 
 __all__ = ["REWRITES", "Rewrite", "Site", "Subject"]
 
 REWRITES: tuple[Rewrite, ...] = (
     *schedule.REWRITES,
+    *grid.REWRITES,
     *split.REWRITES,
+    *loops.REWRITES,
     *softmax.REWRITES,
     *exponents.REWRITES,
     *visits.REWRITES,

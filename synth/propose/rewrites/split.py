@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from ir.ast import Assign, Binary, Call, Expr, For, Module, Name, Number, Statement
 from synth.propose.rewrites.bounds import Bound, LoopConditions, call, number, settled
+from synth.propose.rewrites.loops import loops
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 from synth.propose.tree import without_comments
 
@@ -18,7 +19,7 @@ def split_loop(subject: Subject) -> Iterator[Module]:
     """A loop becomes two or three over parts of its range: where conditions hold for every lane of a tile, a body
     without them; the rest with them. Applies where a mask's comparison is affine in the loop's variable. Most blocks
     of a long loop need no mask, and comparing and selecting cost as much as the exponential they guard."""
-    for site, k, loop in _loops(subject):
+    for site, k, loop in loops(subject):
         if any(_continues(site, first) for first in (k - 1, k)):
             continue
         found = tuple(LoopConditions(site, k).always())
@@ -65,7 +66,7 @@ def _values(bounds: tuple[Bound, ...], below: bool) -> list[Expr]:
 def skip_blocks(subject: Subject) -> Iterator[Module]:
     """Tighter bounds of a loop: blocks in which a condition of its masks holds for no lane are not visited. Applies
     where a comparison is affine in the loop's variable; saves half the work of a causal mask."""
-    for site, k, loop in _loops(subject):
+    for site, k, loop in loops(subject):
         conditions = LoopConditions(site, k)
         for bound in conditions.possible():
             if conditions.known(bound):
@@ -89,13 +90,6 @@ def _later(start: Expr, bound: Bound) -> Expr:
     if start == number(0) and unit != ONE:
         return Binary("//", call("max", start, top), unit)
     return call("max", start, bound.value)
-
-
-def _loops(subject: Subject) -> Iterator[tuple[Site, int, For]]:
-    for site in subject.sites():
-        for k, statement in enumerate(site.statements):
-            if isinstance(statement, For):
-                yield site, k, statement
 
 
 def _within(start: Expr, stop: Expr, value: Expr, step: Expr) -> Expr:
