@@ -95,6 +95,51 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A model is sent a request: turn `turn`, from 0, of the conversation (step, slot)."""
+
+    step: int
+    slot: int
+    turn: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Its reply is there, or the one an earlier part of the run recorded. `input_tokens` are those that the prompt
+    cache did not have, `usd` is None where no price is known, `stop` is why the model stopped writing."""
+
+    step: int
+    slot: int
+    turn: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    usd: float | None
+    seconds: float
+    stop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """An attempt to reach the model failed; the next one begins in `wait` seconds."""
+
+    step: int
+    slot: int
+    reason: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """A conversation with the model ended before its last turn."""
+
+    step: int
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """`status`: finished, "out of budget" or interrupted."""
 
@@ -106,4 +151,7 @@ class Finished:
     folder: Path
 
 
-Event = Started | Proposed | Judged | Lowered | CrossChecked | Benchmarked | PeersMeasured | Failed | Finished
+ModelEvent = Asked | Answered | Retrying | GaveUp  # from the threads that talk to it
+Event = (
+    Started | Proposed | Judged | Lowered | CrossChecked | Benchmarked | PeersMeasured | Failed | ModelEvent | Finished
+)
