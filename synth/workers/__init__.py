@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
 
+from ir.spec import Bound
 from synth.jobs import Answer, Build, Check, Job, Prove, Time
 
 # Seconds a job of each kind may take. Compiling and interpreting have limits of their own, a little shorter, whose
@@ -33,3 +34,15 @@ class Pool(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None: ...
+
+
+def open_pool(bound: Bound, workers: int, ray: str = "") -> Pool:
+    """`workers` processes of this machine, or with an address the machines of a Ray cluster, at most `workers` of its
+    CPUs at once (0: all): see `synth.workers.ray.RayPool`. Raises WorkersUnavailable."""
+    if ray:
+        from synth.workers.ray import RayPool
+
+        return RayPool(bound, ray, workers)
+    from synth.workers.local import LocalPool
+
+    return LocalPool(bound, workers)
