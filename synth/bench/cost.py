@@ -89,6 +89,14 @@ class Prediction:
         return sum(k.latency for k in self.kernels)
 
     @property
+    def flops(self) -> float:
+        return sum(k.flops for k in self.kernels)
+
+    @property
+    def bytes(self) -> float:
+        return sum(k.bytes for k in self.kernels)
+
+    @property
     def bound(self) -> str:
         taken: dict[str, float] = {}
         for k in self.kernels:

@@ -110,6 +110,46 @@ ADVICE = {
     ),
 }  # fmt: skip
 
+# What a residual goal says (a pattern, in the prover's words), and what helps then. docs/proof.md lists what is not
+# supported.
+REASONS = (
+    (
+        r"of integers along an axis",
+        "reduce floats instead: where(condition, 1.0, 0.0) and max or sum of that; or decide for each row",
+    ),
+    (r"is not known to be positive", "divide by a meta, a static dimension, a size of minimum 1, or max(d, 1)"),
+    (
+        r"does not grow by a fixed amount|carried integer",
+        "compute the integer from the loop counter, not by carrying it",
+    ),
+    (r"a carried bool", "carry 1.0 or 0.0 as an f32, or compute the condition from the loop counter"),
+    (r"\+inf has no meaning", "use -inf with maximum (a minimum of x is -maximum of -x over finite numbers)"),
+    (r"before any kernel stored it|no store to read from", "put the kernel that stores it first in the file"),
+    (
+        r"holds here|inverse|does not determine|tell which execution",
+        "store scratch by an index from which program, iteration and lane can be read off: one grid axis or tile "
+        "(t * SIZE + arange(SIZE)) for each dimension",
+    ),
+    (r"loop bound that depends on floats", "bound loops by sizes, metas, program ids and integer inputs"),
+    (r"uses one name for two loops", "give every loop of a kernel its own counter name"),
+    (
+        r"no answer within|more than .* (solver queries|terms)|timeout|canceled",
+        "the proof ran out of its limit: simpler index arithmetic (one division by G at most, no products of "
+        "program ids), fewer nested loops, masks and cases, or fewer kernels",
+    ),
+    (r"process ended unasked", "the proof ran out of memory: fewer kernels, loops and nested reductions"),
+    (r"the prover failed", "a defect of the prover, not of the kernel: write the same thing in another form"),
+    (r"SymPy does not confirm", "rescale every accumulator of a loop by the same factor exp(m - m_new)"),
+    (
+        r"stored is finite when",
+        "make the value -inf exactly where the spec's is: guard rows that see no key, with where(m == -inf, ..)",
+    ),
+    (
+        r"argument of exp is not shown",
+        "subtract the running maximum of the very scores inside exp (or a saved log-sum-exp of them), not an estimate",
+    ),
+)
+
 RULES = {
     "K0": "the grammar: docs/language.md shows every form of statement and expression on one page",
     "K1": "names: one meaning each, assigned before use, and what a loop changes stands after `carry`",

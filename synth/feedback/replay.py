@@ -176,11 +176,13 @@ def _rows(wrong: Array, names: tuple[str, ...], seen: tuple[str, Array] | None) 
     axis = names.index(row)
     bad = np.any(np.moveaxis(wrong, axis, 0).reshape(counts.size, -1), axis=1)
     few, many = (int(f(counts[bad])) for f in (np.min, np.max))
-    if many == 0:
+    if counts.min() == counts.max():
+        yield f"every row sees {few} keys in this run"
+    elif many == 0:
         none_right = bool(np.all(bad[counts == 0]))
         yield f"{'the wrong rows are exactly' if none_right else 'all wrong rows are among'} those that see no key"
     elif bad.all():
-        yield f"the rows see {few if few == many else f'{few} to {many}'} keys each"
+        yield f"the rows see {few} to {many} keys each"
     elif few > int(counts[~bad].max()):
         yield f"rows that see {few} keys or more are wrong, rows that see {int(counts[~bad].max())} or fewer are right"
     elif many < int(counts[~bad].min()):
