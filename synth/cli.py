@@ -167,26 +167,6 @@ def show(certificate: Annotated[Path, typer.Argument(show_default=False)], as_js
     return 0
 
 
-@app.command(epilog="synth report last --open · synth report runs/20260101-120000-attention --out attention.html")
-def report(
-    run: Annotated[str, typer.Argument(help="A run folder, the start of a run's name, or last.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where to write; report.html in the run folder by default.")] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-) -> int:
-    """Write a run as one self-contained HTML page: leaderboard, roofline, lineage, proofs, counterexamples drawn."""
-    from synth.report.command import write_report
-    from synth.report.folder import NoRun
-
-    try:
-        path = write_report(run, out)
-    except (NoRun, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    print(path)
-    if show:
-        typer.launch(str(path))
-    return 0
-
-
 @app.command(epilog="synth fmt kernel.tile · synth fmt kernel.tile --check · synth fmt kernel.tile --write")
 def fmt(
     kernel: Kernel,
@@ -206,6 +186,10 @@ def fmt(
         print(formatted, end="")
     return 0
 
+
+from synth import cli_report  # noqa: E402  its command joins the app
+
+cli_report.add_to(app)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -95,8 +95,8 @@ def _steps(
 # ---- roofline ----------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 420.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 150.0, 14.0, 36.0
-LABELS = 12
+LEFT, RIGHT, TOP, BOTTOM = 70.0, 148.0, 14.0, 36.0
+LABELS = 9  # points with a name beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class _Plot:
         title = f"Roofline on {where}: {len(self.points)} measured points"
         if best is not None:
             title += f"; the fastest certified kernel, {best.name}, does {rate_text(best.rate)} on {best.shape}"
-        marks = [self._mark(p) for p in sorted(self.points, key=lambda p: (p.kind == "certified", p.rate))]
+        marks = [self._mark(p) for p in sorted(self.points, key=lambda p: (p.kind == "peer", p.rate))]
         return picture(
             WIDTH, HEIGHT, title, *self._grid(), *self._roof(), *marks, *self._names(), class_="roofline"
         )  # fmt: skip
@@ -218,7 +218,7 @@ class _Plot:
             at = min(max(at, self.y(p.rate)), latest)
             x = WIDTH - RIGHT
             found.append(line(self.x(p.intensity) + 7, self.y(p.rate), x + 4, at, "leader"))
-            found.append(text(x + 7, at + 3.5, shortened(p.name, 26), "label"))
+            found.append(text(x + 7, at + 3.5, shortened(p.name, 23), "label"))
             at += gap
         return found
 
@@ -232,4 +232,8 @@ def rate_text(rate: float) -> str:
 
 
 def shortened(name: str, length: int) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """The beginning and the end of a long name: variants of one kernel differ at the end."""
+    if len(name) <= length:
+        return name
+    tail = length // 2 - 1
+    return f"{name[: length - tail - 1]}…{name[-tail:]}"

@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from ir.ast import Big, Binary, Call, Definition, Element, Expr, If, Name, Number, Text, Unary
 from ir.formulas import settled
-from ir.printer import print_expr
+from ir.printer import fact_text, print_expr
 from ir.spec import Bound
 from synth.report.svg import element
 
 SIGNS = {
-    "+": "+", "-": "−", "<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "=", "!=": "≠", "and": "∧", "or": "∨",
+    "+": "+", "-": "−", "*": "·", "<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "=", "!=": "≠", "and": "∧", "or": "∨",
     "%": "mod",
 }  # fmt: skip
 BINDS = {"or": 1, "and": 2, "<": 4, "<=": 4, ">": 4, ">=": 4, "==": 4, "!=": 4, "+": 5, "-": 5, "*": 6, "%": 6}
@@ -38,6 +38,25 @@ def formulas(bound: Bound) -> list[tuple[str, Markup, str]]:
 
 def requirements(bound: Bound) -> list[str]:
     return [print_expr(e) for e in bound.spec.requires]
+
+
+def tensors(bound: Bound) -> list[tuple[str, str, str, str]]:
+    """Role, name with shape, dtype, and what is promised, of every tensor and parameter."""
+    found = []
+    for role, group in (("input", bound.inputs), ("output", bound.outputs)):
+        for tensor, dtype in group:
+            promise = "" if tensor.abs_max is None else f"|{tensor.name}| ≤ {tensor.abs_max:g}"
+            promise = "saved by an earlier kernel" if tensor.saved else fact_text(tensor) or promise
+            shape = ", ".join(print_expr(e) for e in tensor.shape)
+            found.append((role, f"{tensor.name}[{shape}]", dtype.value, promise if role == "input" else ""))
+    for p in bound.spec.parameters:
+        limits = f"{p.lower:g} ≤ {p.name} ≤ {p.upper:g}"
+        found.append(("parameter", p.name, "integer" if p.integer else "f32", limits))
+    return found
+
+
+def sizes(bound: Bound) -> list[str]:
+    return [f"{d.minimum:,} ≤ {d.name} ≤ {d.maximum:,}".replace(",", "\u202f") for d in bound.dims]
 
 
 def _head(d: Definition) -> str:
@@ -110,7 +129,7 @@ def _shown(e: Expr) -> tuple[Markup, int]:
         case Call():
             return _call(e)
         case Big():
-            return _big(e), 5 if e.op == "sum" else 7
+            return _big(e), 6
         case If(condition, then, otherwise):
             rows = (
                 element("mtr", element("mtd", _expr(value, 0)), element("mtd", element("mtext", word), when))
@@ -129,13 +148,12 @@ def _binary(e: Binary) -> tuple[Markup, int]:
         case "/":
             return element("mfrac", _expr(e.left, 0), _expr(e.right, 0)), ATOM
         case "//":
-            return _fenced("⌊", element("mfrac", _expr(e.left, 0), _expr(e.right, 0)), "⌋"), ATOM
-        case "*":
-            return _row(_expr(e.left, 6), _op("·"), _expr(e.right, 6)), 6
+            return _fenced("⌊", _row(_expr(e.left, 7), _op("/"), _expr(e.right, 7)), "⌋"), ATOM
         case _:
             binds = BINDS[e.op]
-            right = binds if e.op in ("+", "and", "or") else binds + 1
-            return _row(_expr(e.left, binds), _op(SIGNS[e.op]), _expr(e.right, right)), binds
+            right = binds if e.op in ("+", "*", "and", "or") else binds + 1
+            left = ATOM if isinstance(e.left, Big) else binds  # a sum reaches as far right as it can
+            return _row(_expr(e.left, left), _op(SIGNS[e.op]), _expr(e.right, right)), binds
 
 
 def _call(e: Call) -> tuple[Markup, int]:

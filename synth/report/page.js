@@ -1,5 +1,6 @@
 "use strict";
-// Three things: sort a table by a heading, unpack a piece of evidence when it is opened, open what a link leads to.
+// What the page does: sort a table by a heading, unpack evidence and copy the formula to where it is opened, and open
+// what a link leads to.
 for (const button of document.querySelectorAll("button[data-sort]")) {
   button.addEventListener("click", () => {
     const heading = button.parentElement, table = heading.closest("table"), body = table.tBodies[0];
@@ -20,6 +21,12 @@ for (const button of document.querySelectorAll("button[data-sort]")) {
     heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
   });
 }
+function made(name, content, className = "") {
+  const element = document.createElement(name);
+  element.className = className;
+  element.append(...content);
+  return element;
+}
 const packs = new Map();
 function unpack(id) {
   if (!packs.has(id)) {
@@ -29,10 +36,24 @@ function unpack(id) {
   }
   return packs.get(id);
 }
-for (const item of document.querySelectorAll("details[data-pack]")) {
-  item.addEventListener("toggle", async () => {
-    const texts = await unpack(item.dataset.pack);
-    item.querySelector("code").textContent = texts[Number(item.dataset.item)];
+for (const obligation of document.querySelectorAll("details[data-pack]")) {
+  obligation.addEventListener("toggle", async () => {
+    const texts = (await unpack(obligation.dataset.pack))[obligation.dataset.of];
+    obligation.querySelector(".packed").replaceWith(...texts.map(([name, kind, length, text]) => {
+      const cut = text.length < length ? `, the first ${text.length} here, the whole in the run's own record` : "";
+      const about = made("span", [`${kind}, ${length} characters${cut}`], "quiet");
+      const block = made("pre", [made("code", [text])], "code text");
+      block.tabIndex = 0;
+      block.ariaLabel = name;
+      return made("details", [made("summary", [`${name} `, about]), block], "item");
+    }));
+  }, { once: true });
+}
+for (const place of document.querySelectorAll("details[data-copy]")) {
+  place.addEventListener("toggle", () => {
+    const copy = document.getElementById(place.dataset.copy).cloneNode(true);
+    copy.removeAttribute("id");
+    place.lastElementChild.replaceWith(copy);
   }, { once: true });
 }
 for (const block of document.querySelectorAll("pre[data-first]")) {

@@ -25,6 +25,10 @@ from synth.report.view import NOT_A_KERNEL, KernelView, RunView
 from verifier.verdict import OBLIGATIONS, TITLES, Counterexample, Result
 
 HERE = Path(__file__).parent
+FAULTS = {
+    "bounds": "outside the tensor", "width": "beyond the address width", "write-write": "stored twice",
+    "read-write": "read and stored in one launch", "uninitialised": "read before it was stored",
+}  # fmt: skip
 FADES = 0.8  # a winner that keeps less of its speed-up than this on held-out shapes does not generalise
 
 
@@ -45,6 +49,8 @@ def render(run: RunView) -> str:
         shapes=_shapes(run), board=board(run), facts=headline(run), notes=[*run.gaps, *generalisation(run)],
         formulas=formula.formulas(run.bound) if run.bound else [],
         requires=formula.requirements(run.bound) if run.bound else [],
+        tensors=formula.tensors(run.bound) if run.bound else [],
+        sizes=formula.sizes(run.bound) if run.bound else [],
         roofline=charts.roofline(run), panels=charts.verdict_panels(run), lineage=lineage.draw(run.honest, links),
         sheets=[_sheet(k, run, links[k.name], room) for k in run.kernels], patterns=tiles.patterns(),
         spec_lines=tint.lines(run.spec_text, "toml") if run.spec_text else "", not_a_kernel=NOT_A_KERNEL,
@@ -218,7 +224,6 @@ class Fall:
 
 def _sheet(kernel: KernelView, run: RunView, link: str, room: int) -> dict[str, Any]:
     """Everything the page says of one candidate."""
-    packed = evidence.pack(kernel.report, room) if kernel.report else evidence.Packed({}, "")
     results = kernel.report.results if kernel.report else ()
     falls = {r.id: _fall(kernel, run, r, r.counterexample) for r in results if r.counterexample}
     marked = frozenset(r.span.line for r in results if r.counterexample and r.span.line > 0)
@@ -227,7 +232,7 @@ def _sheet(kernel: KernelView, run: RunView, link: str, room: int) -> dict[str, 
         "kernel": kernel,
         "link": link,
         "results": results,
-        "evidence": packed,
+        "evidence": evidence.pack(kernel.report, room),
         "falls": falls,
         "tile": tint.lines(kernel.text, "tile", marked) if kernel.text else "",
         "triton": tint.lines(kernel.triton, "python") if kernel.triton else "",
@@ -243,8 +248,13 @@ def _fall(kernel: KernelView, run: RunView, result: Result, c: Counterexample) -
     if who:
         facts.append(("program", tiles.program_text(who)))
     cell = f"{c.tensor}[{', '.join(map(str, c.cell))}]" if c.tensor else ""
-    facts += [("inputs", c.inputs), ("cell", cell), ("expected", c.expected), ("actual", c.actual)]
-    lines, at = kernel.text.split("\n"), c.span.line
+    facts += [
+        ("inputs", c.inputs),
+        ("cell", cell),
+        ("expected", c.expected),
+        ("actual", FAULTS.get(c.actual, c.actual)),
+    ]
+    lines, at = kernel.text.split("\n"), c.span.line or (scene.line if isinstance(scene, replay.Scene) else 0)
     first = max(1, at - 2)
     excerpt = Markup("")
     if 0 < at <= len(lines):
@@ -254,5 +264,5 @@ def _fall(kernel: KernelView, run: RunView, result: Result, c: Counterexample) -
         return Fall(shown, c.message, excerpt, first, None, scene, "", ())
     title = f"{result.id} {TITLES.get(result.id, '')} of {kernel.name}: {tiles.slice_text(scene)}, cell {cell} marked"
     legend = tuple((tiles.swatch(name), phrase) for name, phrase in tiles.legend(scene))
-    why = "" if scene.note else "Too large to be run again here: the place alone is shown."
+    why = "" if scene.run else "Too large to be run again here: the place alone is shown."
     return Fall(shown, c.message, excerpt, first, tiles.draw(scene, title), why, tiles.slice_text(scene), legend)

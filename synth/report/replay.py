@@ -54,7 +54,8 @@ class Scene:
     `extents` are (rows, columns) and `names` how the spec writes them; a tensor of rank 1 has one row, named "".
     `owner[r, c]` is the number of the program that stored the cell last, NOBODY for none, None where not run again;
     `programs` says which program has a number. `twice` cells were stored by more than one program of a launch, `wrong`
-    ones differ from the formula. `foot` is the failing program's access, `who` that program.
+    ones differ from the formula. `foot` is the failing program's access, `who` that program, `line` where in
+    the kernel it is; `run` says that the counterexample was run again.
     """
 
     tensor: str
@@ -70,7 +71,8 @@ class Scene:
     programs: Mapping[int, Program_] = field(default_factory=dict)
     who: Program_ = ()
     foot: Footprint | None = None
-    note: str = ""
+    line: int = 0
+    run: bool = False
 
 
 @dataclass
@@ -199,11 +201,14 @@ def _watched(place: Scene, c: Counterexample, watch: _Watch, outcome: Outcome, e
         failing = mine[-1] if mine else last
     stored = bool(watch.stores)
     wrong = _wrong(place, found, expected.get(c.tensor))
+    if wrong is not None and wrong.shape == extents:
+        wrong = wrong & (owner != NOBODY)  # a cell that nobody stores is marked as that
     return Scene(
         place.tensor, shape, place.fixed, place.axes, extents, place.names, at,
         owner if stored else None, twice if stored else None, wrong, programs,
         failing.site.program if failing is not None else place.who,
-        _footprint(failing, place) if failing is not None else None, "run",
+        _footprint(failing, place) if failing is not None else None,
+        failing.span.line if failing is not None else 0, True,
     )  # fmt: skip
 
 

@@ -12,12 +12,12 @@ from ir.spec import Bound
 from synth.events import Measurement
 from verifier.verdict import Report
 
-NOT_A_KERNEL = "not a kernel"  # the text does not parse, or does not fit the spec
+NOT_A_KERNEL = "no kernel"  # the text does not parse, or does not fit the spec
 
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """One candidate. `verdict`: proved, refuted, unproved, "not a kernel", or empty when it was not judged.
+    """One candidate. `verdict`: proved, refuted, unproved, "no kernel", or empty when it was not judged.
 
     `at` is seconds since the run began; `expected` names the obligations one of which a kernel broken on purpose should
     lose; `failed` is the stage after the proof that did not work out and `problem` says why; `damage` says which of

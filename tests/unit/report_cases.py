@@ -9,9 +9,13 @@ from ir.loader import bind, load_spec
 from synth import runfolder
 from synth.certify import certify
 from synth.events import Benchmarked, Finished, Judged, Lowered, Measurement, PeersMeasured, Proposed, Started
+from synth.jobs import Built, Checked, Prove, Timed, prove
 from synth.propose.mutate import mutants
 from synth.propose.seeds import seeds
 from synth.report.view import ExchangeView, KernelView, RunView
+from synth.search.tried import Tried
+from synth.state.run import Run
+from synth.state.store import Store
 
 HOSTILE = "</script></style><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 SIZES = (("M", 4096),)
@@ -43,12 +47,36 @@ def run_folder(root: Path) -> Path:
     return folder
 
 
+def kept_run(store: Store, out: Path) -> Run:
+    """A run in the database: a kernel and a rewrite of it, both proved, one refuted, what a model was asked."""
+    bound = bind(load_spec("rmsnorm"), {})
+    run = store.begin(bound, {"seed": 7, "target": "sm_90"}, out)
+    first = next(iter(seeds(bound)))
+    broken = next(m for m in mutants(first) if m.name.endswith("mask-dropped"))
+    proof = prove(Prove(first.name, first.text), bound)
+    assert proof.certificate is not None
+    lowered = proof.certificate.with_section("lowered", {"source": "import triton  # kept"})
+    times = Timed((measured("certified", 1e-3),), "CPU", "a yardstick")
+    done = Tried(first, "one", proof, Built(lowered), Checked(lowered, 3, 1e-7), long=times)
+    run.put(done, 0)
+    child = replace(first, name="child", parents=(first.name,), source="rewrite", text=first.text + "# rewritten\n")
+    run.put(Tried(child, "two", prove(Prove("child", child.text), bound)), 1)
+    run.put(Tried(replace(broken, expected=()), "three", prove(Prove(broken.name, broken.text), bound)), 1)
+    run.note(PeersMeasured("CPU", "a yardstick", (measured("standard PyTorch", 2e-3),)))
+    usage = {"input": 100, "cache_read": 900, "cache_write": 0, "output": 50}
+    spent = {"usage": usage, "usd": 0.02, "seconds": 1.5}
+    said = {"request": {"model": "a-model"}, "reply": {"stop_reason": "tool_use"}, "ended": ""}
+    run.record("exchange", "1 0 0", {**said, **spent, "attempts": [{**spent, "error": "overloaded"}]})
+    run.finish("finished", 12.0, 0.04)
+    return store.load(run.id)
+
+
 def hostile(real: RunView) -> RunView:
     """The same run with every text that someone else writes made an attack."""
     first = real.kernels[0]
     attack = KernelView(
         name=f"evil {HOSTILE}", text=f"# {HOSTILE}\n", source=HOSTILE, note=HOSTILE, parents=(first.name, HOSTILE),
-        choices=((HOSTILE, HOSTILE),), verdict="not a kernel", problem=HOSTILE, failed=HOSTILE, triton=HOSTILE,
+        choices=((HOSTILE, HOSTILE),), verdict="no kernel", problem=HOSTILE, failed=HOSTILE, triton=HOSTILE,
         twin=HOSTILE, damage=(HOSTILE,), measurements=(replace(measured("m", 3e-3), shape=HOSTILE),),
         controls=({"mutant": HOSTILE, "verdict": HOSTILE, "broken": [HOSTILE]},),
     )  # fmt: skip

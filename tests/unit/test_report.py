@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -175,9 +177,10 @@ def test_a_region_is_drawn_exactly_up_to_its_resolution() -> None:
 def test_children_come_after_their_parents_and_one_step_in(view: RunView) -> None:
     first = view.kernels[0]
     family = (first, child(first, "a", 1e-3), child(child(first, "a", 1e-3), "b", 1e-3))
-    assert lineage.generations(family) == {first.name: 0, "a": 1, "b": 2}
+    assert [k.name for k in lineage.preorder((*family, child(first, "c", 1e-3)))] == [first.name, "a", "b", "c"]
+    assert lineage.depths(list(family)) == {first.name: 0, "a": 1, "b": 2}
     drawn = str(lineage.draw(family, {k.name: f"c-{n}" for n, k in enumerate(family)}))
-    assert 'href="#c-2"' in drawn and drawn.count("edge") == 2
+    assert 'href="#c-2"' in drawn and drawn.count("branch") == 2
 
 
 def test_the_fastest_comes_first_and_pytorch_among_them(view: RunView) -> None:
@@ -199,8 +202,9 @@ def test_long_evidence_is_cut_and_says_so(view: RunView) -> None:
     noise = np.random.default_rng(0).integers(32, 127, 200_000, dtype=np.uint8).tobytes().decode()
     first = replace(report.results[0], evidence=(Evidence("long", "smt", noise),))
     packed = pack(Report((first, *report.results[1:]), 1.0), 30_000)
-    item = packed.items[first.id][0]
-    assert item.length == 200_000 and item.kept < item.length and len(packed.pack) <= 30_000
+    assert packed.long[first.id] == 1 and len(packed.pack) <= 30_000
+    _, _, length, text = json.loads(zlib.decompress(base64.b64decode(packed.pack), -15))[first.id][0]
+    assert length == 200_000 and text == noise[: len(text)] and 1000 < len(text) < length
 
 
 @pytest.mark.parametrize("language", ["tile", "python", "toml", "smt", "plain"])
