@@ -124,6 +124,19 @@ def predict(
     return Prediction(device.name, tuple(parts))
 
 
+def asked_bytes(program: Program, bound: Bound, sizes: Mapping[str, int]) -> float:
+    """Bytes that a program's loads, stores and atomic additions ask for, whichever cache answers: what its tiles and
+    its loops reuse shows in it, and nothing of the device."""
+    total = 0.0
+    for kernel in program.kernels:
+        grid = extents(kernel, sizes)
+        programs = math.prod(grid)
+        if programs:
+            counts = count(kernel, program, bound, sizes, _spread(grid, programs))
+            total += programs * sum(float(t.bytes.mean()) for t in counts.traffic)
+    return total
+
+
 def _kernel(
     kernel: Kernel,
     program: Program,

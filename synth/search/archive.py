@@ -24,7 +24,7 @@ from ir.parser import parse
 from ir.spec import Bound
 from ir.typing import check
 from synth.events import Measurement
-from synth.search.descriptor import Cell, cell_of
+from synth.search.descriptor import Cell, cell_of, expected_seconds
 from synth.search.tried import Brief, Tried
 from verifier.verdict import Verdict
 
@@ -72,6 +72,7 @@ class Archive:
     peers: tuple[Measurement, ...] = ()
     members: dict[str, Member] = field(default_factory=dict, init=False)  # by identity, in the order they came
     places: dict[str, Cell | None] = field(default_factory=dict, init=False)  # by identity
+    predicted: dict[tuple[str, bool], float] = field(default_factory=dict, init=False)  # and whether it is compiled
 
     # ---- what comes in ----
 
@@ -122,14 +123,17 @@ class Archive:
         return math.exp(sum(logs) / len(logs))
 
     def expected(self, tried: Tried) -> float:
-        """What ranks kernels that were not timed: memory traffic over the least possible, doubled where registers
-        spill, over occupancy where it is too low to hide latency. Less is better; no unit."""
-        cell = self.cell(tried)
-        moved = 2.0 ** (cell.traffic or 0) if cell is not None else math.inf
+        """Predicted seconds on the target, infinite for a text that is no kernel: what ranks those not timed."""
         resources = tried.built.resources if tried.built is not None else ()
-        spills = any(row.get("spills") for row in resources)
-        occupancy = min((float(row["occupancy"]) for row in resources if row.get("occupancy")), default=0.25)
-        return moved * (2.0 if spills else 1.0) / min(occupancy, 0.25)
+        known = (tried.identity, bool(resources))
+        if known not in self.predicted:
+            try:
+                program = check(parse(tried.candidate.text), self.bound)
+            except SourceError:
+                self.predicted[known] = math.inf
+            else:
+                self.predicted[known] = expected_seconds(program, self.bound, self.target, resources)
+        return self.predicted[known]
 
     def ranked(self, members: Iterable[Member]) -> list[Member]:
         return sorted(members, key=lambda m: self.merit(m.tried), reverse=True)  # stable: first come, first listed

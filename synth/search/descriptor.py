@@ -7,16 +7,17 @@ place too, and kernels that differ only in spelling share one:
   iteration to the next (a running maximum, one moved lazily, a sum, a sum rescaled on the way), how many matrix
   products it holds; which exponential; rows packed from several axes; atomic additions; scratch between kernels;
 - the *tile* is the largest matrix product [m, n, k], else the largest tile that is loaded; extents are powers of two;
-- the *traffic* is bytes loaded and stored over the fewest the spec allows (every input and output once), as a power
-  of two. Caches are not modelled: it is a measure of reuse within programs, not a prediction.
+- the *traffic* is bytes that loads and stores ask for over the fewest the spec allows (every input and output once),
+  as a power of two, at the first search shape. It is a measure of reuse within programs, not a prediction.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from ir.program import (
     Binary,
@@ -42,7 +43,11 @@ from ir.program import (
 )
 from ir.spec import Bound
 from lowering.plan import walk
-from synth.search.traffic import traffic
+from synth.bench.cost import asked_bytes, predict
+from synth.bench.roofline import traffic_bytes
+from synth.bench.timing import chosen_shapes
+
+LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,9 +64,22 @@ class Cell:
 
 
 def cell_of(program: Program, bound: Bound) -> Cell:
-    moved, least = traffic(program, bound)
-    bucket = round(math.log2(moved / least)) if moved > 0 and least > 0 else None
+    sizes = search_sizes(bound)[0]
+    asked, least = asked_bytes(program, bound, sizes), traffic_bytes(bound, sizes)
+    bucket = round(math.log2(asked / least)) if asked > 0 and least > 0 else None
     return Cell(algorithm(program), tile(program), bucket)
+
+
+def expected_seconds(program: Program, bound: Bound, target: str, resources: Sequence[Mapping[str, Any]] = ()) -> float:
+    """Geometric mean over the search shapes of the predicted times. Raises KeyError for an unknown target."""
+    logs = [math.log(predict(program, bound, sizes, target, resources).seconds) for sizes in search_sizes(bound)]
+    return math.exp(sum(logs) / len(logs))
+
+
+def search_sizes(bound: Bound) -> list[dict[str, int]]:
+    """The sizes a search selects on, at least one set; every size `LENGTH`, within its limits, where none is known."""
+    default = {d.name: max(d.minimum, min(d.maximum, LENGTH)) for d in bound.dims}
+    return [default | dict(shape.sizes) for shape in chosen_shapes(bound, "search")] or [default]
 
 
 # ---- tiles ------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from synth.propose.embedded import MAX_TILE, largest_tile, propose
 from synth.propose.rewrites.rewrite import kernel_text
 from synth.propose.rewrites.schedule import REGISTERS, STAGES, WARPS, with_setting
 from synth.propose.seeds import seeds
+from synth.search.descriptor import expected_seconds
 from synth.search.tried import Brief, Conversation, Tried
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 BATCH = 4  # kernels asked for before the study is told of any
 REPEATS = 64  # trials in a row that ask for what is known already: then the space is used up
 COMPOSED = 1  # of the embedded proposer's compositions are templates
+PREDICTED = "predicted"  # in place of a shape
 SCHEDULE = ("num_warps", "num_stages", "maxnreg")
 SMALLEST, REACH = 16, 4  # of a meta: not below, and times smaller or larger than the template's
 Settings = dict[str, int | None]  # by meta, or kernel and schedule entry; None for no `maxnreg`
@@ -148,7 +150,7 @@ class Tuner:
         told = {t.candidate.name: t for t in answers}
         for candidate, trial in asked.values():
             if candidate.name in told:
-                self._tell(trial, candidate.text, self.value(told[candidate.name]))
+                self._tell(trial, candidate.text, self.value(told[candidate.name], brief.target))
 
     def _asked(self) -> Iterator[tuple[str, tuple[Candidate, optuna.Trial]]]:
         """New kernels by text, each with its trial. One that was asked for before is told what is known of it, and
@@ -202,10 +204,16 @@ class Tuner:
         else:
             self.study.tell(trial, value)
 
-    def value(self, tried: Tried) -> float | None:
-        """Mean logarithm of its times over those of the first kernel that was timed on each shape; None where it was
-        not timed, for whatever reason."""
-        if not tried.measurements or tried.problem:
+    def value(self, tried: Tried, target: str) -> float | None:
+        """Mean logarithm of its times over those of the first kernel that was timed on each shape. For one that
+        compiled and was not chosen for timing the same of its predicted time; None for any other."""
+        if tried.problem or tried.built is None:
             return None
-        logs = [math.log(m.seconds / self.reference.setdefault(m.shape, m.seconds)) for m in tried.measurements]
+        seconds = {m.shape: m.seconds for m in tried.measurements}
+        if not seconds or PREDICTED not in self.reference:
+            program = check(parse(tried.candidate.text), self.bound)
+            predicted = expected_seconds(program, self.bound, target, tried.built.resources)
+            self.reference.setdefault(PREDICTED, predicted)
+            seconds = seconds or {PREDICTED: predicted}
+        logs = [math.log(value / self.reference.setdefault(shape, value)) for shape, value in seconds.items()]
         return sum(logs) / len(logs)

@@ -225,6 +225,15 @@ def test_ranking_goes_by_speed_over_standard_pytorch_on_every_shape() -> None:
     assert [t.candidate.name for t in archive.leaders(9)] == ["even", "slow", "one", "untimed"]
 
 
+def test_kernels_not_timed_yet_rank_by_predicted_time() -> None:
+    archive = Archive(BOUND, "sm_90", seed=0)
+    for kind in ("two-pass", "wide"):
+        archive.insert(certified(kind, text_of(kind)))
+    assert [t.candidate.name for t in archive.leaders(3)] == ["wide", "two-pass"]
+    prose = Tried(Candidate("prose", "no kernel"), "text-", Proof(None, problem="no"))
+    assert archive.expected(prose) == float("inf")
+
+
 def test_a_proof_cut_short_is_a_near_miss_like_any_other() -> None:
     archive = Archive(BOUND, "sm_90", seed=0)
     late = Tried(Candidate("late", text_of("plain")), identity(text_of("plain"), BOUND), unanswered("no answer", 45.0))
