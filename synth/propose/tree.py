@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from ir.ast import Assign, Axis, Element, Expr, For, Kernel, Meta, Name, Scratch, Span, Statement
+from ir.ast import Assign, Axis, DTypeOf, Element, Expr, For, Kernel, Meta, Name, Scratch, Span, Statement
 
 Node = Any  # a syntax node, a tuple of nodes, or a plain value inside one
 OneNode = Callable[[Node], Iterator[Node]]
@@ -63,6 +63,7 @@ def identifiers(node: Node) -> frozenset[str]:
     """Every name that stands in a tree, whatever it names."""
     found = set(reads(node) | assigns(node))
     found |= {n.name for n in nodes(node) if isinstance(n, (Axis, Element, Kernel, Meta, Scratch))}
+    found |= {n.tensor for n in nodes(node) if isinstance(n, DTypeOf)}
     return frozenset(found)
 
 
