@@ -26,6 +26,10 @@ BYTES = 2  # to a token, at least: prose and code have three to four
 LOOK = 0.05  # seconds between looks at the clock while a stream is read
 SAMPLING = {"anthropic-version": "2023-06-01"}  # the last version of the API that takes a temperature
 PASSING = {"rate_limit_error", "timeout_error", "api_error", "overloaded_error"}
+NO_KEY = (
+    "no key for the model: set ANTHROPIC_API_KEY (and ANTHROPIC_BASE_URL for a gateway of your own), or leave out "
+    "--model to search without one"
+)
 ADVICE = {
     400: "check --model, --effort and --temperature against what that model takes",
     401: "set ANTHROPIC_API_KEY to a valid key, or ANTHROPIC_BASE_URL to the gateway it is for",
@@ -74,13 +78,13 @@ class Client:
         timeout = anthropic.Timeout(patience.quiet, connect=patience.connect)
         # The SDK sends the key as a bearer token; gateways made for earlier SDKs look for it in X-Api-Key.
         headers = {"X-Api-Key": key} if key and url else None
-        self._client = anthropic.Anthropic(base_url=url, max_retries=0, timeout=timeout, default_headers=headers)
+        try:
+            self._client = anthropic.Anthropic(base_url=url, max_retries=0, timeout=timeout, default_headers=headers)
+        except anthropic.AnthropicError as error:
+            raise ModelError(f"{NO_KEY} ({error})") from error
         self._secrets = [s for s in (key, self._client.api_key, self._client.auth_token) if s]
         if not self._secrets and self._client.credentials is None:
-            raise ModelError(
-                "no key for the model: set ANTHROPIC_API_KEY (and ANTHROPIC_BASE_URL for a gateway of your own), or "
-                "leave out --model to search without one"
-            )
+            raise ModelError(NO_KEY)
 
     def count(self, request: Mapping[str, Any]) -> int:
         """Tokens that a request sends; where the server does not count, about the most that its bytes can be. Whatever
@@ -133,7 +137,7 @@ class Client:
         streams.append(stream)
         with stream:
             for event in stream:
-                reply.take(event.to_dict() if hasattr(event, "to_dict") else dict(event))
+                reply.take(event.to_dict(warnings=False))
 
     def _failure(self, error: BaseException) -> Exception | None:
         """What an exception means: Passing, ModelError, or None for one that is no failure of the exchange."""

@@ -57,12 +57,14 @@ class Talk:
         self.messages.append({"role": "user", "content": [_text(self.opening)]})
 
     def sent(self, again: bool) -> list[dict[str, Any]]:
-        """The messages of the next request; where another will follow, the cache is asked to keep them."""
-        *before, last = self.messages
-        if not again:
-            return [*before, last]
-        *blocks, end = last["content"]
-        return [*before, {"role": "user", "content": [*blocks, {**end, "cache_control": EPHEMERAL}]}]
+        """The messages of the next request, with the point to cache up to: all of it where another request will follow,
+        else what the request before this one had cached."""
+        at = len(self.messages) - (1 if again else 3)
+        if at < 0:
+            return list(self.messages)
+        *blocks, end = self.messages[at]["content"]
+        marked = {"role": "user", "content": [*blocks, {**end, "cache_control": EPHEMERAL}]}
+        return [*self.messages[:at], marked, *self.messages[at + 1 :]]
 
     def take(self, said: Said) -> tuple[Submission, ...]:
         """What a reply submits; the reply becomes part of the conversation."""
