@@ -198,9 +198,11 @@ def program_text(program: Program_) -> str:
 
 
 def slice_text(scene: Scene) -> str:
-    """The tensor and which part of it is shown: O[1, 2, :, :]."""
+    """The tensor, which part of it is shown, and how large that is: O[1, 2, :, :], 65 by 64."""
     fixed = {k: str(at) for k, at in scene.fixed}
-    return f"{scene.tensor}[{', '.join(fixed.get(k, ':') for k in range(len(scene.shape)))}]"
+    shown = f"{scene.tensor}[{', '.join(fixed.get(k, ':') for k in range(len(scene.shape)))}]"
+    rows, columns = scene.extents
+    return f"{shown}, {columns}" if scene.axes[0] is None else f"{shown}, {rows} by {columns}"
 
 
 def legend(scene: Scene) -> list[tuple[str, str]]:
