@@ -187,9 +187,10 @@ def fmt(
     return 0
 
 
-from synth import cli_report  # noqa: E402  its command joins the app
+from synth import cli_report, cli_state  # noqa: E402  their commands join the app
 
 cli_report.add_to(app)
+cli_state.add_to(app)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -31,7 +31,7 @@ NO_KERNEL = "no kernel"  # the verdict's word for a text that is none
 
 
 class Run:
-    """A `Journal`. `number` is the key of its rows; `seconds` and `usd` are what it had spent when it was opened."""
+    """A `Journal`. `number` is the key of its rows; `seconds` and `usd` are what it had spent when it was read."""
 
     def __init__(self, store: Store, row: RunRow) -> None:
         self.store = store
@@ -67,8 +67,8 @@ class Run:
     def record(self, kind: str, key: str, answer: dict[str, Any]) -> None:
         row = {"run": self.number, "kind": kind, "key": key, "answer": answer, "created": time.time()}
         with self.store.write() as session:
-            session.execute(insert_new(session, AnswerRow, row))
-            self._touch(session)
+            new = session.scalar(insert_new(session, AnswerRow, row).returning(AnswerRow.number)) is not None
+            self._touch(session, cost(answer) if kind == "exchange" and new else 0.0)
 
     def answers(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """Every (key, answer) of a kind, in the order they came."""
@@ -110,11 +110,10 @@ class Run:
             case _:
                 return
 
-    def finish(self, status: str, seconds: float, usd: float = 0.0) -> None:
-        """The run has ended (or pauses) in this status, after `seconds` and `usd` of this process; others may write
-        to it now."""
+    def finish(self, status: str, seconds: float) -> None:
+        """The run has ended (or pauses) in this status, after `seconds` of this process; others may write to it now."""
         with self.store.write() as session:
-            now = {"status": status, "seconds": self.seconds + seconds, "usd": self.usd + usd, "updated": time.time()}
+            now = {"status": status, "seconds": self.seconds + seconds, "updated": time.time()}
             session.execute(update(RunRow).filter_by(number=self.number).values(now))
         self.store.locks.release(self.number)
 
@@ -140,9 +139,9 @@ class Run:
     def _spent(self) -> float:
         return self.seconds + time.monotonic() - self._begin
 
-    def _touch(self, session: Session) -> None:
-        """So that a killed run has its time counted as well."""
-        now = {"updated": time.time(), "seconds": self._spent()}
+    def _touch(self, session: Session, usd: float = 0.0) -> None:
+        """So that a killed run has its time and money counted as well."""
+        now = {"updated": time.time(), "seconds": self._spent(), "usd": RunRow.usd + usd}
         session.execute(update(RunRow).filter_by(number=self.number).values(now))
 
     def _measured(
@@ -164,6 +163,11 @@ class Run:
                     sizes=dict(m.sizes), seconds=m.seconds, tflops=m.tflops, share=m.share, device=device,
                 )
             )  # fmt: skip
+
+
+def cost(exchange: dict[str, Any]) -> float:
+    """US dollars of an exchange and of its failed attempts; 0 where the price is not known."""
+    return float(sum(part.get("usd") or 0.0 for part in (exchange, *exchange.get("attempts", ()))))
 
 
 def insert_new(session: Session, table: type[Base], row: dict[str, Any]) -> Insert:
