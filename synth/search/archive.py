@@ -204,9 +204,9 @@ def shuffled(ranking: Sequence[Member], draw: random.Random) -> list[Member]:
 
 
 def _different(parent: Member, elites: Sequence[Member], order: Sequence[Member]) -> Iterator[Member]:
-    """Elites of other cells: the best one, then other algorithms, each once, then other tiles and traffic."""
+    """Other elites: the best one, then other algorithms, each once, then other tiles and traffic."""
     algorithms = {parent.cell.algorithm} if parent.cell is not None else set[str]()
-    candidates = [m for m in (*elites[:1], *order) if m.cell != parent.cell]
+    candidates = [m for m in (*elites[:1], *order) if m is not parent]
     chosen: set[Cell | None] = set()
     for again in (False, True):
         for place, member in enumerate(candidates):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from ir.spec import Bound
 from synth.propose import Candidate
 from synth.propose.mutate import mutants
 from synth.propose.seeds import wanted_settings
+from synth.propose.tree import one_place
 from synth.search.identity import identity
 
-BOUND = bind(load_spec("attention"))
+loaded = cache(load_spec)
+BOUND = bind(loaded("attention"))
 SHIPPED = sorted(packaged_specs().glob("*/*.tile"))
 
 SIMPLE = """
@@ -46,7 +49,7 @@ kernel second(b < B, h < H, t < cdiv(M, BM)):
 
 def bound_for(path: Path, text: str) -> Bound:
     settings = {k: int(v) if v.isdigit() else v for k, v in wanted_settings(text).items()}
-    return bind(load_spec(path.parent.with_suffix(".toml")), settings)
+    return bind(loaded(path.parent.with_suffix(".toml")), settings)
 
 
 def names_bound(node: Any) -> Iterator[str]:
@@ -155,6 +158,20 @@ def test_what_a_program_does_counts(before: str, after: str) -> None:
 def test_how_it_is_written_does_not(before: str, after: str) -> None:
     assert before in SIMPLE
     assert identity(SIMPLE.replace(before, after), BOUND) == identity(SIMPLE, BOUND)
+
+
+def test_one_other_name_anywhere_is_another_program() -> None:
+    module, own = parse(SIMPLE), identity(SIMPLE, BOUND)
+    names = sorted({*names_bound(module), "M", "N", "B", "H"})
+
+    def another(node: Any) -> Iterator[ast.Name]:
+        if isinstance(node, ast.Name):
+            yield from (ast.Name(name) for name in names if name != node.id)
+
+    forms = list(one_place(module, another))
+    random.Random(1).shuffle(forms)
+    kernels = [k for form in forms[:90] if not (k := identity(print_module(form), BOUND)).startswith("text-")]
+    assert len(kernels) > 20 and own not in kernels
 
 
 def test_a_verdict_is_relative_to_the_spec_and_its_settings() -> None:

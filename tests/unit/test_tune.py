@@ -23,7 +23,7 @@ from synth.search.tune import Template, Tuner, templates
 from verifier.certificate import Certificate
 from verifier.verdict import OBLIGATIONS, Report, Result, Verdict
 
-BOUND = bind(load_spec("attention"), {"causal": "bottom_right"})
+BOUND = bind(load_spec("attention"))
 GRADIENT = bind(load_spec("rmsnorm_bwd"))
 CERTIFICATE = Certificate({})
 PROVED = Proof(Report(tuple(Result(o, Verdict.PROVED, "", 0.0) for o in OBLIGATIONS), 0.1))
