@@ -462,6 +462,15 @@ def test_no_request_is_sent_that_could_pass_a_limit(limits: Limits) -> None:
     assert server.requests[0]["max_tokens"] < 32_000 and server.requests[-1]["max_tokens"] >= 1024
 
 
+def test_a_run_resumed_with_more_goes_on_where_the_budget_ended_it() -> None:
+    with MessagesServer(endless) as server:
+        short = Run(server, limits=Limits(tokens=9_000), turns=3)
+        assert len(short.drafts()) == 1 and len(server.requests) == 1
+        resumed = Run(server, short.journal, Limits(tokens=90_000), turns=3)
+        assert len(resumed.drafts()) == 3 and len(server.requests) == 3
+    assert resumed.budget.spent().calls == 3
+
+
 def test_minutes_end_a_reply_that_does_not_come() -> None:
     with MessagesServer([Drip()]) as server:
         run = Run(server, limits=Limits(minutes=0.01))

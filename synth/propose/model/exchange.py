@@ -4,8 +4,9 @@ The key of an exchange is its place in the run (step, slot, turn); the hash of w
 so that a recorded answer is only ever given to the request it answered. `max_tokens` is no part of that hash: it is
 what the budget left at that moment, which other conversations of the same step decide too.
 
-An exchange ends in a reply, or in a reason why there is none: out of budget, or too many attempts that failed. Both are
-answers of the world outside, so both are recorded. Being stopped is neither, and leaves nothing behind.
+An exchange ends in a reply, or in a reason why there is none, such as too many attempts that failed. Both are answers
+of the world outside, so both are recorded. To be out of budget, or stopped, is neither: it leaves nothing behind, and a
+run that is resumed with a larger budget asks there again.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Exchanges:
             self.budget.charge(Usage(**record["usage"]), record["usd"] or 0.0, record["seconds"])
 
     def _live(self, client: Client, place: Place, request: dict[str, Any]) -> dict[str, Any] | None:
-        """What will be recorded of this exchange; None when the run was stopped on the way."""
+        """What will be recorded of this exchange; None when the budget did not last, or the run was stopped."""
         self.listen(Asked(place.step, place.slot, place.turn, request["model"]))
         attempts: list[dict[str, Any]] = []
         record = {"request": request, "sha256": digest(request), "attempts": attempts}
@@ -138,7 +139,8 @@ class Exchanges:
             try:
                 hold = self._hold(sent)
             except OutOfBudget as error:
-                return None if self.stop.is_set() else {**record, **nothing, "ended": f"out of budget: {error}"}
+                self.listen(GaveUp(place.step, place.slot, f"out of budget: {error}"))
+                return None
             reply, begin = Reply(), time.monotonic()
             try:
                 client.send(request, hold.output, reply, self.budget.seconds_left(), self.stop)
@@ -151,7 +153,8 @@ class Exchanges:
                 if attempt + 1 == ATTEMPTS or wait > LONGEST_WAIT:
                     return {**record, **nothing, "ended": f"gave up after {attempt + 1} attempts: {error}"}
                 if wait >= self.budget.seconds_left():
-                    return {**record, **nothing, "ended": f"out of time to try again: {error}"}
+                    self.listen(GaveUp(place.step, place.slot, f"no time left to try again: {error}"))
+                    return None
                 self.listen(Retrying(place.step, place.slot, str(error), wait))
                 if self.stop.wait(wait):
                     return None

@@ -63,7 +63,7 @@ def opening(brief: Brief, turns: int, most: int) -> str:
         "task.md.j2",
         parents=[(t.candidate, feedback(t, brief.bound)) for t in brief.parents],
         inspirations=[(t.candidate, feedback(t, brief.bound)) for t in brief.inspirations],
-        direction=random.Random(brief.seed).choice(directions),
+        direction=random.Random(f"{brief.seed} {brief.step} {brief.slot}").choice(directions),
         turns=turns,
         most=most,
     )
