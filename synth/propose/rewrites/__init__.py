@@ -7,7 +7,7 @@ kernel: each fits wherever the structure it speaks of is found.
 
 from __future__ import annotations
 
-from synth.propose.rewrites import exponents, grid, loops, schedule, softmax, split, visits
+from synth.propose.rewrites import exponents, grid, heads, loops, programs, schedule, softmax, split, visits
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 
 __all__ = ["REWRITES", "Rewrite", "Site", "Subject"]
@@ -20,4 +20,6 @@ REWRITES: tuple[Rewrite, ...] = (
     *softmax.REWRITES,
     *exponents.REWRITES,
     *visits.REWRITES,
+    *programs.REWRITES,
+    *heads.REWRITES,
 )

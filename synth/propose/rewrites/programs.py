@@ -1,0 +1,175 @@
+"""Which program does which tile, and when: order of axes and of row tiles, one axis for all, persistent programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from ir.ast import Assign, Axis, Binary, Call, Expr, For, Kernel, Meta, Module, Name, Number
+from synth.propose.emit import Names
+from synth.propose.formula import free, substitute
+from synth.propose.rewrites.affine import Poly
+from synth.propose.rewrites.rewrite import Rewrite, Subject
+from synth.propose.rewrites.straight import Block, in_straight_form, names_of, values_of
+from synth.propose.tree import nodes, reads
+
+PROGRAMS = 132  # multiprocessors of the reference GPU: one persistent program each
+ONE, ZERO = Number(Fraction(1)), Number(Fraction(0))
+
+
+# ---- order --------------------------------------------------------------------------------------
+
+
+def swap_axes(subject: Subject) -> Iterator[Module]:
+    """Two neighbouring axes of a grid change places, so that other programs run next to each other.
+
+    Programs that read the same keys and values (query heads of one group, row tiles of one head) find them in the L2
+    cache when they run at the same time. Applies to every grid of two axes and more.
+    """
+    for number, kernel in enumerate(subject.module.kernels):
+        for k in range(len(kernel.grid) - 1):
+            grid = (*kernel.grid[:k], kernel.grid[k + 1], kernel.grid[k], *kernel.grid[k + 2 :])
+            yield subject.with_kernel(number, replace(kernel, grid=grid))
+
+
+def longest_first(subject: Subject) -> Iterator[Module]:
+    """Tiles of one axis are started from the last to the first, or forward again.
+
+    Applies to an axis that the bounds of a loop depend on: with a causal mask the last row tile has the most keys,
+    and work that is started longest first ends more evenly.
+    """
+    names = names_of(subject)
+    for number, kernel in enumerate(subject.module.kernels):
+        if (undone := _forward(kernel)) is not None:
+            yield subject.with_kernel(number, undone)
+            continue
+        for k, axis in enumerate(kernel.grid):
+            if _sets_work(kernel, axis.name):
+                program = names.fresh("program")
+                last = Poly.of(axis.extent).plus(Poly.of(ONE), -1).expr()
+                tile = Assign(axis.name, Binary("-", last, Name(program)))
+                grid = (*kernel.grid[:k], Axis(program, axis.extent), *kernel.grid[k + 1 :])
+                yield subject.with_kernel(number, replace(kernel, grid=grid, body=(tile, *kernel.body)))
+
+
+def _sets_work(kernel: Kernel, axis: str) -> bool:
+    """Whether a loop of the kernel runs longer in some programs of an axis than in others."""
+    defined = values_of(kernel.body)
+    found = {n for loop in nodes(kernel.body) if isinstance(loop, For) for n in free(loop.start) | free(loop.stop)}
+    while more := {n for name in found if name in defined for n in free(defined[name])} - found:
+        found |= more
+    return axis in found
+
+
+def _forward(kernel: Kernel) -> Kernel | None:
+    """The kernel whose axis counts forward, where its program id is only read as `extent - 1 - id`."""
+    for at, statement in enumerate(kernel.body):
+        for k, axis in enumerate(kernel.grid):
+            last = Poly.of(axis.extent).plus(Poly.of(ONE), -1)
+            if (
+                isinstance(statement, Assign)
+                and isinstance(statement.value, Binary)
+                and statement.value.op == "-"
+                and statement.value.right == Name(axis.name)
+                and not Poly.of(statement.value.left).plus(last, -1).parts
+                and not any(axis.name in reads(s) for j, s in enumerate(kernel.body) if j != at)
+            ):
+                grid = (*kernel.grid[:k], Axis(statement.name, axis.extent), *kernel.grid[k + 1 :])
+                return replace(kernel, grid=grid, body=(*kernel.body[:at], *kernel.body[at + 1 :]))
+    return None
+
+
+# ---- one axis, persistent programs --------------------------------------------------------------
+
+
+def linear_grid(subject: Subject) -> Iterator[Module]:
+    """All axes of a grid become one, taken apart again with // and %: the last axis is the fastest.
+
+    Applies to grids of two axes and more. It makes the order of programs the kernel's own, whatever a launch does
+    with several axes, and it is the first step to programs that persist.
+    """
+    names = names_of(subject)
+    for number, kernel in enumerate(subject.module.kernels):
+        if len(kernel.grid) > 1:
+            program = names.fresh("program")
+            total, taken_apart = _taken_apart(kernel, Name(program), names)
+            changed = replace(kernel, grid=(Axis(program, total),), body=(*taken_apart, *kernel.body))
+            yield subject.with_kernel(number, changed)
+
+
+def persistent(subject: Subject) -> Iterator[Module]:
+    """As many programs as there are multiprocessors, each taking every so manyeth tile of the grid in a loop.
+
+    Applies to every kernel with a grid. Launching is paid once, what a program sets up serves all of its tiles, and
+    the tail of a grid that does not divide by the machine is shared out evenly.
+    """
+    names = names_of(subject)
+    for number, kernel in enumerate(subject.module.kernels):
+        if kernel.grid and not any(axis.extent in map(Name, subject.metas) for axis in kernel.grid[:1]):
+            count, program, turn, tile = (names.fresh(n) for n in ("PROGRAMS", "program", "turn", "tile"))
+            total, taken_apart = _taken_apart(kernel, Name(tile), names)
+            at = Assign(tile, Binary("+", Binary("*", Name(turn), Name(count)), Name(program)))
+            turns = Call("max", (ZERO, Call("cdiv", (Binary("-", total, Name(program)), Name(count)))))
+            loop = For(turn, ZERO, turns, ONE, (), (at, *taken_apart, *kernel.body))
+            meta = Meta(count, Number(Fraction(PROGRAMS)))
+            changed = subject.with_kernel(number, replace(kernel, grid=(Axis(program, Name(count)),), body=(loop,)))
+            yield replace(changed, metas=(*changed.metas, meta))
+
+
+def _taken_apart(kernel: Kernel, program: Expr, names: Names) -> tuple[Expr, Block]:
+    """The number of programs of a grid, and what each axis is in program number `program`."""
+    lines: list[Assign] = []
+    rest = program
+    below: Expr | None = None
+    total: Expr | None = None
+    for axis in kernel.grid:
+        total = axis.extent if total is None else Binary("*", total, axis.extent)
+    for k, axis in enumerate(reversed(kernel.grid)):
+        extent = axis.extent
+        if not isinstance(extent, (Name, Number)) and k < len(kernel.grid) - 1:
+            count = names.fresh("tiles")
+            lines.append(Assign(count, extent))
+            extent = Name(count)
+        rest = program if below is None else Binary("//", program, below)
+        lines.append(Assign(axis.name, rest if k == len(kernel.grid) - 1 else Binary("%", rest, extent)))
+        below = extent if below is None else Binary("*", below, extent)
+    return total or ONE, tuple(lines)
+
+
+def axis_to_loop(subject: Subject) -> Iterator[Module]:
+    """The last axis of a grid becomes a loop: one program does all tiles of it, one after the other.
+
+    Applies to grids of two axes and more. Fewer, longer programs; tiles that read the same keys run back to back.
+    """
+    for number, kernel in enumerate(subject.module.kernels):
+        if len(kernel.grid) > 1:
+            *grid, last = kernel.grid
+            loop = For(last.name, ZERO, last.extent, ONE, (), kernel.body)
+            yield subject.with_kernel(number, replace(kernel, grid=tuple(grid), body=(loop,)))
+
+
+def loop_to_axis(subject: Subject) -> Iterator[Module]:
+    """A loop around all that a kernel does, which carries nothing, becomes an axis of its grid: more programs.
+
+    Applies where everything but definitions stands in that loop, and its range does not rest on them.
+    """
+    for number, kernel in enumerate(subject.module.kernels):
+        *before, last = kernel.body or (None,)
+        if isinstance(last, For) and not last.carried and all(isinstance(s, Assign) for s in before):
+            defined = {s.name: s.value for s in before if isinstance(s, Assign)}
+            extent = substitute(last.stop, defined)
+            if last.start == ZERO and last.step == ONE and not free(extent) & {a.name for a in kernel.grid}:
+                axis = Axis(last.variable, extent)
+                body = (*before, *last.body)
+                yield subject.with_kernel(number, replace(kernel, grid=(*kernel.grid, axis), body=body))  # type: ignore[arg-type]
+
+
+REWRITES = (
+    Rewrite("swap-axes", swap_axes),
+    Rewrite("longest-first", in_straight_form(longest_first)),
+    Rewrite("linear-grid", in_straight_form(linear_grid)),
+    Rewrite("persistent", in_straight_form(persistent)),
+    Rewrite("axis-to-loop", in_straight_form(axis_to_loop)),
+    Rewrite("loop-to-axis", in_straight_form(loop_to_axis)),
+)
