@@ -1,4 +1,4 @@
-"""Grouped heads: query heads that share their keys side by side in the rows of one tile, or each in programs of its own.
+"""Grouped heads: query heads that share their keys side by side in one tile of rows, or each in its own programs.
 
 Packed, row r of a group's tile is head `r % R` of the group's R heads at position `r // R`, so that one load of keys
 and values serves R heads; a decode step, with a position or two a head, then fills a tile of rows at all.
@@ -6,7 +6,7 @@ and values serves R heads; a decode step, with a position or two a head, then fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ir.ast import Assign, Axis, Binary, Call, Element, Expand, Expr, For, Kernel, Module, Name, Statement, Store
@@ -74,9 +74,7 @@ class _Packing:
         everywhere = {n.name: n.value for n in nodes(place.block) if isinstance(n, Assign)}
         self.scope = Scope(place.scope().values, everywhere | dict(place.scope().starts))
         fresh = names.fresh  # type: ignore[attr-defined]
-        known = next(
-            (s.name for s in place.block if isinstance(s, Assign) and self._is_group(s.value)), None
-        )
+        known = next((s.name for s in place.block if isinstance(s, Assign) and self._is_group(s.value)), None)
         self.group = known or fresh("group")
         self.known, self.lane, self.count = known, fresh("r"), fresh("heads")
         self.tiles: set[str] = {axis.name}
@@ -110,8 +108,8 @@ class _Packing:
                     out += [
                         Assign(self.count, self.heads, f"query heads of one {self.group}"),
                         Assign(self.lane, value),
-                        Assign(name, Binary("//", lane, count)),
                         Assign(self.axis.name, head),
+                        Assign(name, Binary("//", lane, count)),
                     ]
                 case Assign(name) if name == self.known:
                     pass
@@ -214,7 +212,9 @@ def _unpacked(kernel: Kernel, scope: Scope) -> Kernel | None:
     defined = {s.name: s.value for s in kernel.body if isinstance(s, Assign)}
     for rows in _rows(kernel):
         lane = Name(rows.name)
-        position = next((n for n, v in defined.items() if isinstance(v, Binary) and v.op == "//" and v.left == lane), "")
+        position = next(
+            (n for n, v in defined.items() if isinstance(v, Binary) and v.op == "//" and v.left == lane), ""
+        )
         if not position:
             continue
         count = defined[position].right  # type: ignore[union-attr]

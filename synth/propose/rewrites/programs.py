@@ -106,7 +106,7 @@ def persistent(subject: Subject) -> Iterator[Module]:
     """
     names = names_of(subject)
     for number, kernel in enumerate(subject.module.kernels):
-        if kernel.grid and not any(axis.extent in map(Name, subject.metas) for axis in kernel.grid[:1]):
+        if any(not isinstance(axis.extent, Number) and free(axis.extent) - set(subject.metas) for axis in kernel.grid):
             count, program, turn, tile = (names.fresh(n) for n in ("PROGRAMS", "program", "turn", "tile"))
             total, taken_apart = _taken_apart(kernel, Name(tile), names)
             at = Assign(tile, Binary("+", Binary("*", Name(turn), Name(count)), Name(program)))
@@ -162,7 +162,7 @@ def loop_to_axis(subject: Subject) -> Iterator[Module]:
             if last.start == ZERO and last.step == ONE and not free(extent) & {a.name for a in kernel.grid}:
                 axis = Axis(last.variable, extent)
                 body = (*before, *last.body)
-                yield subject.with_kernel(number, replace(kernel, grid=(*kernel.grid, axis), body=body))  # type: ignore[arg-type]
+                yield subject.with_kernel(number, replace(kernel, grid=(*kernel.grid, axis), body=body))
 
 
 REWRITES = (

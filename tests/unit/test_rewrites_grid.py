@@ -1,0 +1,76 @@
+"""Rewrites of the grid, of heads and of the key range: which program does what."""
+
+from __future__ import annotations
+
+import pytest
+from rewriting import CAUSAL, NONE, golden, results, the, verdict
+
+from ir.loader import bind, load_spec
+from synth.search.identity import identity
+from verifier.verdict import Verdict
+
+
+def test_packed_heads_are_the_golden_ones_and_unpack_again() -> None:
+    packed = the("pack-heads", golden("fa2_none"))
+    assert identity(packed, NONE) == identity(golden("gqa_packed_rows"), NONE)
+    apart = the("unpack-heads", golden("gqa_packed_rows_causal"), CAUSAL)
+    assert "h < H, t < cdiv(M, BM)" in apart and "cdiv(min(N, t * BM + BM + N - M), BN)" in apart
+    assert verdict(apart, CAUSAL) is Verdict.PROVED, apart
+
+
+def test_programs_persist_and_take_tiles_in_turn() -> None:
+    text = the("persistent", golden("two_pass"))
+    assert "kernel attention(program < PROGRAMS):" in text and "meta PROGRAMS = 132" in text
+    assert verdict(text) is Verdict.PROVED, text
+    assert results("persistent", text) == []  # as many programs as it should have
+
+
+def test_order_of_tiles_turns_round_and_back() -> None:
+    longest = the("longest-first", golden("fa2_bottom_right"), CAUSAL)
+    assert "t = cdiv(M, BM) - 1 - program" in longest
+    assert identity(the("longest-first", longest, CAUSAL), CAUSAL) == identity(golden("fa2_bottom_right"), CAUSAL)
+    swapped = results("swap-axes", golden("fa2_none"))
+    assert [text.split("(", 1)[1].split(":")[0] for text in swapped] == [
+        "h < H, b < B, t < cdiv(M, BM))",
+        "b < B, t < cdiv(M, BM), h < H)",
+    ]
+
+
+def test_an_axis_becomes_a_loop_and_an_axis_again() -> None:
+    looping = the("axis-to-loop", golden("fa2_none"))
+    assert "kernel attention(b < B, h < H):\n    for t in range(cdiv(M, BM)):" in looping
+    assert identity(the("loop-to-axis", looping), NONE) == identity(golden("fa2_none"), NONE)
+    assert "program < B * H * cdiv(M, BM)" in the("linear-grid", golden("fa2_none"))
+
+
+@pytest.mark.parametrize("rewrite", ["split-in-chunks", "split-interleaved"])
+def test_keys_are_split_and_merged(rewrite: str) -> None:
+    text = the(rewrite, golden("exp2_scale_at_use"))
+    assert text.count("kernel ") == 2 and text.count("scratch ") == 3
+    assert verdict(text) is Verdict.PROVED, text
+
+
+def test_plain_sums_are_split_without_weights() -> None:
+    bound = bind(load_spec("attention_bwd"), {"causal": "none"})
+    text = golden("../../../specs/attention_bwd/three_kernels_none")
+    (split,) = results("split-interleaved", text, bound)
+    combine = split[split.index("kernel dq_combine") :]
+    assert "dq = dq + part_dq" in combine and "exp" not in combine
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "name"),
+    [
+        ("pack-heads", "gqa_packed_rows"),
+        ("unpack-heads", "fa2_none"),
+        ("longest-first", "fa2_none"),
+        ("loop-to-axis", "fa2_none"),
+        ("linear-grid", "linear_grid"),
+        ("axis-to-loop", "linear_grid"),
+        ("split-in-chunks", "two_pass"),
+        ("split-interleaved", "carried_offset"),
+    ],
+)
+def test_a_rewrite_that_does_not_fit_yields_nothing(rewrite: str, name: str) -> None:
+    bound = CAUSAL if name == "linear_grid" else NONE
+    assert results(rewrite, golden(name), bound) == []
