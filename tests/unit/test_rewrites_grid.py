@@ -25,17 +25,6 @@ def test_programs_persist_and_take_tiles_in_turn() -> None:
     assert results("persistent", text) == []  # as many programs as it should have
 
 
-def test_order_of_tiles_turns_round_and_back() -> None:
-    longest = the("longest-first", golden("fa2_bottom_right"), CAUSAL)
-    assert "t = cdiv(M, BM) - 1 - program" in longest
-    assert identity(the("longest-first", longest, CAUSAL), CAUSAL) == identity(golden("fa2_bottom_right"), CAUSAL)
-    swapped = results("swap-axes", golden("fa2_none"))
-    assert [text.split("(", 1)[1].split(":")[0] for text in swapped] == [
-        "h < H, b < B, t < cdiv(M, BM))",
-        "b < B, t < cdiv(M, BM), h < H)",
-    ]
-
-
 def test_an_axis_becomes_a_loop_and_an_axis_again() -> None:
     looping = the("axis-to-loop", golden("fa2_none"))
     assert "kernel attention(b < B, h < H):\n    for t in range(cdiv(M, BM)):" in looping
@@ -63,7 +52,6 @@ def test_plain_sums_are_split_without_weights() -> None:
     [
         ("pack-heads", "gqa_packed_rows"),
         ("unpack-heads", "fa2_none"),
-        ("longest-first", "fa2_none"),
         ("loop-to-axis", "fa2_none"),
         ("linear-grid", "linear_grid"),
         ("axis-to-loop", "linear_grid"),

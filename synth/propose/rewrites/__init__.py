@@ -7,7 +7,7 @@ kernel: each fits wherever the structure it speaks of is found.
 
 from __future__ import annotations
 
-from synth.propose.rewrites import exponents, grid, heads, loops, programs, schedule, softmax, split, splits, visits
+from synth.propose.rewrites import exponents, grid, heads, loops, programs, schedule, softmax, split, split_keys, visits
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 
 __all__ = ["REWRITES", "Rewrite", "Site", "Subject"]
@@ -22,5 +22,5 @@ REWRITES: tuple[Rewrite, ...] = (
     *visits.REWRITES,
     *programs.REWRITES,
     *heads.REWRITES,
-    *splits.REWRITES,
+    *split_keys.REWRITES,
 )

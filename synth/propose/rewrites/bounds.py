@@ -46,6 +46,21 @@ class Form:
         return Form((((expr,), factor),))
 
     @staticmethod
+    def read(expr: Expr) -> Form:
+        """An integer expression with its sums and products multiplied out; anything else in it stays whole."""
+        match expr:
+            case Number(value, False):
+                return Form.constant(int(value))
+            case Unary("-", operand):
+                return Form().plus(Form.read(operand), -1)
+            case Binary("+" | "-" as op, left, right):
+                return Form.read(left).plus(Form.read(right), 1 if op == "+" else -1)
+            case Binary("*", left, right):
+                return Form.read(left).times(Form.read(right))
+            case _:
+                return Form.of(expr)
+
+    @staticmethod
     def constant(value: int) -> Form:
         return Form((((), value),) if value else ())
 

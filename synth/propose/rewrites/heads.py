@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 
 from ir.ast import Assign, Axis, Binary, Call, Element, Expand, Expr, For, Kernel, Module, Name, Statement, Store
 from synth.propose.formula import children, free, rebuild
-from synth.propose.rewrites.affine import Poly
+from synth.propose.rewrites.bounds import Form
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 from synth.propose.rewrites.straight import Block, Place, Scope, in_straight_form, mapped, names_of, places
 from synth.propose.rewrites.tiles import NoShape, extents, unwrapped
 from synth.propose.tree import nodes, substituted
+
+ONE = Form.constant(1)
 
 
 @dataclass(frozen=True)
@@ -174,23 +176,19 @@ class _Packing:
     def _bound(self, expr: Expr) -> Expr | None:
         """First and last row of a tile in the bounds of a loop: rows are positions of several heads now."""
         rows = self.rows
-        form = Poly.of(expr)
-        first = Poly.of(Binary("*", Name(rows.tile), rows.width))
-        parts = dict(form.parts)
-        if parts.get(first.parts[0][0]) != 1:
+        form = Form.read(expr)
+        first = Form.read(Binary("*", Name(rows.tile), rows.width))
+        parts = dict(form.terms)
+        if parts.get(first.terms[0][0]) != 1:
             return None
-        width = Poly.of(rows.width)
-        one = Poly.of(Binary("-", rows.width, rows.width)).plus(_ONE)
-        if parts.get(width.parts[0][0]) == 1:
-            last = Binary("//", first.plus(width).plus(one, -1).expr(), Name(self.count))
-            rest = form.plus(first, -1).plus(width, -1).plus(one)
+        width = Form.read(rows.width)
+        if parts.get(width.terms[0][0]) == 1:
+            last = Binary("//", first.plus(width).plus(ONE, -1).expr(), Name(self.count))
+            rest = form.plus(first, -1).plus(width, -1).plus(ONE)
         else:
             last = Binary("//", first.expr(), Name(self.count))
             rest = form.plus(first, -1)
-        return Poly.of(last).plus(rest).expr()
-
-
-_ONE = Poly((((), 1),))
+        return Form.read(last).plus(rest).expr()
 
 
 # ---- unpacking ----------------------------------------------------------------------------------
@@ -231,16 +229,15 @@ def _apart(
     kernel: Kernel, scope: Scope, rows: _Rows, position: str, head: str, group: str, count: Expr
 ) -> Kernel | None:
     heads = scope.whole(count)
-    length = Poly.of(rows.length).along(heads) if heads in nodes(rows.length) else None
+    per_head = _divided(Form.read(scope.whole(rows.length)), heads)
     at = next((k for k, axis in enumerate(kernel.grid) if axis.name == group), None)
-    if length is None or at is None:
+    if per_head is None or at is None:
         return None
     total: Expr = Binary("*", kernel.grid[at].extent, heads)
     match heads:
         case Binary("//", all_heads, groups) if groups == kernel.grid[at].extent:
             total = all_heads
-    lane, row = Name(rows.name), defined_rows(rows)
-    rest = length.expr()
+    lane, row, rest = Name(rows.name), defined_rows(rows), per_head.expr()
 
     def one(expr: Expr) -> Expr:
         match expr:
@@ -249,7 +246,7 @@ def _apart(
             case Binary("//", left, right) if right == count and rows.tile in free(left):
                 return left
             case Binary("+" | "-") if rows.tile in free(expr):
-                return Poly.of(rebuild(expr, one)).expr()
+                return Form.read(rebuild(expr, one)).expr()
             case Expand(Name(id)) if id == head:
                 return Name(head)
             case _:
@@ -277,7 +274,18 @@ def defined_rows(rows: _Rows) -> Expr:
 
 
 def _same(left: Expr, right: Expr, scope: Scope) -> bool:
-    return not Poly.of(scope.whole(left)).plus(Poly.of(scope.whole(right)), -1).parts
+    return Form.read(scope.whole(left)) == Form.read(scope.whole(right))
+
+
+def _divided(form: Form, factor: Expr) -> Form | None:
+    """The form with one factor of every term taken out; None where a term lacks it."""
+    found = Form()
+    for monomial, n in form.terms:
+        if factor not in monomial:
+            return None
+        at = monomial.index(factor)
+        found = found.plus(Form((((*monomial[:at], *monomial[at + 1 :]), n),)))
+    return found
 
 
 REWRITES = (

@@ -1,4 +1,4 @@
-"""Which program does which tile, and when: order of axes and of row tiles, one axis for all, persistent programs."""
+"""Which program does which tiles: one axis for all of a grid, persistent programs, axes as loops and back."""
 
 from __future__ import annotations
 
@@ -9,75 +9,11 @@ from fractions import Fraction
 from ir.ast import Assign, Axis, Binary, Call, Expr, For, Kernel, Meta, Module, Name, Number
 from synth.propose.emit import Names
 from synth.propose.formula import free, substitute
-from synth.propose.rewrites.affine import Poly
 from synth.propose.rewrites.rewrite import Rewrite, Subject
-from synth.propose.rewrites.straight import Block, in_straight_form, names_of, values_of
-from synth.propose.tree import nodes, reads
+from synth.propose.rewrites.straight import Block, in_straight_form, names_of
 
 PROGRAMS = 132  # multiprocessors of the reference GPU: one persistent program each
 ONE, ZERO = Number(Fraction(1)), Number(Fraction(0))
-
-
-# ---- order --------------------------------------------------------------------------------------
-
-
-def swap_axes(subject: Subject) -> Iterator[Module]:
-    """Two neighbouring axes of a grid change places, so that other programs run next to each other.
-
-    Programs that read the same keys and values (query heads of one group, row tiles of one head) find them in the L2
-    cache when they run at the same time. Applies to every grid of two axes and more.
-    """
-    for number, kernel in enumerate(subject.module.kernels):
-        for k in range(len(kernel.grid) - 1):
-            grid = (*kernel.grid[:k], kernel.grid[k + 1], kernel.grid[k], *kernel.grid[k + 2 :])
-            yield subject.with_kernel(number, replace(kernel, grid=grid))
-
-
-def longest_first(subject: Subject) -> Iterator[Module]:
-    """Tiles of one axis are started from the last to the first, or forward again.
-
-    Applies to an axis that the bounds of a loop depend on: with a causal mask the last row tile has the most keys,
-    and work that is started longest first ends more evenly.
-    """
-    names = names_of(subject)
-    for number, kernel in enumerate(subject.module.kernels):
-        if (undone := _forward(kernel)) is not None:
-            yield subject.with_kernel(number, undone)
-            continue
-        for k, axis in enumerate(kernel.grid):
-            if _sets_work(kernel, axis.name):
-                program = names.fresh("program")
-                last = Poly.of(axis.extent).plus(Poly.of(ONE), -1).expr()
-                tile = Assign(axis.name, Binary("-", last, Name(program)))
-                grid = (*kernel.grid[:k], Axis(program, axis.extent), *kernel.grid[k + 1 :])
-                yield subject.with_kernel(number, replace(kernel, grid=grid, body=(tile, *kernel.body)))
-
-
-def _sets_work(kernel: Kernel, axis: str) -> bool:
-    """Whether a loop of the kernel runs longer in some programs of an axis than in others."""
-    defined = values_of(kernel.body)
-    found = {n for loop in nodes(kernel.body) if isinstance(loop, For) for n in free(loop.start) | free(loop.stop)}
-    while more := {n for name in found if name in defined for n in free(defined[name])} - found:
-        found |= more
-    return axis in found
-
-
-def _forward(kernel: Kernel) -> Kernel | None:
-    """The kernel whose axis counts forward, where its program id is only read as `extent - 1 - id`."""
-    for at, statement in enumerate(kernel.body):
-        for k, axis in enumerate(kernel.grid):
-            last = Poly.of(axis.extent).plus(Poly.of(ONE), -1)
-            if (
-                isinstance(statement, Assign)
-                and isinstance(statement.value, Binary)
-                and statement.value.op == "-"
-                and statement.value.right == Name(axis.name)
-                and not Poly.of(statement.value.left).plus(last, -1).parts
-                and not any(axis.name in reads(s) for j, s in enumerate(kernel.body) if j != at)
-            ):
-                grid = (*kernel.grid[:k], Axis(statement.name, axis.extent), *kernel.grid[k + 1 :])
-                return replace(kernel, grid=grid, body=(*kernel.body[:at], *kernel.body[at + 1 :]))
-    return None
 
 
 # ---- one axis, persistent programs --------------------------------------------------------------
@@ -166,8 +102,6 @@ def loop_to_axis(subject: Subject) -> Iterator[Module]:
 
 
 REWRITES = (
-    Rewrite("swap-axes", swap_axes),
-    Rewrite("longest-first", in_straight_form(longest_first)),
     Rewrite("linear-grid", in_straight_form(linear_grid)),
     Rewrite("persistent", in_straight_form(persistent)),
     Rewrite("axis-to-loop", in_straight_form(axis_to_loop)),

@@ -32,7 +32,7 @@ from ir.ast import (
 )
 from synth.propose.emit import Names
 from synth.propose.formula import conjuncts
-from synth.propose.rewrites.affine import Poly
+from synth.propose.rewrites.bounds import Form
 from synth.propose.rewrites.pivots import Sweep, sweeps
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 from synth.propose.rewrites.straight import Place, in_straight_form, inside_out, names_of, places
@@ -174,7 +174,7 @@ class _Split:
             if isinstance(statement, Assign) and statement.name in kept:
                 statement = Assign(statement.name, self._nothing(statement.name))
             head.append(statement)
-        blocks: Expr = Poly.of(loop.stop).plus(Poly.of(loop.start), -1).expr()
+        blocks: Expr = Form.read(loop.stop).plus(Form.read(loop.start), -1).expr()
         blocks = blocks if loop.step == ONE else Call("cdiv", (blocks, loop.step))
         if self.interleaved:
             turn = self.names.fresh("turn")
