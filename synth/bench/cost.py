@@ -195,7 +195,7 @@ def _resident(kernel: Kernel, counts: Counts, device: Device, compiled: Mapping[
     if compiled is not None:
         share = float(compiled["occupancy"])
     else:
-        shared = counts.staged * max(1, kernel.schedule.num_stages - 1)
+        shared = counts.staged * kernel.schedule.num_stages
         share = occupancy(device.target, min(REGISTERS, kernel.schedule.maxnreg or REGISTERS), shared, warps)
     return max(1, round(share * most / warps))
 

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from test_golden import Golden, read
 
+from lowering.occupancy import PROCESSORS
+from synth.bench.hardware import device_of
 from synth.events import Measurement
 from synth.feedback import MAX_LINES, MAX_WIDTH, feedback
+from synth.feedback.hardware import sheet
 from synth.jobs import Built, Checked, Proof, Prove, Timed, prove, unanswered
 from synth.propose import Candidate
 from synth.search.tried import Tried
@@ -84,6 +87,17 @@ def test_page(name: str) -> None:
     assert len(told.splitlines()) <= MAX_LINES
 
 
+def test_hardware_sheet_follows_its_tables() -> None:
+    """One page as it is; the others say what the tables of devices and processors say."""
+    assert sheet("sm_90") == (PAGES / "hardware_sm_90.txt").read_text()
+    for target, processor in PROCESSORS.items():
+        device, page = device_of(target), sheet(target)
+        assert f"{device.processors} processors" in page and f"{processor.shared // 1024} KiB" in page
+        assert f"{device.memory / 1e12:.3g} TB/s" in page and f"{device.half / 1e12:.0f} TFLOP/s" in page
+    with pytest.raises(KeyError):
+        sheet("sm_75")
+
+
 def test_nothing_depends_on_how_long_proofs_took() -> None:
     """A replayed run has the same words: proof times and compile times are not among them."""
     found, golden = tried("batch_0_keys")
@@ -118,3 +132,4 @@ if __name__ == "__main__":
     for page in NAMES:
         candidate, of = tried(page)
         (PAGES / f"{page}.txt").write_text(feedback(candidate, of.bound()))
+    (PAGES / "hardware_sm_90.txt").write_text(sheet("sm_90"))
