@@ -48,7 +48,7 @@ def _refutation(result: Result, found: Counterexample, program: Program | None, 
     advice = ADVICE[result.id]
     lengths = {} if program is None else tile_lengths(program)
     cut = _tiles(found, lengths)
-    known = [] if program is None else [*_tail(found, program, lengths), *facts(found, program, bound)]
+    known = [] if program is None else [*_tail(found, program), *facts(found, program, bound)]
     return [
         f"{result.id} {TITLES[result.id]} is broken. It demands: {advice.demand}.",
         *([f"  what     {found.message}"] if found.actual in KINDS else []),
@@ -94,12 +94,14 @@ def statements(body: tuple[Statement, ...]) -> Iterator[Statement]:
             yield from statements(s.body)
 
 
-def tile_lengths(program: Program) -> dict[str, list[int]]:
-    """Into tiles of how many lanes the program cuts each size, as its loads and stores index it."""
+def tile_lengths(program: Program, tensor: str = "") -> dict[str, list[int]]:
+    """Into tiles of how many lanes the program cuts each size, as its loads and stores (of one tensor) index it."""
     cut: dict[str, set[int]] = {}
     for kernel in program.kernels:
         for s in statements(kernel.body):
             for access in accesses(s):
+                if tensor and access.tensor != tensor:
+                    continue
                 for index, extent in zip(access.index, program.tensor(access.tensor).shape, strict=True):
                     if isinstance(extent, Size) and (length := prod(index.type.shape)) > 1:
                         cut.setdefault(extent.name, set()).add(length)
@@ -111,9 +113,9 @@ def _tiles(found: Counterexample, lengths: Mapping[str, list[int]]) -> str:
     return ", ".join(f"{k} = {n} = {n // t} * {t} + {n % t}" for k, n in found.sizes for t in lengths.get(k, ()))
 
 
-def _tail(found: Counterexample, program: Program, lengths: Mapping[str, list[int]]) -> Iterator[str]:
+def _tail(found: Counterexample, program: Program) -> Iterator[str]:
     """Whether the cell lies in a tile that sticks out of its tensor."""
-    sizes = dict(found.sizes)
+    sizes, lengths = dict(found.sizes), tile_lengths(program, found.tensor)
     if not found.cell or found.tensor not in {t.name for t in program.tensors}:
         return
     for k, extent in zip(found.cell, program.tensor(found.tensor).shape, strict=True):

@@ -132,6 +132,9 @@ def _set(name: str, indices: Array, extent: int) -> str:
         residues = np.unique(indices % step)
         if len(residues) == 1 and len(indices) == len(range(int(residues[0]), extent, step)):
             return f"{name} % {step} = {int(residues[0])}"
+    missing = np.setdiff1d(np.arange(extent), indices)
+    if len(missing) <= 3:
+        return f"{name} other than {', '.join(map(str, missing))}"
     return f"{name} in {{{', '.join(map(str, indices[:6]))}{', ...' if len(indices) > 6 else ''}}}"
 
 
@@ -209,9 +212,13 @@ def _relation(run: Run, found: Counterexample, bound: Bound) -> Iterator[str]:
         kinds = {"NaN": np.isnan(a), "infinite": np.isinf(a), "0": a == 0, "another number": np.isfinite(a) & (a != 0)}
         yield "wrong values are " + ", ".join(f"{k} ({int(v.sum())})" for k, v in kinds.items() if v.any())
         return
+    if (a == 0).any():
+        yield f"{int((a == 0).sum())} of the wrong values are 0"
     usable = np.abs(e) > 1e-3 * float(np.abs(e).max())
     ratios, steps = a[usable] / e[usable], a - e
-    if np.ptp(ratios) <= EQUAL * abs(ratios[0]):
+    if a.size == 1:
+        pass  # of one value anything can be said
+    elif np.ptp(ratios) <= EQUAL * abs(ratios[0]):
         yield f"every wrong value is {_named(float(ratios[0]), found, bound)} times the right one"
     elif np.ptp(steps) <= EQUAL * max(float(np.abs(a).max()), abs(float(steps[0]))):
         yield f"every wrong value is the right one plus {_named(float(steps[0]), found, bound)}"

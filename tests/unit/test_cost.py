@@ -113,13 +113,20 @@ def test_decoding_is_bound_by_memory() -> None:
     assert found.seconds < 2.0 * found.memory
 
 
-def test_published_triton_forward_is_met_within_a_third() -> None:
-    """FlashAttention-3's paper gives 395 TFLOP/s for Triton's forward on an H100 (bf16, head dim 128, 16k, not causal),
-    which has the H200's processors. No constant of the model was fitted to it."""
-    program, bound = kernel(COMPILED.with_suffix(".tile"))
-    resources = json.loads(COMPILED.with_suffix(".built.json").read_text())
-    found = predict(program, bound, {"B": 1, "H": 16, "G": 16, "M": 16384, "N": 16384}, "sm_90", resources)
-    assert found.kernels[0].flops / found.seconds / 1e12 == pytest.approx(395, rel=1 / 3)
+@pytest.mark.parametrize(
+    ("dim", "published", "registers", "occupancy"), [("128", 395, 173, 0.125), ("64", 403, 121, 0.25)]
+)
+def test_published_triton_forward_is_met_within_a_third(
+    dim: str, published: float, registers: int, occupancy: float
+) -> None:
+    """TFLOP/s that FlashAttention-3's paper reports for Triton's forward on an H100 (bf16, 16k, not causal), which has
+    the H200's processors. No constant of the model was fitted to it. Registers and occupancy as Triton 3.7.1 says."""
+    bound = bind(load_spec("attention"), {"D": dim})
+    program = check(parse(COMPILED.with_suffix(".tile").read_text()), bound)
+    heads = 2048 // int(dim)
+    sizes = {"B": 1, "H": heads, "G": heads, "M": 16384, "N": 16384}
+    found = run((program, bound), sizes, registers=registers, occupancy=occupancy)
+    assert found.flops / found.seconds / 1e12 == pytest.approx(published, rel=1 / 3)
 
 
 def test_no_program_takes_no_time_but_the_launch() -> None:
