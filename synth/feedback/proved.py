@@ -42,8 +42,10 @@ def proved(tried: Tried, program: Program | None, bound: Bound) -> list[str]:
     lines += [f"  {text}" for text in _resources(resources)]
     if program is None or target not in PROCESSORS:
         return [*lines, *_measured(tried, {}, "")]
+    from synth.bench.timing import chosen_shapes  # brings PyTorch, which telling of a refutation does not need
+
     device = device_of(target)
-    shapes = bound.spec.search_shapes[:SHAPES]
+    shapes = chosen_shapes(bound, "search")[:SHAPES]
     predicted = [(s, predict(program, bound, dict(s.sizes), target, resources)) for s in shapes]
     if predicted:
         assumed = "" if resources else "; not compiled yet, so registers are assumed"

@@ -106,17 +106,17 @@ def _common(tensor: str, wrong: Array, names: tuple[str, ...]) -> Iterator[str]:
     indices = [np.unique(k) for k in np.nonzero(wrong)]
     told = [_set(name, k, n) for name, k, n in zip(names, indices, wrong.shape, strict=True)]
     where = " and ".join(text for text in told if text)
-    whole = count == math.prod(len(k) for k in indices)
-    if where and whole:
+    if where and None not in told and count == math.prod(len(k) for k in indices):
         yield f"wrong are exactly the cells of {tensor} with {where} ({count} of {wrong.size})"
     else:
         yield f"{count} of {wrong.size} cells of {tensor} are wrong{', all with ' + where if where else ''}"
 
 
-def _set(name: str, indices: Array, extent: int) -> str:
-    """A set of indices in words; empty when it is all of them."""
+def _set(name: str, indices: Array, extent: int) -> str | None:
+    """A set of indices in words; empty when it is all of them, None when it takes too many words."""
     first, last = int(indices[0]), int(indices[-1])
-    if len(indices) == extent:
+    missing = np.setdiff1d(np.arange(extent), indices)
+    if not missing.size:
         return ""
     if len(indices) == 1:
         return f"{name} = {first}"
@@ -128,14 +128,13 @@ def _set(name: str, indices: Array, extent: int) -> str:
             if first
             else f"{name} <= {last}"
         )
+    if len(missing) <= 3:
+        return f"{name} other than {', '.join(map(str, missing))}"
     for step in range(2, 9):
         residues = np.unique(indices % step)
         if len(residues) == 1 and len(indices) == len(range(int(residues[0]), extent, step)):
             return f"{name} % {step} = {int(residues[0])}"
-    missing = np.setdiff1d(np.arange(extent), indices)
-    if len(missing) <= 3:
-        return f"{name} other than {', '.join(map(str, missing))}"
-    return f"{name} in {{{', '.join(map(str, indices[:6]))}{', ...' if len(indices) > 6 else ''}}}"
+    return f"{name} in {{{', '.join(map(str, indices))}}}" if len(indices) <= 6 else None
 
 
 # ---- rows and the keys they see ---------------------------------------------------------------------
