@@ -8,8 +8,8 @@ Where it cannot be run (no spec, sizes too large), the scene has the place alone
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Scene:
     `owner[r, c]` is the number of the program that stored the cell last, NOBODY for none, None where not run again;
     `programs` says which program has a number. `twice` cells were stored by more than one program of a launch, `wrong`
     ones differ from the formula. `foot` is the failing program's access, `who` that program, `line` where in
-    the kernel it is; `run` says that the counterexample was run again.
+    the kernel it is; `run` says that the counterexample was run again; `every` names all axes.
     """
 
     tensor: str
@@ -73,6 +73,7 @@ class Scene:
     foot: Footprint | None = None
     line: int = 0
     run: bool = False
+    every: tuple[str, ...] = ()
 
 
 @dataclass
@@ -133,7 +134,7 @@ def scene(text: str, bound: Bound | None, counterexample: Counterexample, obliga
 
 
 def _place(program: Program, bound: Bound, c: Counterexample) -> Scene | None:
-    """The tensor, its shape and the two axes worth showing: the last two, or one that the cell is outside of."""
+    """The tensor and its shape, before it is known which of its axes the failing program tiles."""
     known = {t.name: t for t, _ in (*bound.inputs, *bound.outputs)}
     if c.tensor in known:
         shape = tensor_shape(bound, known[c.tensor], dict(c.sizes))
@@ -144,12 +145,16 @@ def _place(program: Program, bound: Bound, c: Counterexample) -> Scene | None:
         return None
     if len(shape) != len(c.cell) or not shape:
         return None
+    return _slice(shape, names, c, ())
+
+
+def _slice(shape: tuple[int, ...], names: tuple[str, ...], c: Counterexample, tiled: Sequence[int]) -> Scene:
+    """The two axes most worth showing: first one that the cell is outside of, then those that the failing access
+    tiles, then the last ones. The earlier axis runs down, the later one across, as arrays are written."""
+    rank = len(shape)
     outside = [k for k, (at, n) in enumerate(zip(c.cell, shape, strict=True)) if not 0 <= at < n]
-    last = len(shape) - 1
-    row: int | None = None if last == 0 else min([*outside, last - 1])
-    column = last
-    if row == column:
-        row = last - 1
+    wanted = list(dict.fromkeys([*outside, *reversed(tiled), *reversed(range(rank))]))[:2]
+    row, column = (None, 0) if rank == 1 else (min(wanted), max(wanted))
     return Scene(
         tensor=c.tensor,
         shape=shape,
@@ -159,6 +164,7 @@ def _place(program: Program, bound: Bound, c: Counterexample) -> Scene | None:
         names=("" if row is None else names[row], names[column]),
         cell=(0 if row is None else c.cell[row], c.cell[column]),
         who=c.program,
+        every=names,
     )
 
 
@@ -170,50 +176,65 @@ def _scratch(program: Program, c: Counterexample) -> tuple[tuple[int, ...], tupl
     return tuple(max(at, 0) + 1 for at in c.cell), ("",) * rank
 
 
-def _watched(place: Scene, c: Counterexample, watch: _Watch, outcome: Outcome, expected: Mapping[str, Array]) -> Scene:
+def _watched(first: Scene, c: Counterexample, watch: _Watch, outcome: Outcome, expected: Mapping[str, Array]) -> Scene:
     found = outcome.tensors.get(c.tensor)
-    shape = place.shape if found is None else tuple(found.shape)
-    row, column = place.axes
-    extents = (1 if row is None else shape[row], shape[column])
+    failing = _failing(watch, c)
+    shape = first.shape if found is None else tuple(found.shape)
+    place = _slice(shape, first.every, c, () if failing is None else _tiled(failing))
+    extents = place.extents
     owner = np.full(extents, NOBODY, dtype=np.int64)
-    stamp = np.full(extents, NOBODY, dtype=np.int64)
     twice = np.zeros(extents, dtype=bool)
     programs: dict[int, Program_] = {}
-    last: Access | None = None
-    at = place.cell
     for launch, access in watch.stores:
         rows, columns, active = _lanes(access, place)
-        if last is None and _hits(rows, columns, at):  # at least one that would have, had its mask held
-            last = access
         inside = active & (rows >= 0) & (rows < extents[0]) & (columns >= 0) & (columns < extents[1])
         r, k = rows[inside], columns[inside]
-        if not r.size:
-            continue
-        number = launch * 2**32 + access.site.number
-        programs[number] = access.site.program
-        twice[r, k] |= (stamp[r, k] >> 32 == launch) & (stamp[r, k] != number)
-        owner[r, k] = stamp[r, k] = number
-        if _hits(r, k, at):
-            last = access
-    failing = next((a for a in watch.loads if a.span == c.span), None)
-    if failing is None:
-        mine = [a for _, a in watch.stores if a.site.program == c.program and a.span == c.span]
-        failing = mine[-1] if mine else last
-    stored = bool(watch.stores)
+        if r.size:
+            number = launch * 2**32 + access.site.number
+            programs[number] = access.site.program
+            twice[r, k] |= (owner[r, k] >> 32 == launch) & (owner[r, k] != number)
+            owner[r, k] = number
     wrong = _wrong(place, found, expected.get(c.tensor))
-    if wrong is not None and wrong.shape == extents:
+    if wrong is not None:
         wrong = wrong & (owner != NOBODY)  # a cell that nobody stores is marked as that
-    return Scene(
-        place.tensor, shape, place.fixed, place.axes, extents, place.names, at,
-        owner if stored else None, twice if stored else None, wrong, programs,
-        failing.site.program if failing is not None else place.who,
-        _footprint(failing, place) if failing is not None else None,
-        failing.span.line if failing is not None else 0, True,
-    )  # fmt: skip
+    stored = bool(watch.stores)
+    return replace(
+        place,
+        owner=owner if stored else None,
+        twice=twice if stored else None,
+        wrong=wrong,
+        programs=programs,
+        who=failing.site.program if failing is not None else place.who,
+        foot=_footprint(failing, place) if failing is not None else None,
+        line=failing.span.line if failing is not None else 0,
+        run=True,
+    )
 
 
-def _hits(rows: Array, columns: Array, at: tuple[int, int]) -> bool:
-    return bool(((rows == at[0]) & (columns == at[1])).any())
+def _failing(watch: _Watch, c: Counterexample) -> Access | None:
+    """The access the counterexample is about: the load or store it names; else the last store that hit the cell; else
+    the first one that would have, had its mask held."""
+    stores = [access for _, access in watch.stores]
+    named = [a for a in (*watch.loads, *stores) if a.site.program == c.program and a.span == c.span]
+    if named:
+        return next((a for a in named if _hits(a, c.cell, masked=False)), named[0])
+    hit = [a for a in stores if _hits(a, c.cell, masked=True)]
+    return hit[-1] if hit else next((a for a in stores if _hits(a, c.cell, masked=False)), None)
+
+
+def _hits(access: Access, cell: tuple[int, ...], masked: bool) -> bool:
+    """Whether some lane goes to the cell; with `masked`, a lane whose mask holds."""
+    lanes = np.ones(access.shape, dtype=bool)
+    for k, at in zip(access.index, cell, strict=True):
+        lanes = lanes & (np.asarray(k) == at)
+    if masked and access.mask is not None:
+        lanes = lanes & np.asarray(access.mask)
+    return bool(lanes.any())
+
+
+def _tiled(access: Access) -> list[int]:
+    """The axes along which the lanes of an access differ."""
+    return [axis for axis, k in enumerate(access.index) if np.asarray(k).size and np.ptp(np.asarray(k))]
 
 
 def _lanes(access: Access, place: Scene) -> tuple[Array, Array, Array]:

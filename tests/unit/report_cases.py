@@ -19,6 +19,7 @@ from synth.state.store import Store
 
 HOSTILE = "</script></style><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 SIZES = (("M", 4096),)
+SLIPS = ("mask-dropped", "mask-one-too-far", "last-row-unwritten", "no-division", "one-block-less")
 
 
 def measured(name: str, seconds: float) -> Measurement:
@@ -32,7 +33,7 @@ def run_folder(root: Path) -> Path:
     results = runfolder.Results(folder)
     results.note(Started("rmsnorm", bound.settings, "sm_90", "CPU", folder))
     first = next(iter(seeds(bound)))
-    for candidate in (first, *mutants(first)):
+    for candidate in (first, *(m for m in mutants(first) if m.name.rpartition("~")[2] in SLIPS)):
         found = certify(candidate.text, bound, f"{candidate.name}.tile")
         results.note(Proposed(candidate))
         results.note(Judged(candidate, found.report, found.certificate.id if found.certificate else ""))
