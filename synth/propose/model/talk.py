@@ -82,7 +82,7 @@ class Talk:
                 if problem:
                     self._refused.append(_result(block["id"], problem, True))
                 else:
-                    found.append(_submission(block))
+                    found.append(submission(block))
         return tuple(found)
 
     def answer(self, results: Sequence[tuple[Submission, str]], note: str) -> None:
@@ -125,7 +125,7 @@ def _problem(block: Mapping[str, Any]) -> str:
     return ""
 
 
-def _submission(block: Mapping[str, Any]) -> Submission:
+def submission(block: Mapping[str, Any]) -> Submission:
     given = block["input"]
     text = _unfenced(given["text"])
     return Submission(block["id"], text, _words(given.get("change")), _words(given.get("based_on")))
