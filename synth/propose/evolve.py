@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ir.diagnostics import SourceError
+from ir.printer import print_module
 from ir.spec import Bound
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.crossover import kernels_of_both, scheduled_as
@@ -111,9 +112,8 @@ class _Brood:
     seen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        known = (*self.brief.parents, *self.brief.inspirations)
-        self.seen = {t.candidate.text for t in known}
-        for tried in known:
+        self.seen = {print_module(parent.subject.module) for parent in self.mates}
+        for tried in (*self.brief.parents, *self.brief.inspirations):
             self._count(tried.candidate, 1)
 
     def learn(self, failed: list[Tried]) -> None:
@@ -155,12 +155,12 @@ class _Brood:
     def _step(self, parent: str, subject: Subject) -> tuple[str, str] | None:
         """One rewrite that fits: the least used first, in an order of its own otherwise."""
         order = self.draw.sample(self.rewrites, len(self.rewrites))
+        place = self.draw.choices(range(1, PLACES + 1), [1 / k for k in range(1, PLACES + 1)])[0]
         for rewrite in sorted(order, key=lambda r: self.used.get((parent, r.name), 0)):
             self.used[parent, rewrite.name] = self.used.get((parent, rewrite.name), 0) + 1
-            results = [t for t in islice(rewrite.texts(subject), PLACES) if t not in self.seen]
-            if results:
-                weights = [1 / (k + 1) for k in range(len(results))]
-                return rewrite.name, self.draw.choices(results, weights)[0]
+            new = (text for text in rewrite.texts(subject) if text not in self.seen)
+            if results := list(islice(new, place)):
+                return rewrite.name, results[-1]
         return None
 
     # ---- two parents ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 from ir.ast import Assign, Axis, DTypeOf, Element, Expr, For, Kernel, Meta, Name, Scratch, Span, Statement
@@ -38,13 +39,20 @@ def every_place(node: Node, change: Callable[[Node], Node]) -> Node:
 
 def nodes(node: Node) -> Iterator[Node]:
     """Every dataclass node of a tree, parents first."""
+    kind: Any = type(node)
     if isinstance(node, tuple):
         for item in node:
             yield from nodes(item)
-    elif is_dataclass(node) and not isinstance(node, (Span, type)):
+    elif (parts := _parts(kind)) is not None:
         yield node
-        for field in fields(node):
-            yield from nodes(getattr(node, field.name))
+        for name in parts:
+            yield from nodes(getattr(node, name))
+
+
+@cache
+def _parts(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a kind of node that may hold nodes; None for what is no node."""
+    return tuple(f.name for f in fields(kind) if f.name != "span") if is_dataclass(kind) and kind is not Span else None
 
 
 def reads(node: Node) -> frozenset[str]:

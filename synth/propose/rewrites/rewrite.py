@@ -50,6 +50,11 @@ class Subject:
         return dict(self.program.metas)
 
     @cached_property
+    def limit(self) -> int:
+        """Elements that a tile of what is made of it may have: what fits a program, or what it has itself."""
+        return max(MAX_TILE, largest_tile(self.program))
+
+    @cached_property
     def taken(self) -> frozenset[str]:
         """Names that mean something in this file already."""
         spec = self.bound.spec
@@ -176,9 +181,8 @@ class Rewrite:
     def texts(self, subject: Subject) -> Iterator[str]:
         """Results that are kernels of the spec, each once, none the subject itself, in the language's one layout."""
         seen = {print_module(subject.module)}
-        limit = max(MAX_TILE, largest_tile(subject.program))
         for module in self.apply(subject):
-            text = kernel_text(module, subject.bound, limit)
+            text = kernel_text(module, subject.bound, subject.limit)
             if text is not None and text not in seen:
                 seen.add(text)
                 yield text
