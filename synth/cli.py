@@ -13,7 +13,6 @@ import typer
 from typer.exceptions import TyperException
 
 USAGE_ERROR = 64
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 app = typer.Typer(
     name="synth",
@@ -88,34 +87,6 @@ def read(path: Path) -> str:
         raise typer.BadParameter(f"{path} cannot be read: {error}") from error
 
 
-@app.command(
-    "prove-and-run",
-    epilog="synth prove-and-run attention · synth prove-and-run my.toml --set causal=true --budget 600 --mutate",
-)
-def prove_and_run(
-    spec: Spec,
-    settings: Settings = None,
-    budget: Annotated[float, typer.Option(help="Seconds to spend; no candidate is begun after it.")] = 120.0,
-    target: Annotated[str | None, typer.Option(help="sm_80, sm_90, sm_100 or gfx942 [default: the spec's]")] = None,
-    out: Annotated[Path, typer.Option(help="Where the run folder is made.")] = Path("runs"),
-    mutate: Annotated[bool, typer.Option("--mutate", help="Also propose kernels broken on purpose.")] = False,
-    max_candidates: Annotated[int, typer.Option(min=1, help="How many honest candidates to try.")] = 6,
-    seed: Annotated[int, typer.Option(help="Order of the candidates after the leading ones.")] = 0,
-    as_json: Json = False,
-) -> int:
-    """From a formula to certified kernels: propose, prove or refute, lower, compile, cross-check, benchmark."""
-    from ir.loader import bind, load_spec
-    from synth.pipeline import Plan, prove_and_run
-    from synth.view_run import show_run
-
-    bound = bind(load_spec(spec), settings_of(settings))
-    target = target or bound.spec.target
-    if target not in TARGETS:
-        raise typer.BadParameter(f"--target is one of {', '.join(TARGETS)}, not {target}")
-    plan = Plan(bound, budget, target, out, mutate, max_candidates, seed)
-    return show_run(prove_and_run(plan), as_json)
-
-
 @app.command(epilog="synth prove kernel.tile --spec attention --set causal=true --certificate kernel.json")
 def prove(
     kernel: Kernel,
@@ -187,8 +158,9 @@ def fmt(
     return 0
 
 
-from synth import cli_report, cli_state  # noqa: E402  their commands join the app
+from synth import cli_report, cli_search, cli_state  # noqa: E402  their commands join the app
 
+cli_search.add_to(app)
 cli_report.add_to(app)
 cli_state.add_to(app)
 

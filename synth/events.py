@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from synth.propose import Candidate
+from synth.search.budget import Spent
+from verifier.certificate import Certificate
 from verifier.verdict import Report
 
 
@@ -27,11 +29,11 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`certificate` is the id of the one issued, empty unless proved."""
+    """`certificate` is there exactly when proved."""
 
     candidate: Candidate
     report: Report
-    certificate: str
+    certificate: Certificate | None
     stage: str = "prove"
 
 
@@ -42,7 +44,7 @@ class Lowered:
     candidate: Candidate
     target: str
     resources: tuple[dict[str, Any], ...]
-    seconds: float
+    certificate: Certificate
     stage: str = "compile"
 
 
@@ -53,7 +55,7 @@ class CrossChecked:
     candidate: Candidate
     cases: int
     largest_error: float
-    seconds: float
+    certificate: Certificate
     stage: str = "cross-check"
 
 
@@ -70,15 +72,32 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """The same program as the candidate named `of` but for its names; that one's answers are its answers."""
+
+    candidate: Candidate
+    of: str
+    stage: str = "propose"
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmarked:
+    """`rung` of the successive halving: "short" or "long"."""
+
     candidate: Candidate
     measurements: tuple[Measurement, ...]
+    device: str
+    rung: str = "long"
     stage: str = "benchmark"
+
+
+STANDARD = "standard PyTorch (the formula, unfused)"  # the peer that speed-ups are over
 
 
 @dataclass(frozen=True, slots=True)
 class PeersMeasured:
-    """The same computation by standard PyTorch. `roofline` says what shares are shares of."""
+    """The same computation by PyTorch: `STANDARD`, and what it ships for the purpose. `roofline` says what shares are
+    shares of."""
 
     device: str
     roofline: str
@@ -86,12 +105,44 @@ class PeersMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The winner on shapes that selection never saw. `speedup` and `searched`: geometric means over standard PyTorch on
+    those and on the search shapes; `generalises` is False when the former falls short of the latter by a fifth or more,
+    or another finalist is faster there by as much."""
+
+    candidate: Candidate
+    measurements: tuple[Measurement, ...]
+    peers: tuple[Measurement, ...]
+    speedup: float
+    searched: float
+    generalises: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the search is over; `archive` is how many cells hold a certified kernel."""
+
+    number: int
+    tried: int
+    archive: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
-    """A stage after the proof did not work out for this candidate; the run goes on with the next one."""
+    """A stage did not work out for this candidate ("read": its text is no kernel); the run goes on."""
 
     candidate: Candidate
     stage: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A recorded run was done again: `candidates` in all, and what of them differs."""
+
+    run: str
+    candidates: int
+    differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +192,7 @@ class GaveUp:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`status`: finished, "out of budget" or interrupted."""
+    """`status`: finished, "out of budget (of what)" or interrupted."""
 
     status: str
     certified: int
@@ -149,9 +200,11 @@ class Finished:
     unproved: int
     seconds: float
     folder: Path
+    spent: Spent
 
 
 ModelEvent = Asked | Answered | Retrying | GaveUp  # from the threads that talk to it
 Event = (
-    Started | Proposed | Judged | Lowered | CrossChecked | Benchmarked | PeersMeasured | Failed | ModelEvent | Finished
-)
+    Started | Proposed | Twin | Judged | Lowered | CrossChecked | PeersMeasured | Benchmarked | HeldOut | Step | Replay
+    | Failed | ModelEvent | Finished
+)  # fmt: skip

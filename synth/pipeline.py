@@ -1,212 +1,146 @@
-"""Prove-and-run, stage by stage. Read `prove_and_run` first: it is the whole story.
+"""Prove-and-run: from a spec to certified kernels. Read `prove_and_run` first: it is the whole story.
 
-Only a certificate gets past `judge`: every later stage takes a `Certified`, and only `judge` makes one. A stage that
-fails ends that candidate with a `Failed` event; the run goes on. Whoever iterates the events may stop at any time.
+A run is a `Plan`, which holds everything that decides its course, and a `Place`, which says where it is carried out and
+decides nothing. The search is `synth.search.loop`; here its parts are put together, and its events are written down as
+they come. Whoever iterates the events may stop at any time.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from queue import SimpleQueue
+from typing import Any
 
-from ir.program import Program
-from ir.spec import Bound
-from lowering.assumptions import AssumptionViolated, LaunchError
-from lowering.compile import CompileError
-from lowering.crosscheck import CrosscheckFailed, crosscheck
-from lowering.lower import lower
-from lowering.spelling import UnsupportedByTriton
 from synth import runfolder
-from synth.bench import timing
-from synth.events import (
-    Benchmarked,
-    CrossChecked,
-    Event,
-    Failed,
-    Finished,
-    Judged,
-    Lowered,
-    PeersMeasured,
-    Proposed,
-    Started,
-)
-from synth.propose import Candidate, NothingToPropose
-from synth.propose.embedded import propose
-from synth.propose.mutate import mutants
-from synth.propose.seeds import seeds
-from synth.prover import Prover
+from synth.bench.timing import device_label
+from synth.events import Benchmarked, CrossChecked, Event, Finished, Judged, Lowered, Replay, Started
+from synth.plan import Place, Plan
+from synth.propose.model import ModelProposer, ModelSettings
+from synth.search.arms import strategy
+from synth.search.budget import Budget
+from synth.search.lab import Lab, Replayed
+from synth.search.loop import Search
+from synth.state import Journal
+from synth.state.run import Run
+from synth.state.store import Store
+from synth.workers import Pool
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
 
-PROOF_SECONDS = 45.0  # for one candidate; most take one or two
-CONTROLS = 4  # broken forms of each certified kernel that its certificate shows being stopped
+
+def prove_and_run(plan: Plan, place: Place) -> Iterator[Event]:
+    """Search under a plan, and keep what is found."""
+    yield from _carry_out(plan, place, Store.open(place.db).begin(plan.bound, plan.to_json(), place.out), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run: `budget` in seconds, after which no further candidate is begun."""
-
-    bound: Bound
-    budget: float
-    target: str
-    out: Path
-    mutate: bool
-    max_candidates: int
-    seed: int
+def resume(name: str, place: Place, limits: Mapping[str, Any]) -> Iterator[Event]:
+    """Go on with a run that was stopped, in whatever way. What it knew is not asked again; `limits` replace its own."""
+    run = Store.open(place.db).resume(name)
+    plan = Plan.from_json(run.plan)
+    yield from _carry_out(replace(plan, limits=replace(plan.limits, **limits)), place, run, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """A candidate that is proved: the only thing lowering and benchmarks accept."""
+def replay(name: str, place: Place) -> Iterator[Event]:
+    """The course of a recorded run again, offline: a model's replies and the times are taken from the record,
+    everything else is done anew, and the verdicts are compared."""
+    store = Store.open(place.db)
+    recorded = store.load(name)
+    plan = Plan.from_json(recorded.plan)
+    yield from _carry_out(plan, place, store.begin(plan.bound, recorded.plan, place.out), recorded)
 
-    candidate: Candidate
-    program: Program
-    certificate: Certificate
 
-
-def prove_and_run(plan: Plan) -> Iterator[Event]:
-    """Propose, prove or refute, lower, compile, cross-check, benchmark; yields what happens, writes the run folder."""
+def _carry_out(plan: Plan, place: Place, run: Run, recorded: Run | None) -> Iterator[Event]:
     begin = time.monotonic()
-    folder = runfolder.create(plan.out, plan.bound.spec.name)
-    results = runfolder.Results(folder)
+    budget = Budget(plan.limits, run.seconds)
+    results = runfolder.Results(run.folder)
+    certificates = _Certificates(results)
     counts = dict.fromkeys(Verdict, 0)
     status = "interrupted"
     try:
-        with Prover(plan.bound, PROOF_SECONDS) as prover:
-            for event in _stages(plan, prover, folder, results, begin + plan.budget):
+        with place.pool(plan.bound) as pool:
+            search, ended = _search(plan, place, run, recorded, pool, budget)
+            started = Started(plan.bound.spec.name, plan.bound.settings, plan.target, device_label(), run.folder)
+            for event in chain((started,), search.search()):
                 results.note(event)
+                certificates.note(event)
+                run.note(event)
                 match event:
                     case Judged(candidate, report) if not candidate.expected:
                         counts[report.verdict] += 1
                 yield event
-        status = "finished" if time.monotonic() < begin + plan.budget else "out of budget"
+            if recorded is not None:
+                event = _compared(recorded, search)
+                results.note(event)
+                yield event
+        status = f"out of budget ({ended()})" if ended() else "finished"
     finally:
         seconds = time.monotonic() - begin
-        done = Finished(
-            status, counts[Verdict.PROVED], counts[Verdict.REFUTED], counts[Verdict.UNPROVED], seconds, folder
-        )
+        proved, refuted, unproved = (counts[v] for v in (Verdict.PROVED, Verdict.REFUTED, Verdict.UNPROVED))
+        done = Finished(status, proved, refuted, unproved, seconds, run.folder, budget.spent())
         results.note(done)
+        run.finish(status, seconds, done.spent.usd)
     yield done
 
 
-def _stages(
-    plan: Plan, prover: Prover, folder: Path, results: runfolder.Results, deadline: float
-) -> Iterator[Event]:
-    bound = plan.bound
-    yield Started(bound.spec.name, bound.settings, plan.target, timing.device_label(), folder)
-    bench: timing.Bench | None = None
-    for number, candidate in enumerate(islice(_candidates(plan), plan.max_candidates)):
-        if number and time.monotonic() > deadline:
-            return
-        yield Proposed(candidate)
-        certified, verdict = judge(candidate, prover)
-        yield verdict
-        if plan.mutate and number == 0:
-            for broken in mutants(candidate):
-                yield Proposed(broken)
-                yield judge(broken, prover)[1]  # shown and recorded; whatever the verdict, not run
-        if certified is None:
-            continue
-        try:
-            certified = with_controls(certified, prover)
-            compiled, lowered = compile_ahead(certified, plan)
-            results.triton(candidate.name, str(compiled.certificate.body["lowered"]["source"]))
-            yield lowered
-            checked, agreed = check_numbers(compiled, bound)
-            path = results.certificate(candidate.name, checked.certificate)
-            yield agreed
-            if bench is None:
-                bench = timing.prepare(bound)
-                yield PeersMeasured(bench.label, bench.peak.source if bench.peak else "", timing.measure_peers(bench))
-            yield benchmark(checked, path, bench, results)
-        except StageFailed as failure:
-            results.certificate(candidate.name, certified.certificate)
-            yield Failed(candidate, failure.stage, str(failure))
+def _search(
+    plan: Plan, place: Place, run: Run, recorded: Run | None, pool: Pool, budget: Budget
+) -> tuple[Search, Callable[[], str]]:
+    """The search, and what budget ended it (nothing while none has)."""
+    journal: Journal = run if recorded is None else Replayed(recorded, run)
+    most = plan.max_candidates if recorded is None else len(recorded.verdicts())
+    heard: SimpleQueue[Event] = SimpleQueue()
+    ended = ""
+
+    def stop(tried: int) -> str:
+        nonlocal ended
+        if tried >= most:
+            return "enough candidates"
+        ended = budget.exhausted() if recorded is None else ""
+        return ended
+
+    def model(settings: ModelSettings) -> ModelProposer:
+        return ModelProposer(settings, budget, journal, heard.put, plan.examples, replay=recorded is not None)
+
+    batch = place.workers if recorded is None else 1  # a replay stops exactly where the record does
+    lab = Lab(journal, pool)
+    search = Search(
+        plan.bound, plan.target, plan.seed, lab, strategy(plan, model), stop, batch=batch, heard=heard, keep=run.put
+    )
+    return search, lambda: ended
 
 
-def _candidates(plan: Plan) -> Iterator[Candidate]:
-    """What ships with the spec, then what is composed. Raises NothingToPropose when there is neither."""
-    shipped = list(seeds(plan.bound))
-    yield from shipped
-    try:
-        yield from propose(plan.bound, plan.seed)
-    except NothingToPropose:
-        if not shipped:
-            raise
+def _compared(recorded: Run, search: Search) -> Replay:
+    """Which candidates of a recorded run did not get the same verdict again, or did not come again at all."""
+    known = recorded.verdicts()
+    again = {name: "no kernel" if t.verdict is None else t.verdict.value for name, t in search.tried.items()}
+    differing = [
+        f"{name}: {known.get(name, 'not tried')} then, {again.get(name, 'not tried')} now"
+        for name in dict.fromkeys((*known, *again))
+        if known.get(name) != again.get(name)
+    ]
+    return Replay(recorded.id, len(again), tuple(differing))
 
 
-class StageFailed(Exception):
-    """A stage after the proof did not work out."""
+@dataclass
+class _Certificates:
+    """Writes each candidate's certificate and emitted Triton into the run folder, as far as it has come."""
 
-    def __init__(self, stage: str, message: str) -> None:
-        super().__init__(message)
-        self.stage = stage
+    results: runfolder.Results
+    latest: dict[str, Certificate] = field(default_factory=dict)
 
+    def note(self, event: Event) -> None:
+        match event:
+            case Judged(candidate, _, Certificate() as certificate) | CrossChecked(candidate, certificate=certificate):
+                self._save(candidate.name, certificate)
+            case Lowered(candidate, certificate=certificate):
+                self.results.triton(candidate.name, str(certificate.body["lowered"]["source"]))
+            case Benchmarked(candidate, measurements, rung="long"):
+                figures = {"device": event.device, "measurements": [asdict(m) for m in measurements]}
+                self._save(candidate.name, self.latest[candidate.name].with_section("benchmarks", figures))
 
-def judge(candidate: Candidate, prover: Prover) -> tuple[Certified | None, Judged]:
-    """Prove or refute; a `Certified` exactly when proved."""
-    found = prover.certify(candidate.text, f"{candidate.name}.tile")
-    certificate = found.certificate
-    judged = Judged(candidate, found.report, certificate.id if certificate is not None else "")
-    certified = None if certificate is None else Certified(candidate, found.program, certificate)
-    return certified, judged
-
-
-def with_controls(certified: Certified, prover: Prover) -> Certified:
-    """Negative controls: broken forms of this very kernel, and what the gate said of each. A gate that let
-    everything through would show here. One mutant per set of obligations it should break."""
-    chosen: dict[tuple[str, ...], Candidate] = {}
-    for mutant in mutants(certified.candidate):
-        chosen.setdefault(mutant.expected, mutant)
-    rows = []
-    for mutant in islice(chosen.values(), CONTROLS):
-        report = prover.certify(mutant.text, f"{mutant.name}.tile").report
-        fallen = [r.id for r in report.results if r.verdict is not Verdict.PROVED]
-        rows.append({"mutant": mutant.name, "verdict": report.verdict.value, "broken": fallen, "text": mutant.text})
-    certificate = certified.certificate.with_section("controls", rows)
-    return Certified(certified.candidate, certified.program, certificate)
-
-
-def compile_ahead(certified: Certified, plan: Plan) -> tuple[Certified, Lowered]:
-    """Emit Triton and compile it for the target; where Triton is not installed, emit only."""
-    begin = time.monotonic()
-    targets = (plan.target,) if importlib.util.find_spec("triton") else ()
-    try:
-        certificate = lower(certified.certificate, certified.program, plan.bound, targets)
-    except (CompileError, UnsupportedByTriton) as error:
-        raise StageFailed("compile", str(error)) from error
-    rows = tuple(certificate.body["lowered"]["resources"].get(plan.target, ()))
-    event = Lowered(certified.candidate, plan.target, rows, time.monotonic() - begin)
-    return Certified(certified.candidate, certified.program, certificate), event
-
-
-def check_numbers(certified: Certified, bound: Bound) -> tuple[Certified, CrossChecked]:
-    """Run the emitted Triton under its interpreter against the reference interpreter on ragged shapes."""
-    begin = time.monotonic()
-    if not importlib.util.find_spec("triton"):
-        raise StageFailed("cross-check", "Triton is not installed here; nothing emitted for it is run unchecked")
-    source = str(certified.certificate.body["lowered"]["source"])
-    try:
-        found = crosscheck(source, certified.program, bound).require()
-    except CrosscheckFailed as error:
-        raise StageFailed("cross-check", str(error)) from error
-    largest = max((error for case in found.cases for _, error in case.errors), default=0.0)
-    tests = {"crosscheck": [asdict(case) for case in found.cases]}
-    certificate = certified.certificate.with_section("tests", tests)
-    event = CrossChecked(certified.candidate, len(found.cases), largest, time.monotonic() - begin)
-    return Certified(certified.candidate, certified.program, certificate), event
-
-
-def benchmark(certified: Certified, path: Path, bench: timing.Bench, results: runfolder.Results) -> Benchmarked:
-    """Time the certified kernel and write the figures into its certificate."""
-    try:
-        measured = timing.measure_certified(certified.certificate, path, certified.program, bench)
-    except (AssumptionViolated, LaunchError) as error:
-        raise StageFailed("benchmark", str(error)) from error
-    figures = {"device": bench.label, "measurements": [asdict(m) for m in measured]}
-    results.certificate(certified.candidate.name, certified.certificate.with_section("benchmarks", figures))
-    return Benchmarked(certified.candidate, measured)
+    def _save(self, name: str, certificate: Certificate) -> None:
+        self.latest[name] = certificate
+        self.results.certificate(name, certificate)

@@ -16,11 +16,14 @@ from synth.events import (
     Event,
     Failed,
     Finished,
+    HeldOut,
     Judged,
     Lowered,
     PeersMeasured,
     Proposed,
+    Replay,
     Started,
+    Twin,
 )
 from verifier.certificate import Certificate
 
@@ -86,8 +89,14 @@ class Results:
                     "name": candidate.name,
                     "choices": dict(candidate.choices),
                     "broken_on_purpose": list(candidate.expected),
+                    "source": candidate.source,
+                    "parents": list(candidate.parents),
+                    "note": candidate.note,
                     "stage": event.stage,
                 }
+            case Twin(candidate, of):
+                write(self.folder / "candidates" / f"{candidate.name}.tile", candidate.text)
+                self.rows[candidate.name] = {"name": candidate.name, "source": candidate.source, "twin": of}
             case Judged(candidate, report):
                 write(self.folder / "verdicts" / f"{candidate.name}.json", dump(report.to_json()))
                 self.rows[candidate.name] |= {
@@ -95,7 +104,7 @@ class Results:
                     "verdict": report.verdict.value,
                     "seconds": report.seconds,
                     "obligations": {r.id: r.verdict.value for r in report.results},
-                    "certificate": event.certificate or None,
+                    "certificate": event.certificate.id if event.certificate is not None else None,
                 }
             case Lowered(candidate):
                 resources = {"target": event.target, "resources": list(event.resources)}
@@ -111,6 +120,17 @@ class Results:
                 self.head["roofline"] = event.roofline
             case Failed(candidate):
                 self.rows[candidate.name] |= {"failed": {"stage": event.stage, "message": event.message}}
+            case HeldOut(candidate):
+                self.head["winner"] = {
+                    "name": candidate.name,
+                    "speedup": event.speedup,
+                    "speedup_on_search_shapes": event.searched,
+                    "generalises": event.generalises,
+                    "benchmarks": [asdict(m) for m in event.measurements],
+                    "peers": [asdict(m) for m in event.peers],
+                }
+            case Replay():
+                self.head["replay"] = asdict(event)
             case Finished():
                 self.head |= {"status": event.status, "seconds": event.seconds}
         write(self.folder / "results.json", dump({**self.head, "candidates": list(self.rows.values())}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,33 @@ from rich.table import Table
 from rich.text import Text
 
 from synth.events import (
+    Answered,
+    Asked,
     Benchmarked,
     CrossChecked,
     Event,
     Failed,
     Finished,
+    GaveUp,
+    HeldOut,
     Judged,
     Lowered,
     Measurement,
     PeersMeasured,
     Proposed,
+    Replay,
+    Retrying,
     Started,
+    Step,
+    Twin,
 )
 from synth.view import COLOURS, MARKS
+from verifier.certificate import Certificate
 from verifier.verdict import OBLIGATIONS, Verdict
 
 INTERRUPTED = 130
+SHOWN = 24  # rows of the table; a longer run shows its fastest and its latest
+FASTEST = 8
 
 
 def show_run(events: Iterator[Event], as_json: bool) -> int:
@@ -62,12 +73,14 @@ def _plain(value: Any) -> Any:
             return value.value
         case Path():
             return str(value)
+        case Certificate():
+            return value.id
         case dict():
             return {k: _plain(v) for k, v in value.items()}
         case list() | tuple():
             return [_plain(v) for v in value]
         case _ if hasattr(value, "__dataclass_fields__"):
-            return _plain(asdict(value))
+            return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
         case _:
             return value
 
@@ -85,6 +98,11 @@ class _Row:
     checked: str = ""
     measured: tuple[Measurement, ...] = ()
     failed: str = ""
+    twin: str = ""
+
+    @property
+    def best(self) -> float | None:
+        return min((m.seconds for m in self.measured), default=None)
 
 
 @dataclass
@@ -100,6 +118,11 @@ class _State:
     since: float = field(default_factory=time.monotonic)
     folder: Path | None = None
     finished: Finished | None = None
+    held_out: HeldOut | None = None
+    replay: Replay | None = None
+    told: str = ""  # by whoever talks to a model
+    usd: float = 0.0
+    tokens: int = 0
 
     def note(self, event: Event) -> None:
         self.since = time.monotonic()
@@ -111,6 +134,8 @@ class _State:
             case Proposed(candidate):
                 self.rows[candidate.name] = _Row(candidate.name, bool(candidate.expected))
                 self.doing = f"proving {candidate.name}"
+            case Twin(candidate, of):
+                self.rows[candidate.name] = _Row(candidate.name, False, twin=of)
             case Judged(candidate, report):
                 row = self.rows[candidate.name]
                 row.verdict, row.seconds = report.verdict, report.seconds
@@ -130,8 +155,30 @@ class _State:
             case Failed(candidate):
                 self.rows[candidate.name].failed = f"{event.stage}: {event.message.strip().splitlines()[-1]}"
                 self.doing = "proposing"
+            case Asked() | Answered() | Retrying() | GaveUp():
+                self._heard(event)
+            case HeldOut():
+                self.held_out = event
+            case Replay():
+                self.replay = event
+            case Step():
+                self.doing = f"step {event.number + 1}"
             case Finished():
                 self.finished, self.doing = event, ""
+
+    def _heard(self, event: Asked | Answered | Retrying | GaveUp) -> None:
+        where = f"conversation {event.step}.{event.slot}"
+        match event:
+            case Asked():
+                self.doing = f"waiting for {event.model} in {where}"
+            case Answered():
+                self.tokens += event.input_tokens + event.output_tokens + event.cached_tokens
+                self.usd += event.usd or 0.0
+                self.told = f"{where}: {event.output_tokens} tokens in {event.seconds:.0f} s"
+            case Retrying():
+                self.told = f"{where}: {event.reason}; again in {event.wait:.0f} s"
+            case GaveUp():
+                self.told = f"{where} ended: {event.reason}"
 
 
 def _resources(event: Lowered) -> str:
@@ -167,7 +214,8 @@ def _watch(events: Iterator[Event], state: _State) -> None:
 def _picture(state: _State) -> Group:
     elapsed = time.monotonic() - state.since
     spinner = Spinner("dots", Text(f" {state.doing} ({elapsed:.0f} s)")) if state.doing else Text("")
-    return Group(Text(state.head, style="bold"), _table(state), spinner)
+    spent = f"{state.tokens} tokens, ${state.usd:.2f}. {state.told}" if state.tokens or state.told else ""
+    return Group(Text(state.head, style="bold"), _table(state), Text(spent, style="dim"), spinner)
 
 
 def _table(state: _State) -> Table:
@@ -177,11 +225,21 @@ def _table(state: _State) -> Table:
     table.add_column(" ".join(OBLIGATIONS), no_wrap=True, min_width=3 * len(OBLIGATIONS))
     table.add_column("proof", no_wrap=True, justify="right", min_width=6)
     table.add_column("then", no_wrap=True, min_width=12)
-    for row in state.rows.values():
+    for row in _shown(state):
         marks = Text(" ").join(_mark(row.marks.get(o)) for o in OBLIGATIONS)
         proof = f"{row.seconds:.2f} s" if row.verdict else ""
         table.add_row(Text(row.name, style="dim" if row.broken else ""), marks, proof, _stage(row))
     return table
+
+
+def _shown(state: _State) -> list[_Row]:
+    """All rows of a short run; of a long one the fastest and the latest, in the order they came."""
+    rows = list(state.rows.values())
+    if len(rows) <= SHOWN:
+        return rows
+    timed = sorted((row for row in rows if row.best is not None), key=lambda row: row.best or 0.0)
+    kept = {row.name for row in (*timed[:FASTEST], *rows[-(SHOWN - FASTEST) :])}
+    return [row for row in rows if row.name in kept]
 
 
 def _compiled(state: _State) -> Table:
@@ -189,14 +247,16 @@ def _compiled(state: _State) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim")
-    for row in state.rows.values():
+    for row in _shown(state):
         if row.compiled or row.failed:
             table.add_row(row.name, row.failed or row.compiled)
     return table
 
 
 def _stage(row: _Row) -> Text:
-    best = min((m.seconds for m in row.measured), default=None)
+    best = row.best
+    if row.twin:
+        return Text("twin", style="dim")
     if row.failed:
         return Text(row.failed.partition(":")[0] + " failed", style="yellow")
     if best is not None:
@@ -220,12 +280,18 @@ def _line(event: Event, state: _State) -> str:
             why = f" ({', '.join(fallen)})" if fallen else ""
             return f"{report.verdict.value:9} {candidate.name} in {report.seconds:.2f} s{why}"
         case Lowered(candidate):
-            return f"compiled  {candidate.name} for {event.target} in {event.seconds:.1f} s: {_resources(event)}"
+            return f"compiled  {candidate.name} for {event.target}: {_resources(event)}"
         case CrossChecked(candidate):
-            return f"checked   {candidate.name} on {event.cases} shapes in {event.seconds:.1f} s"
+            return f"checked   {candidate.name} on {event.cases} shapes"
         case Benchmarked(candidate, measurements):
             times = ", ".join(f"{m.shape} {m.seconds * 1e3:.2f} ms" for m in measurements)
             return f"timed     {candidate.name}: {times}"
+        case Answered() | Retrying() | GaveUp():
+            return f"model     {state.told}"
+        case Twin(candidate, of):
+            return f"twin      {candidate.name} is {of} in other words"
+        case Step(number, tried, cells):
+            return f"step      {number}: {tried} candidates; certified kernels in {cells} cells of the archive"
         case Failed(candidate):
             return f"failed    {candidate.name}: {state.rows[candidate.name].failed}"
         case _:
@@ -253,6 +319,11 @@ def _summary(console: Console, state: _State) -> None:
             console.print(table)
         if state.roofline:
             console.print(f"roofline: {state.roofline}", style="dim")
+    if (held := state.held_out) is not None:
+        print(_held_out(held))
+    if (again := state.replay) is not None:
+        print(f"\nreplay of {again.run}: {again.candidates} candidates, {len(again.differences)} with another verdict")
+        print("".join(f"  {line}\n" for line in again.differences), end="")
     broken = [row for row in state.rows.values() if row.broken]
     if broken:
         stopped = sum(row.verdict is not Verdict.PROVED for row in broken)
@@ -261,4 +332,12 @@ def _summary(console: Console, state: _State) -> None:
             if row.verdict is Verdict.PROVED:
                 print(f"  {row.name} is proved: this slip changes nothing for this spec")
     counts = f"{done.certified} certified, {done.refuted} refuted, {done.unproved} unproved"
-    print(f"\n{done.status}: {counts} in {done.seconds:.0f} s\nrun folder: {done.folder}")
+    cost = f", {done.spent.tokens} tokens, ${done.spent.usd:.2f}" if done.spent.tokens else ""
+    print(f"\n{done.status}: {counts} in {done.seconds:.0f} s{cost}\nrun folder: {done.folder}")
+
+
+def _held_out(held: HeldOut) -> str:
+    name = held.candidate.name
+    where = f"{held.speedup:.2f} x standard PyTorch on held-out shapes ({held.searched:.2f} x where it was chosen)"
+    note = "" if held.generalises else "\n  it does not generalise: search with more, or other, shapes"
+    return f"\n{name}: {where}{note}"

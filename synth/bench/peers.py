@@ -19,6 +19,7 @@ from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
 from ir.program import DType
 from ir.spec import Bound, TensorSpec
+from synth.events import STANDARD
 from synth.propose.formula import factors, written_out
 
 TORCH = {DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16}
@@ -292,7 +293,7 @@ def peers(bound: Bound, sizes: Mapping[str, int], inputs: Tensors) -> list[Peer]
         standard(bound, sizes, inputs)
     except (NotInTorch, torch.OutOfMemoryError):
         return found
-    found.append(Peer("standard PyTorch (the formula, unfused)", lambda: standard(bound, sizes, inputs)))
+    found.append(Peer(STANDARD, lambda: standard(bound, sizes, inputs)))
     return found
 
 

@@ -79,7 +79,8 @@ Conversation = Generator[tuple[Candidate, ...], tuple[Tried, ...], None]
 class Proposer(Protocol):
     """`name` is shown and recorded. A proposer that has nothing (more) to say yields nothing."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def converse(self, brief: Brief) -> Conversation:
         """Yield drafts, be sent a `Tried` for each of them in order (fewer when the run ends), and so on."""

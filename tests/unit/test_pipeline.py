@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ir.diagnostics import SourceError
 from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
 from ir.loader import bind, load_spec, parse_spec
@@ -20,14 +21,17 @@ from synth import runfolder
 from synth.bench import peers, roofline, timing
 from synth.certify import certify
 from synth.cli import main
-from synth.events import Benchmarked, CrossChecked, Finished, Judged, Lowered, PeersMeasured, Proposed, Started
-from synth.pipeline import Plan, judge, prove_and_run
+from synth.events import Benchmarked, CrossChecked, Finished, Judged, Lowered, PeersMeasured, Proposed, Replay, Started
+from synth.jobs import Proof, Prove, do
+from synth.pipeline import prove_and_run, replay, resume
+from synth.plan import Place, Plan
 from synth.propose import Candidate
 from synth.propose.choices import Choices
 from synth.propose.compose import compose
 from synth.propose.embedded import propose
 from synth.propose.mutate import mutants
-from synth.prover import Prover
+from synth.search.budget import Limits
+from synth.state.store import Store
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
 
@@ -36,9 +40,12 @@ def attention(**settings: str) -> Bound:
     return bind(load_spec("attention"), settings)
 
 
-def plan(tmp_path: Path, bound: Bound, **changes: object) -> Plan:
-    values = {"budget": 100.0, "target": "sm_90", "out": tmp_path, "mutate": False, "max_candidates": 1, "seed": 0}
-    return Plan(bound, **(values | changes))  # type: ignore[arg-type]
+def plan(bound: Bound, **changes: Any) -> Plan:
+    return Plan(bound, "sm_90", Limits(minutes=2.0), **({"max_candidates": 1} | changes))
+
+
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, f"sqlite:///{tmp_path}/synth.db")
 
 
 # ---- a whole run -------------------------------------------------------------------------------------
@@ -47,7 +54,7 @@ def plan(tmp_path: Path, bound: Bound, **changes: object) -> Plan:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """One candidate of causal attention, through every stage."""
-    return list(prove_and_run(plan(tmp_path_factory.mktemp("runs"), attention(causal="bottom_right"))))
+    return list(prove_and_run(plan(attention(causal="bottom_right")), place(tmp_path_factory.mktemp("runs"))))
 
 
 def test_the_stages_come_in_order(run: list[object]) -> None:
@@ -82,7 +89,7 @@ def test_torch_attention_is_a_peer_because_it_agrees(run: list[object]) -> None:
 
 
 def test_a_run_that_is_stopped_leaves_a_valid_folder(tmp_path: Path) -> None:
-    events = prove_and_run(plan(tmp_path, attention()))
+    events = prove_and_run(plan(attention()), place(tmp_path))
     seen = list(islice(events, 3))
     assert isinstance(seen[-1], Judged)
     assert json.loads((seen[0].folder / "results.json").read_text())["status"] == "running"
@@ -102,52 +109,52 @@ def test_the_command_prints_json_lines(tmp_path: Path, capsys: pytest.CaptureFix
     assert next(e for e in events if e["event"] == "Lowered")["target"] == "sm_80"
 
 
+# ---- again ---------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_is_resumed_and_asks_nothing_twice(tmp_path: Path) -> None:
+    here = place(tmp_path)
+    bound = bind(load_spec("rmsnorm"), {})
+    events = prove_and_run(plan(bound, max_candidates=2), here)
+    seen = list(itertools.takewhile(lambda event: not isinstance(event, CrossChecked), events))
+    events.close()
+    folder = seen[0].folder
+    asked = [e.certificate.id for e in seen if isinstance(e, Judged)]
+    again = list(resume(folder.name, here, {}))
+    assert [e.certificate.id for e in again if isinstance(e, Judged)][:1] == asked  # the very proof that was kept
+    assert again[-1].status == "finished" and again[-1].certified == 2 and again[-1].folder == folder
+    assert json.loads((folder / "results.json").read_text())["status"] == "finished"
+    with Store.open(here.db) as store:
+        recorded = store.load("last")
+        assert list(recorded.verdicts().values()) == ["proved", "proved"]
+    repeated = list(replay("last", here))
+    (compared,) = [e for e in repeated if isinstance(e, Replay)]
+    assert compared.candidates == 2 and compared.differences == ()
+    times = [[e.measurements for e in run if isinstance(e, Benchmarked)] for run in (again, repeated)]
+    assert times[0] == times[1]  # of the record: nothing is timed in a replay
+
+
 # ---- the gate ----------------------------------------------------------------------------------------
 
 
-def test_only_a_proved_candidate_is_certified() -> None:
+def test_only_a_proved_candidate_gets_a_certificate() -> None:
     bound = attention(causal="bottom_right")
     right = Candidate("right", compose(bound, Choices()))
     rule = {"no-rescale", "strict-comparison", "last-row-unwritten", "mask-dropped", "wrong-corner"}
     broken = [m for m in mutants(right) if dict(m.choices)["broken"] in rule]
     assert len(broken) == len(rule)
-    with Prover(bound, 100.0) as prover:
-        certified, judged = judge(right, prover)
-        assert certified is not None and judged.report.verdict is Verdict.PROVED
-        for mutant in broken:
-            certified, judged = judge(mutant, prover)
-            assert certified is None, mutant.name
-            fallen = {r.id for r in judged.report.results if r.verdict is Verdict.REFUTED}
-            assert fallen & set(mutant.expected), mutant.name
+    proof = do(Prove(right.name, right.text), bound)
+    assert isinstance(proof, Proof) and proof.verdict is Verdict.PROVED and proof.certificate is not None
+    for mutant in broken:
+        proof = do(Prove(mutant.name, mutant.text), bound)
+        assert isinstance(proof, Proof) and proof.certificate is None and proof.report is not None, mutant.name
+        fallen = {r.id for r in proof.report.results if r.verdict is Verdict.REFUTED}
+        assert fallen & set(mutant.expected), mutant.name
 
 
-def test_a_proof_that_takes_too_long_is_unproved_and_the_next_one_still_runs() -> None:
-    bound = attention()
-    candidate = next(propose(bound))
-    with Prover(bound, 0.01) as prover:
-        certified, judged = judge(candidate, prover)
-        assert certified is None and judged.report.verdict is Verdict.UNPROVED
-        assert "no answer within" in judged.report.results[0].residual
-        prover.seconds = 100.0
-        certified, judged = judge(candidate, prover)
-        assert certified is not None
-
-
-def test_a_prover_that_dies_is_unproved() -> None:
-    bound = attention()
-    candidate = next(propose(bound))
-    with Prover(bound, 100.0) as prover:
-        assert judge(candidate, prover)[0] is not None
-        assert prover.process is not None
-        prover.process.kill()
-        certified, judged = judge(candidate, prover)
-        assert certified is None and "ended unasked" in judged.report.results[0].residual
-        assert judge(candidate, prover)[0] is not None
-
-
-def test_a_text_that_is_no_kernel_is_an_error_with_its_place() -> None:
-    with Prover(attention(), 100.0) as prover, pytest.raises(SourceError, match="nonsense.tile:1"):
-        prover.certify("nonsense", "nonsense.tile")
+def test_a_text_that_is_no_kernel_is_an_answer_with_its_place() -> None:
+    proof = do(Prove("nonsense", "nonsense"), attention())
+    assert isinstance(proof, Proof) and proof.report is None and "nonsense.tile:1" in proof.problem
 
 
 def test_a_certificate_without_emitted_code_cannot_be_launched(tmp_path: Path) -> None:
