@@ -24,6 +24,7 @@ from synth.search.budget import Budget
 from synth.search.lab import Lab, Replayed
 from synth.search.loop import Search
 from synth.state import Journal
+from synth.state.cache import Cached
 from synth.state.run import Run
 from synth.state.store import Store
 from synth.workers import Pool
@@ -81,7 +82,7 @@ def _carry_out(plan: Plan, place: Place, run: Run, recorded: Run | None) -> Iter
         proved, refuted, unproved = (counts[v] for v in (Verdict.PROVED, Verdict.REFUTED, Verdict.UNPROVED))
         done = Finished(status, proved, refuted, unproved, seconds, run.folder, budget.spent())
         results.note(done)
-        run.finish(status, seconds, done.spent.usd)
+        run.finish(status, seconds)
     yield done
 
 
@@ -89,7 +90,8 @@ def _search(
     plan: Plan, place: Place, run: Run, recorded: Run | None, pool: Pool, budget: Budget
 ) -> tuple[Search, Callable[[], str]]:
     """The search, and what budget ended it (nothing while none has)."""
-    journal: Journal = run if recorded is None else Replayed(recorded, run)
+    own: Journal = Cached(run, run.store, plan.bound) if place.cache and recorded is None else run
+    journal: Journal = own if recorded is None else Replayed(recorded, own)
     most = plan.max_candidates if recorded is None else len(recorded.verdicts())
     heard: SimpleQueue[Event] = SimpleQueue()
     ended = ""
