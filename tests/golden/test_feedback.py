@@ -21,6 +21,7 @@ from synth.feedback import MAX_LINES, MAX_WIDTH, feedback
 from synth.feedback.hardware import sheet
 from synth.jobs import Built, Checked, Proof, Prove, Timed, prove, unanswered
 from synth.propose import Candidate
+from synth.propose.model.prompt import system
 from synth.search.tried import Tried
 from verifier import prove as gate
 from verifier.verdict import Verdict
@@ -96,6 +97,11 @@ def test_hardware_sheet_follows_its_tables() -> None:
         assert f"{device.memory / 1e12:.3g} TB/s" in page and f"{device.half / 1e12:.0f} TFLOP/s" in page
     with pytest.raises(KeyError):
         sheet("sm_75")
+
+
+def test_a_model_is_told_of_the_machine() -> None:
+    golden, _ = online()
+    assert any(sheet("sm_90").strip() in block["text"] for block in system(golden.bound(), "sm_90", ()))
 
 
 def test_nothing_depends_on_how_long_proofs_took() -> None:

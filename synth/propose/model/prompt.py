@@ -20,6 +20,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ir.spec import Bound
 from synth.feedback import feedback
+from synth.feedback.hardware import sheet
 from synth.propose.model.examples import Example
 from synth.propose.model.talk import EPHEMERAL
 from synth.search.tried import Brief
@@ -47,7 +48,7 @@ def system(bound: Bound, target: str, examples: Sequence[Example]) -> list[dict[
     blocks = [
         rendered("system.md.j2", language=text("language.md")),
         rendered("spec.md.j2", spec=formula(bound), settings=bound.settings, shapes=bound.spec.search_shapes),
-        rendered("hardware.md.j2", target=target),
+        rendered("hardware.md.j2", target=target, sheet=sheet(target)),
     ]
     if examples:
         blocks.append(rendered("examples.md.j2", examples=examples))
