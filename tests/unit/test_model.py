@@ -50,12 +50,18 @@ SOON = Backoff(0.01, 0.02)
 MODEL = "claude-opus-5-5"
 
 
+def set_up(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The test's key, and nothing of what the machine has."""
+    patch.setenv("ANTHROPIC_API_KEY", KEY)
+    patch.setenv("ANTHROPIC_CONFIG_DIR", str(folder))
+    patch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_CUSTOM_HEADERS"):
+        patch.delenv(name, raising=False)
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
-    for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+    set_up(monkeypatch, tmp_path)
 
 
 class Run:
@@ -120,10 +126,10 @@ def repairing(request: dict[str, Any]) -> Reply:
 
 
 @pytest.fixture(scope="module")
-def repaired() -> Iterator[tuple[InMemory, list[Tried], list[dict[str, Any]]]]:
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[InMemory, list[Tried], list[dict[str, Any]]]]:
     """A recorded conversation: a wrong kernel, then the right one. The server is gone by the time it is used."""
     with pytest.MonkeyPatch.context() as patch, MessagesServer(repairing) as server:
-        patch.setenv("ANTHROPIC_API_KEY", KEY)
+        set_up(patch, tmp_path_factory.mktemp("none"))
         run = Run(server, turns=2)
         tried = run.drafts()
     yield run.journal, tried, server.requests
@@ -287,7 +293,7 @@ SAYS = Says(text("Here it is."), submit(NONSENSE))
     ],
 )
 def test_what_may_pass_is_tried_again(failure: Reply, reason: str) -> None:
-    patience = Patience(5, 0.3, 0.5) if isinstance(failure, Hang | Drip) else None
+    patience = Patience(5, 1.0, 1.5) if isinstance(failure, Hang | Drip) else None
     with MessagesServer([failure, SAYS]) as server:
         run = Run(server, turns=1, patience=patience)
         assert len(run.drafts()) == 1
@@ -391,8 +397,8 @@ def test_a_run_that_is_stopped_leaves_a_wait_or_a_reply_at_once(failure: Reply) 
             assert busy.is_alive()
         begin = time.monotonic()
         run.proposer.stop()
-        busy.join(5)
-        assert not busy.is_alive() and time.monotonic() - begin < 2
+        busy.join(20)
+        assert not busy.is_alive() and time.monotonic() - begin < 10
     assert run.records() == [] and len(server.requests) == 1
 
 
@@ -473,10 +479,10 @@ def test_a_run_resumed_with_more_goes_on_where_the_budget_ended_it() -> None:
 
 def test_minutes_end_a_reply_that_does_not_come() -> None:
     with MessagesServer([Drip()]) as server:
-        run = Run(server, limits=Limits(minutes=0.01))
+        run = Run(server, limits=Limits(minutes=0.03))
         begin = time.monotonic()
         assert run.drafts() == []
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 10
     assert "minutes are over" in run.budget.exhausted() and len(server.requests) == 1
 
 
