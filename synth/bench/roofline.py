@@ -93,7 +93,17 @@ def visible_pairs(group: Group, row: tuple[str, Expr], values: Mapping[str, int]
 
 def is_plain(expr: Expr) -> bool:
     """Whether `integer` can work an expression out."""
-    return all(isinstance(e, Name | Number | Binary | Unary) for e in walk(expr))
+    for e in walk(expr):
+        match e:
+            case Number(value):
+                known = value.denominator == 1
+            case Binary(op):
+                known = op in OPERATIONS
+            case _:
+                known = isinstance(e, Name | Unary)
+        if not known:
+            return False
+    return True
 
 
 def integer(expr: Expr, values: Mapping[str, Any]) -> Any:

@@ -18,8 +18,14 @@ from ir.spec import Bound
 from ir.typing import check
 from synth.bench.cost import Prediction, predict
 from synth.bench.hardware import DEVICES, device_named, device_of
+from synth.bench.rank import ranks, tau
 from synth.bench.roofline import work_flops
+from synth.events import Measurement
+from synth.jobs import Built, Checked, Prove, Timed, prove
+from synth.propose import Candidate
 from synth.propose.seeds import wanted_settings
+from synth.search.tried import Tried
+from synth.state.store import Store
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "tests" / "golden" / "feedback" / "online_d128"
@@ -133,6 +139,39 @@ def test_no_program_takes_no_time_but_the_launch() -> None:
     """An empty batch is no division by zero."""
     found = run(golden("fa2_large_tiles"), {**LONG, "M": 0})
     assert found.bound == "latency" and 0.0 < found.seconds < 1e-4
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Kendall's tau-b: same order, opposite order, one swap of six pairs, no order at all."""
+    assert tau(((1.0, 10.0), (2.0, 20.0), (3.0, 30.0))) == 1.0
+    assert tau(((1.0, 3.0), (2.0, 2.0), (3.0, 1.0))) == -1.0
+    assert tau(((1.0, 1.0), (2.0, 3.0), (3.0, 2.0), (4.0, 4.0))) == pytest.approx(4 / 6)
+    assert tau(((1.0, 1.0), (1.0, 2.0))) is None
+
+
+def test_runs_are_ranked_by_gpu_times_alone(tmp_path: Path) -> None:
+    """Two certified kernels of one run: their times on an H200 are paired with predictions, those on a CPU are not."""
+    path = packaged_specs() / "softmax"
+    bound = bind(load_spec("softmax"), {})
+    sizes = dict(bound.spec.search_shapes[0].sizes)
+    with Store.open(str(tmp_path / "runs.db")) as store, store.begin(bound, {}, tmp_path) as run:
+        for name, seconds in (("online", 4e-5), ("three_pass", 7e-5)):
+            text = (path / f"{name}.tile").read_text()
+            proof = prove(Prove(name, text), bound)
+            assert proof.certificate is not None
+            gpu, cpu = (
+                Timed((Measurement(name, shape, tuple(sizes.items()), seconds, 1.0, None),), device)
+                for shape, device in (("4k", "NVIDIA H200"), ("cpu", "CPU"))
+            )
+            checked = Checked(proof.certificate, 3, 0.0)
+            run.put(
+                Tried(Candidate(name, text), name, proof, Built(proof.certificate), checked, short=cpu, long=gpu), 0
+            )
+        (rank,) = ranks(run)
+    program = check(parse((path / "online.tile").read_text()), bound)
+    assert rank.device == "NVIDIA H200" and len(rank.pairs) == 2
+    assert (predict(program, bound, sizes, "sm_90").seconds, 4e-5) in rank.pairs
+    assert rank.tau == 1.0
 
 
 def test_one_table_of_devices() -> None:
