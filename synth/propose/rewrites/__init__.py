@@ -7,7 +7,22 @@ kernel: each fits wherever the structure it speaks of is found.
 
 from __future__ import annotations
 
-from synth.propose.rewrites import exponents, grid, heads, loops, programs, schedule, softmax, split, split_keys, visits
+from synth.propose.rewrites import (
+    exponents,
+    grid,
+    heads,
+    loops,
+    masks,
+    programs,
+    recompute,
+    scaling,
+    schedule,
+    softmax,
+    split,
+    split_keys,
+    sums,
+    visits,
+)
 from synth.propose.rewrites.rewrite import Rewrite, Site, Subject
 
 __all__ = ["REWRITES", "Rewrite", "Site", "Subject"]
@@ -23,4 +38,8 @@ REWRITES: tuple[Rewrite, ...] = (
     *programs.REWRITES,
     *heads.REWRITES,
     *split_keys.REWRITES,
+    *scaling.REWRITES,
+    *masks.REWRITES,
+    *sums.REWRITES,
+    *recompute.REWRITES,
 )
