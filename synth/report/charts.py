@@ -29,7 +29,7 @@ STACK = ("refuted", "unproved", "proved")  # from the bottom
 
 def verdict_panels(run: RunView) -> list[Markup]:
     """One small chart for each obligation: how many candidates it was refuted, unproved, proved for so far."""
-    judged = [k for k in run.kernels if k.obligations]
+    judged = [k for k in run.kernels if k.obligations and not k.twin]
     if not judged:
         return []
     timed = all(k.at is not None for k in judged)
@@ -113,7 +113,7 @@ class _Point:
 
 def roofline(run: RunView) -> Markup | str:
     """The plot, or a sentence saying why there is none."""
-    timed = [(k.name, "certified", m) for k in run.kernels for m in k.measurements]
+    timed = [(k.name, "certified", m) for k in run.distinct for m in k.measurements]
     timed += [(m.name, "peer", m) for m in run.peers]
     if not timed:
         return "Nothing was timed in this run."

@@ -13,7 +13,7 @@ from ir.diagnostics import SourceError
 from ir.loader import bind, load_spec, parse_spec
 from ir.spec import Bound
 from synth.events import Measurement
-from synth.report.view import KernelView, RunView
+from synth.report.view import NOT_A_KERNEL, KernelView, RunView
 from verifier.certificate import Certificate, CertificateError
 from verifier.verdict import Report
 
@@ -34,7 +34,9 @@ def read_folder(folder: Path) -> RunView:
     gaps: list[str] = []
     if len(rows) < len(results["candidates"]):
         gaps.append("Candidates whose names are not file names were left out.")
-    kernels = tuple(_kernel(folder, row) for row in rows)
+    winner = results.get("winner") or {}
+    held = {str(winner.get("name", "")): measurements(winner.get("benchmarks", ()))}
+    kernels = tuple(_kernel(folder, row, held.get(row["name"], ())) for row in rows)
     bound, text = _spec(folder, results, rows, gaps)
     return RunView(
         run=folder.resolve().name,
@@ -51,6 +53,7 @@ def read_folder(folder: Path) -> RunView:
         roofline=str(results.get("roofline", "")),
         kernels=kernels,
         peers=measurements(results.get("peers", ())),
+        peers_heldout=measurements(winner.get("peers", ())),
         gaps=tuple(gaps),
     )
 
@@ -83,7 +86,7 @@ def measurements(rows: Any) -> tuple[Measurement, ...]:
     return tuple(m for m in found if m.seconds > 0)
 
 
-def _kernel(folder: Path, row: Mapping[str, Any]) -> KernelView:
+def _kernel(folder: Path, row: Mapping[str, Any], heldout: tuple[Measurement, ...]) -> KernelView:
     name = row["name"]
     damage: list[str] = []
     compiled, check, failed = (row.get(key) or {} for key in ("compiled", "crosscheck", "failed"))
@@ -99,7 +102,7 @@ def _kernel(folder: Path, row: Mapping[str, Any]) -> KernelView:
         note=str(row.get("note", "")),
         choices=tuple((str(k), str(v)) for k, v in (row.get("choices") or {}).items()),
         expected=tuple(row.get("broken_on_purpose") or ()),
-        verdict=str(row.get("verdict", "")),
+        verdict=str(row.get("verdict", NOT_A_KERNEL if failed.get("stage") == "read" else "")),
         seconds=row.get("seconds"),
         obligations=tuple(marks.items()),
         report=report,
@@ -110,9 +113,11 @@ def _kernel(folder: Path, row: Mapping[str, Any]) -> KernelView:
         checked=check.get("cases"),
         largest_error=check.get("largest_error"),
         measurements=measurements(row.get("benchmarks", ())),
+        heldout=heldout,
         controls=tuple(certificate.body.get("controls", ())) if certificate else (),
         failed=str(failed.get("stage", "")),
         problem=str(failed.get("message", "")),
+        twin=str(row.get("twin") or ""),
         damage=tuple(damage),
     )
 

@@ -71,6 +71,8 @@ def _row(kernel: KernelView, others: list[str], links: dict[str, str], x: float,
     """One line of text, and about how many characters it has."""
     best = min((m.seconds for m in kernel.measurements), default=None)
     said = f"{kernel.source or 'candidate'}, {kernel.verdict or 'not judged'}"
+    if kernel.twin:
+        said = f"{kernel.source or 'candidate'}, the same program as {shortened(kernel.twin, NAME)}"
     said += f", {best * 1e3:.3g} ms" if best is not None else ""
     label = shortened(kernel.name, NAME)
     link = element("a", element("tspan", label, class_="name"), href=f"#{links[kernel.name]}")

@@ -112,12 +112,12 @@ def _shapes(run: RunView) -> list[str]:
 
 
 def board(run: RunView) -> list[Row]:
-    """Timed first, fastest first; then by how far a candidate came; kernels broken on purpose are not candidates."""
+    """Timed first, fastest first; then by how far a candidate came. Each program once, and none broken on purpose."""
     shapes = _shapes(run)
     rows = [
         _row(k.name, f"c-{n}", k, k.measurements, k.heldout, run, shapes)
         for n, k in enumerate(run.kernels)
-        if not k.broken
+        if not k.broken and not k.twin
     ]
     for name in dict.fromkeys(m.name for m in run.peers):
         mine, held = ([m for m in ms if m.name == name] for ms in (run.peers, run.peers_heldout))
@@ -163,7 +163,7 @@ def generalisation(run: RunView) -> list[str]:
     """What the held-out shapes say of the winner on the search shapes."""
     both = [
         (k.name, s, h)
-        for k in run.honest
+        for k in run.distinct
         if (s := speedup(k.measurements, run.peers)) and (h := speedup(k.heldout, run.peers_heldout))
     ]
     if not both:
@@ -182,7 +182,7 @@ def generalisation(run: RunView) -> list[str]:
 
 def headline(run: RunView) -> list[tuple[str, str, str]]:
     """The figures at the top: name, figure, remark."""
-    judged = run.honest
+    judged = run.distinct
     found = [("certified", str(sum(k.certified for k in judged)), f"of {len(judged)} candidates")]
     for verdict in ("refuted", "unproved", NOT_A_KERNEL):
         number = sum(k.verdict == verdict for k in judged)

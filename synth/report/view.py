@@ -20,8 +20,8 @@ class KernelView:
     """One candidate. `verdict`: proved, refuted, unproved, "no kernel", or empty when it was not judged.
 
     `at` is seconds since the run began; `expected` names the obligations one of which a kernel broken on purpose should
-    lose; `failed` is the stage after the proof that did not work out and `problem` says why; `damage` says which of
-    the candidate's own records could not be read.
+    lose; `failed` is the stage after the proof that did not work out and `problem` says why; `twin` names an
+    earlier candidate that is the same program; `damage` says which of its own records could not be read.
     """
 
     name: str
@@ -133,6 +133,11 @@ class RunView:
     @property
     def honest(self) -> tuple[KernelView, ...]:
         return tuple(k for k in self.kernels if not k.broken)
+
+    @property
+    def distinct(self) -> tuple[KernelView, ...]:
+        """The honest candidates, each program once."""
+        return tuple(k for k in self.honest if not k.twin)
 
     @property
     def controls(self) -> tuple[KernelView, ...]:

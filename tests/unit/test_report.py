@@ -191,6 +191,23 @@ def test_the_fastest_comes_first_and_pytorch_among_them(view: RunView) -> None:
     assert [row.name for row in board(run)] == [view.kernels[0].name, "standard PyTorch", "slow"]
 
 
+def test_twins_and_texts_that_are_no_kernels_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    results = json.loads((copy / "results.json").read_text())
+    results["candidates"] += [
+        {"name": "again", "twin": "row", "source": "model"},
+        {"name": "prose", "source": "model", "failed": {"stage": "read", "message": "error[K001]: not a kernel"}},
+    ]
+    results["winner"] = {"name": "row", "benchmarks": results["peers"], "peers": results["peers"]}
+    (copy / "results.json").write_text(json.dumps(results))
+    run = read_folder(copy)
+    assert [k.name for k in run.distinct] == ["row", "prose"] and run.kernels[-1].verdict == "no kernel"
+    assert run.kernels[0].heldout and run.peers_heldout
+    page = render(run)
+    assert "the same program as row" in page and "error[K001]" in page
+
+
 def test_a_winner_that_does_not_generalise_is_named(view: RunView) -> None:
     first = replace(view.kernels[0], heldout=(measured("held", 4e-3),))
     run = replace(view, kernels=(first,), peers_heldout=(measured("standard PyTorch", 2e-3),))
