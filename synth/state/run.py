@@ -18,7 +18,7 @@ from sqlalchemy import Insert, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from synth.events import Event, Measurement, PeersMeasured
+from synth.events import Event, HeldOut, Measurement, PeersMeasured
 from synth.search.tried import Tried
 from synth.state.tables import AnswerRow, Base, CandidateRow, CertificateRow, MeasurementRow, RunRow
 from verifier.certificate import Certificate
@@ -102,11 +102,17 @@ class Run:
             self._touch(session)
 
     def note(self, event: Event) -> None:
-        """Keep what an event measured that belongs to no `Tried`: standard PyTorch's times."""
+        """Keep what an event measured that is in no `Tried`: PyTorch's times, and the winner's on held-out shapes."""
         match event:
             case PeersMeasured():
                 with self.store.write() as session:
                     self._measured(session, None, event.measurements, "search", "long", event.device)
+            case HeldOut(candidate):
+                with self.store.write() as session:
+                    named = select(CandidateRow.ordinal).filter_by(run=self.number, name=candidate.name)
+                    measured = [(session.scalar(named), event.measurements), (None, event.peers)]
+                    for ordinal, measurements in measured:
+                        self._measured(session, ordinal, measurements, "heldout", "long", "")
             case _:
                 return
 

@@ -8,7 +8,19 @@ from pathlib import Path
 from ir.loader import bind, load_spec
 from synth import runfolder
 from synth.certify import certify
-from synth.events import Benchmarked, Finished, Judged, Lowered, Measurement, PeersMeasured, Proposed, Started
+from synth.events import (
+    STANDARD,
+    Benchmarked,
+    Finished,
+    HeldOut,
+    Judged,
+    Lowered,
+    Measurement,
+    PeersMeasured,
+    Proposed,
+    Spent,
+    Started,
+)
 from synth.jobs import Built, Checked, Prove, Timed, prove
 from synth.propose.mutate import mutants
 from synth.propose.seeds import seeds
@@ -33,18 +45,21 @@ def run_folder(root: Path) -> Path:
     results = runfolder.Results(folder)
     results.note(Started("rmsnorm", bound.settings, "sm_90", "CPU", folder))
     first = next(iter(seeds(bound)))
+    certificate = None
     for candidate in (first, *(m for m in mutants(first) if m.name.rpartition("~")[2] in SLIPS)):
         found = certify(candidate.text, bound, f"{candidate.name}.tile")
         results.note(Proposed(candidate))
-        results.note(Judged(candidate, found.report, found.certificate.id if found.certificate else ""))
+        results.note(Judged(candidate, found.report, found.certificate))
         if found.certificate:
-            results.certificate(candidate.name, found.certificate)
+            certificate = found.certificate
+            results.certificate(candidate.name, certificate)
+    assert certificate is not None
     resources = {"kernel": "rmsnorm", "registers": 40, "spills": 0, "shared": 2048, "occupancy": 0.5}
     results.triton(first.name, "import triton  # emitted\n")
-    results.note(Lowered(first, "sm_90", (resources,), 0.1))
-    results.note(PeersMeasured("CPU", "a yardstick", (measured("standard PyTorch", 2e-3),)))
-    results.note(Benchmarked(first, (measured("certified", 1e-3),)))
-    results.note(Finished("finished", 1, 0, 0, 3.0, folder))
+    results.note(Lowered(first, "sm_90", (resources,), certificate))
+    results.note(PeersMeasured("CPU", "a yardstick", (measured(STANDARD, 2e-3),)))
+    results.note(Benchmarked(first, (measured("certified", 1e-3),), "CPU"))
+    results.note(Finished("finished", 1, 0, 0, 3.0, folder, Spent()))
     return folder
 
 
@@ -63,12 +78,14 @@ def kept_run(store: Store, out: Path) -> Run:
     child = replace(first, name="child", parents=(first.name,), source="rewrite", text=first.text + "# rewritten\n")
     run.put(Tried(child, "two", prove(Prove("child", child.text), bound)), 1)
     run.put(Tried(replace(broken, expected=()), "three", prove(Prove(broken.name, broken.text), bound)), 1)
-    run.note(PeersMeasured("CPU", "a yardstick", (measured("standard PyTorch", 2e-3),)))
+    run.note(PeersMeasured("CPU", "a yardstick", (measured(STANDARD, 2e-3),)))
+    held = replace(measured(STANDARD, 1e-3), shape="ragged")
     usage = {"input": 100, "cache_read": 900, "cache_write": 0, "output": 50}
     spent = {"usage": usage, "usd": 0.02, "seconds": 1.5}
+    run.note(HeldOut(first, (held,), (replace(held, seconds=2e-3),), 2.0, 2.0, True))
     said = {"request": {"model": "a-model"}, "reply": {"stop_reason": "tool_use"}, "ended": ""}
     run.record("exchange", "1 0 0", {**said, **spent, "attempts": [{**spent, "error": "overloaded"}]})
-    run.finish("finished", 12.0, 0.04)
+    run.finish("finished", 12.0)
     return store.load(run.id)
 
 
