@@ -1,9 +1,10 @@
-"""The commands that read the database of runs: runs and top. Arguments in, exit codes out."""
+"""The commands that read the database of runs: runs, top, export. Arguments in, exit codes out."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     """Make these commands part of `synth`."""
     app.command(epilog="synth runs · synth runs --json · synth runs --db postgresql://localhost/synth")(runs)
     app.command(epilog="synth top · synth top last -n 3 · synth top --spec attention --json")(top)
+    app.command(epilog="synth export last --dataset out.jsonl · synth export 20260101-1200 --dataset -")(export)
 
 
 def runs(db: Database = DEFAULT, as_json: Json = False) -> int:
@@ -61,4 +63,23 @@ def top(
         print(json.dumps([asdict(one) for one in found]))
     else:
         show_top(found)
+    return 0
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run's name, the start of one, or last.", show_default=False)],
+    dataset: Annotated[Path, typer.Option(help="The file to write, one JSON object a line; - for standard output.")],
+    db: Database = DEFAULT,
+) -> int:
+    """Every candidate of a run with the prompt that led to it, its verdict, what it was told, and its times."""
+    from synth.state.dataset import write_dataset
+    from synth.state.store import StateError, Store
+
+    try:
+        with Store.open(db, create=False) as store:
+            found = write_dataset(store.load(run), dataset)
+    except (StateError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if str(dataset) != "-":
+        print(f"{found} candidates written to {dataset}")
     return 0

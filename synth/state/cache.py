@@ -1,20 +1,17 @@
-"""Proofs of earlier runs answer again: a journal that looks into the whole database before it says "never asked".
+"""Proofs of earlier runs answer again, where the answer is no: a journal that looks into the whole database before it
+says "never asked".
 
 A verdict is kept under the digest of the checker (all of `ir/` and `verifier/`, Python, Z3 and the libraries it
 uses), the spec's text, the settings, and the kernel's exact text, so it is what this checker would say again.
 
-Why a cached answer cannot make a wrong kernel certified:
-
-- `refuted` and `unproved` claim nothing; serving one that is wrong loses a kernel and harms nobody.
-- `proved` is served only with its certificate, whose content must hash to the id it was kept under, and whose subject
-  must be this kernel, this spec and these settings, to the letter. A damaged row, or one moved from another kernel, is
-  not served; the kernel is proved as if it had never been seen.
-- Who can write to the database could still forge a row whose hash fits, as who can write to the source could change
-  the checker. So the cache decides what a search *learns from*; a kernel that is handed out as a run's winner is
-  proved afresh. Do not point `--db` at a server whose writers you would not let run code here; `--no-cache` does
-  without the cache altogether.
+Why this cannot make a wrong kernel certified: only `refuted` and `unproved` are ever kept or served, and they claim
+nothing. A row that is wrong, by whatever accident or intent, loses a kernel and certifies none. A kernel that an
+earlier run proved is proved again by every run that comes upon it, so the certificates that a run hands out rest on no
+other run's word, nor on the database's; what that costs is a second or so, where looking for a proof that does not
+exist, and for a counterexample, costs most.
 
 A proof that was given up (a time limit, a killed worker) is not kept: it says something about that day's machine.
+`--no-cache` does without all of this.
 """
 
 from __future__ import annotations
@@ -28,19 +25,19 @@ from typing import Any
 from sqlalchemy import select
 
 from ir.spec import Bound
-from synth.jobs import Proof
+from synth.jobs import Answer, Proof
 from synth.state import Journal
-from synth.state.answers import Damaged, decode, encode
+from synth.state.answers import Damaged, decode
 from synth.state.checker import checker
 from synth.state.run import insert_new
 from synth.state.store import Store
 from synth.state.tables import ProofRow
-from verifier.certificate import digest
+from verifier.verdict import Report, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A run's journal with the proofs of all runs behind it. A proof's key is the digest of the kernel's text."""
+    """A run's journal with the proofs of all runs behind it. Key of a proof: the digest of the text."""
 
     journal: Journal
     store: Store
@@ -54,7 +51,7 @@ class Cached:
 
     def record(self, kind: str, key: str, answer: dict[str, Any]) -> None:
         self.journal.record(kind, key, answer)
-        if kind == "prove" and worth_keeping(answer):
+        if kind == "prove" and says_no(decode(kind, answer)):
             row = {"key": self._place(key), "answer": answer, "created": time.time()}
             with self.store.write() as session:
                 session.execute(insert_new(session, ProofRow, row))
@@ -63,29 +60,19 @@ class Cached:
         with self.store.read() as session:
             try:
                 kept = session.scalar(select(ProofRow.answer).filter_by(key=self._place(key)))
-                if kept is None:
-                    return None
-                proof = decode("prove", kept)
+                return kept if kept is not None and says_no(decode("prove", kept)) else None
             except Damaged:
-                return None  # as if never asked: it is proved again
-        return encode(proof) if isinstance(proof, Proof) and self._is_about(proof, key) else None
-
-    def _is_about(self, proof: Proof, key: str) -> bool:
-        certificate = proof.certificate
-        if certificate is None:
-            return True  # decode has seen that it does not say proved
-        try:
-            subject = certificate.candidate, certificate.spec_source, certificate.settings
-        except (KeyError, TypeError, ValueError):
-            return False
-        return (digest(subject[0]), *subject[1:]) == (key, self.bound.spec.source, dict(self.bound.settings))
+                return None  # as if never asked: it is proved or refuted again
 
     def _place(self, key: str) -> str:
         parts = [checker(), self.bound.spec.source, self.bound.settings, key]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def worth_keeping(answer: dict[str, Any]) -> bool:
-    """Whether there is a report that came to its own end. One that was cut off has no statement of any obligation."""
-    report = answer.get("report")
-    return report is not None and any(result["statement"] for result in report["results"])
+def says_no(answer: Answer) -> bool:
+    """Whether it is a refuted or unproved report that came to its own end. One that was cut off states nothing."""
+    match answer:
+        case Proof(report=Report() as report, certificate=None) if report.verdict is not Verdict.PROVED:
+            return any(result.statement for result in report.results)
+        case _:
+            return False

@@ -166,7 +166,7 @@ class MeasurementRow(Base):
 
 
 class ProofRow(Base):
-    """A proof's answer, shared by all runs (`synth.state.cache`)."""
+    """A refuted or unproved kernel's answer, shared by all runs (`synth.state.cache`)."""
 
     __tablename__ = "proofs"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)

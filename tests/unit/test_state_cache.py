@@ -1,8 +1,7 @@
-"""Proofs of earlier runs: served again for the same text, spec, settings and checker, and for nothing else."""
+"""Proofs of earlier runs: only a no is served again, for the same text, spec, settings and checker."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +17,23 @@ from synth.state.answers import decode, encode
 from synth.state.cache import Cached
 from synth.state.store import Store
 from synth.state.tables import ProofRow
-from verifier.certificate import Certificate, digest
+from verifier.certificate import digest
 from verifier.verdict import Verdict
 
 BOUND = bind(load_spec("softmax"), {})
-TEXT = (packaged_specs() / "softmax" / "online.tile").read_text()
-KEY = digest(TEXT)
+RIGHT = (packaged_specs() / "softmax" / "online.tile").read_text()
+WRONG = RIGHT.replace(" / l[:, None]", "")
+KEY = digest(WRONG)
 
 
 @pytest.fixture(scope="module")
-def proof() -> Proof:
-    return prove(Prove("online", TEXT), BOUND)
+def refuted() -> Proof:
+    return prove(Prove("wrong", WRONG), BOUND)
+
+
+@pytest.fixture(scope="module")
+def proved() -> Proof:
+    return prove(Prove("right", RIGHT), BOUND)
 
 
 @pytest.fixture
@@ -41,33 +46,21 @@ def cached(store: Store, journal: Journal | None = None) -> Cached:
     return Cached(journal or InMemory(), store, BOUND)
 
 
-def replaced(store: Store, answer: dict[str, Any]) -> None:
-    with store.write() as session:
-        session.execute(update(ProofRow).values(answer=answer))
-
-
-def test_another_run_gets_the_same_answer_and_keeps_it(store: Store, proof: Proof) -> None:
-    cached(store).record("prove", KEY, encode(proof))
+def test_another_run_gets_the_same_answer_and_keeps_it(store: Store, refuted: Proof) -> None:
+    assert refuted.verdict is Verdict.REFUTED
+    cached(store).record("prove", KEY, encode(refuted))
     own = InMemory()
     again = cached(store, own).answer("prove", KEY)
-    assert again is not None and decode("prove", again) == proof
+    assert again is not None and decode("prove", again) == refuted
     assert own.answer("prove", KEY) == again  # so that this run resumes without the cache
     assert cached(store).answer("check", KEY) is None
-    assert cached(store).answer("prove", digest(TEXT + "\n")) is None
-
-
-def test_refuted_kernels_are_served_too(store: Store) -> None:
-    wrong = TEXT.replace(" / l[:, None]", "")
-    refuted = prove(Prove("k", wrong), BOUND)
-    assert refuted.verdict is Verdict.REFUTED
-    cached(store).record("prove", digest(wrong), encode(refuted))
-    assert decode("prove", cached(store).answer("prove", digest(wrong)) or {}) == refuted
+    assert cached(store).answer("prove", digest(WRONG + "\n")) is None
 
 
 def test_nothing_is_served_to_another_spec_setting_or_checker(
-    store: Store, proof: Proof, monkeypatch: pytest.MonkeyPatch
+    store: Store, refuted: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached(store).record("prove", KEY, encode(proof))
+    cached(store).record("prove", KEY, encode(refuted))
     other_setting = bind(load_spec("softmax"), {"dtype": "fp16"})
     assert Cached(InMemory(), store, other_setting).answer("prove", KEY) is None
     other_spec = replace(BOUND, spec=replace(BOUND.spec, source=BOUND.spec.source + "# another\n"))
@@ -76,26 +69,22 @@ def test_nothing_is_served_to_another_spec_setting_or_checker(
     assert cached(store).answer("prove", KEY) is None
 
 
-def test_a_certificate_of_another_kernel_is_not_served(store: Store, proof: Proof) -> None:
-    """Rows that were edited, however well: each would make a kernel `proved` that was never proved."""
-    journal = cached(store)
-    journal.record("prove", KEY, encode(proof))
-    body = copy.deepcopy(proof.certificate.body)  # type: ignore[union-attr]
-    body["subject"]["candidate"]["text"] = TEXT.replace("exp(m - m_new)", "1")
-    moved = encode(Proof(proof.report, Certificate(body)))  # its hash fits, its subject is another text
-    settings = copy.deepcopy(proof.certificate.body)  # type: ignore[union-attr]
-    settings["subject"]["settings"] = {"dtype": "fp32"}
-    edited = copy.deepcopy(encode(proof))
-    edited["certificate"]["body"]["claim"] = []  # its subject is right, its hash is not
-    bare = {**encode(proof), "certificate": None}
-    for forged in (moved, encode(Proof(proof.report, Certificate(settings))), edited, bare, {"report": 1}):
-        replaced(store, forged)
+def test_proved_is_never_kept_and_never_served(store: Store, refuted: Proof, proved: Proof) -> None:
+    """Also not from a row that somebody wrote: whatever it holds, the kernel is proved or refuted again."""
+    own = InMemory()
+    cached(store, own).record("prove", digest(RIGHT), encode(proved))
+    assert own.answer("prove", digest(RIGHT)) is not None
+    assert cached(store).answer("prove", digest(RIGHT)) is None
+
+    cached(store).record("prove", KEY, encode(refuted))
+    bare: dict[str, Any] = {**encode(proved), "certificate": None}
+    for forged in (encode(proved), bare, {"report": 1}, {**encode(refuted), "report": None}):
+        with store.write() as session:
+            session.execute(update(ProofRow).values(answer=forged))
         assert cached(store).answer("prove", KEY) is None
     with store.write() as session:
         session.execute(text("UPDATE proofs SET answer = x'0001'"))
     assert cached(store).answer("prove", KEY) is None
-    replaced(store, encode(proof))
-    assert cached(store).answer("prove", KEY) is not None
 
 
 def test_proofs_that_were_cut_off_are_not_kept(store: Store) -> None:
