@@ -93,8 +93,8 @@ def rows(run: Run) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Prompts:
-    """The exchanges of a run. A kernel belongs to the first reply of its step that submits its text and has not been
-    given a candidate for it yet."""
+    """The exchanges of a run. A kernel belongs to the first reply of its step and slot that submits its text and has
+    not been given a candidate for it yet."""
 
     exchanges: list[tuple[str, dict[str, Any]]]
     _taken: set[tuple[str, int]] = field(default_factory=set)
@@ -102,7 +102,7 @@ class Prompts:
     def of(self, row: CandidateRow) -> dict[str, Any] | None:
         """The request and the reply that a model's candidate came from."""
         for key, exchange in self.exchanges:
-            if key.split("/")[0] != str(row.step):
+            if key.split("/")[:2] != [str(row.step), str(row.slot)]:
                 continue
             for index, block in enumerate(exchange["reply"]["content"]):
                 if (key, index) not in self._taken and _submits(block, row.text):

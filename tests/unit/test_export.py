@@ -81,7 +81,7 @@ def test_every_candidate_is_a_line(db: str, tmp_path: Path, capsys: pytest.Captu
     assert right["prompt"]["reply"][0]["input"]["text"] == RIGHT
     assert right["certificate"] and right["feedback"].startswith(f"{right['name']}: proved")
     assert [(t["shapes"], t["shape"], t["seconds"]) for t in right["timing"]] == [("heldout", "ragged", 0.5)]
-    assert [(t["shape"], t["tflops"]) for t in right["standard"]] == [("4k", None), ("ragged", 0.1)]  # JSON has no infinity
+    assert [(t["shape"], t["tflops"]) for t in right["standard"]] == [("4k", None), ("ragged", 0.1)]  # no infinities
 
     assert (twin["twin_of"], twin["prompt"], twin["source"]) == (right["name"], None, "rewrite")
     assert twin["timing"] == right["timing"] and "same program as" in twin["feedback"]
