@@ -43,8 +43,8 @@ def child(store: Path, run: Run) -> Iterator[tuple[BaseProcess, Connection]]:
 
 def outcome(run: Run) -> list[tuple[Any, ...]]:
     """What a run found, less what a clock says."""
-    names = ("ordinal", "name", "text", "identity", "twin", "source", "parents", "step", "slot", "verdict", "obligations")
-    return [tuple(getattr(row, name) for name in (*names, "stage")) for row in run.candidates()]
+    names = ("ordinal", "name", "text", "identity", "twin", "source", "parents", "step", "slot", "verdict")
+    return [tuple(getattr(row, name) for name in (*names, "obligations", "stage")) for row in run.candidates()]
 
 
 def begin(db: Path) -> Run:
