@@ -87,9 +87,9 @@ def _resources(resources: tuple[dict[str, Any], ...]) -> Iterator[str]:
         resident = round(r["occupancy"] * warps / r["warps"])
         yield (
             f"{r['kernel']} on {r['target']}: {r['registers']} registers a lane, {r['spills']} bytes spilled, "
-            f"{r['shared'] / 1024:.0f} KiB shared memory, {r['warps']} warps; {resident} resident programs, "
-            f"occupancy {100 * r['occupancy']:.0f} %; {r['tensor_core']} tensor-core and {r['exponentials']} "
-            "exponential instructions"
+            f"{r['shared'] / 1024:.0f} KiB shared memory, {r['warps']} warps; {resident} resident on a "
+            f"processor, occupancy {100 * r['occupancy']:.0f} %; {r['tensor_core']} tensor-core and "
+            f"{r['exponentials']} exponential instructions"
         )
 
 
@@ -155,7 +155,8 @@ def _ideas(
     inner = [s for s in statements(kernel.body) if isinstance(s, For)]
     body = [e for loop in inner for s in statements(loop.body) for e in _parts(s)]
     rows = [d.left.type.shape[0] for d in body if isinstance(d, Dot)]
-    if device.target in ("sm_90", "sm_100") and rows and min(rows) < 64:
+    narrow = device.target in ("sm_90", "sm_100") and rows and min(rows) < 64
+    if narrow and worst.tensor > 0.25 * worst.seconds:  # else the rate of dots matters little
         yield f"a dot of {min(rows)} rows runs at half the rate on {device.target}: 64 rows or more for every 4 warps"
     if worst.programs < device.processors:
         yield f"{worst.programs} programs for {device.processors} processors: split the keys or rows over more programs"
@@ -168,7 +169,7 @@ def _ideas(
         else:
             yield "it moves little more than inputs and outputs: only fewer passes or wider loads can help"
     if worst.bound == "latency" and compiled is not None:
-        yield from _more_overlap(compiled, kernel.schedule.num_stages)
+        yield from _more_overlap(compiled, kernel.schedule.num_stages, bool(rows))
     if worst.bound == "latency" and worst.exponential > worst.tensor:
         yield from _fewer_lane_operations(body)
     if worst.bound == "tensor":
@@ -200,18 +201,22 @@ def _fewer_lane_operations(body: list[Expr]) -> Iterator[str]:
         yield "rescale the accumulator only when the maximum has grown by more than a bound (lazy rescaling)"
 
 
-def _more_overlap(compiled: Mapping[str, Any], stages: int) -> Iterator[str]:
+def _more_overlap(compiled: Mapping[str, Any], stages: int, dots: bool) -> Iterator[str]:
     target, registers, shared, warps = (compiled[k] for k in ("target", "registers", "shared", "warps"))
     here = occupancy(target, registers, shared, warps)
     room = PROCESSORS[target].shared // 1024
     few = f"registers ({registers} a lane)"
     much = f"shared memory ({shared // 1024} KiB of {room})"
+    full = occupancy(target, LEAN, shared, warps) <= here  # more programs do not fit, however few registers they take
     if occupancy(target, registers, 0, warps) > here:
-        yield f"{much} limits how many programs are resident: narrower key tiles, or fewer than {stages} stages"
-    elif occupancy(target, LEAN, shared, warps) > here:
+        yield f"{much} limits how many programs are resident: narrower tiles in the loop, or fewer than {stages} stages"
+    elif not full:
         yield f"{few} limit how many programs are resident: smaller row tiles, more warps for one tile, or maxnreg"
     elif occupancy(target, LEAN, 0, warps) > here:
         yield f"{few} and {much} both limit how many programs are resident: smaller tiles"
-    if stages < 3:
+    if not dots:
+        yield "a loop without a dot waits for its loads in every iteration: wider tiles, fewer passes, more programs"
+        return
+    if stages < 3 and not full:
         yield f"num_stages = {stages + 1} loads one tile further ahead"
     yield "independent work between two dots (two row tiles in one program, or a block split in halves) fills the gaps"
