@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from synth.report.arms import arms_beside
 from synth.report.cells import with_cells
 from synth.report.database import read_run
 from synth.report.folder import NoRun, read_folder
@@ -26,7 +28,7 @@ def find(run: str, db: str) -> RunView:
         with Store.open(db, create=False) as store:
             kept = store.load(folder.resolve().name if inside else run)
             if not inside or kept.folder.resolve() == folder.resolve():
-                return read_run(kept)
+                return replace(read_run(kept), arms=arms_beside(kept))
     except StateError as error:
         if not inside and not _missing(db):
             raise NoRun(str(error)) from error

@@ -21,7 +21,7 @@ from synth.state.tables import CandidateRow, CertificateRow, MeasurementRow
 from verifier.certificate import Certificate
 from verifier.verdict import Evidence, Report
 
-RUNGS = ("long", "short")  # the better one first
+LONGER = ("long", "short")  # which rung replaces which
 
 
 def read_run(run: Run) -> RunView:
@@ -29,9 +29,8 @@ def read_run(run: Run) -> RunView:
     gaps: list[str] = []
     bound = _bound(run, gaps)
     rows = run.measurements()
-    timings = [answer for _, answer in run.answers("time")]
+    answers = [answer for _, answer in run.answers("time")]
     kernels = tuple(_kernel(run, row, rows) for row in run.candidates())
-    peers = [row for row in rows if row.candidate is None]
     return RunView(
         run=run.id,
         spec=run.spec,
@@ -46,11 +45,11 @@ def read_run(run: Run) -> RunView:
         where=str(run.folder),
         bound=bound,
         spec_text=run.spec_text,
-        roofline=next((str(t["roofline"]) for t in timings if t.get("roofline")), ""),
+        roofline=next((str(t["roofline"]) for t in answers if t.get("roofline")), ""),
         kernels=kernels,
-        peers=_best(r for r in peers if r.shapes == "search"),
-        peers_heldout=_best(r for r in peers if r.shapes == "heldout"),
-        exchanges=tuple(_exchange(key, answer) for key, answer in run.answers("exchange")),
+        peers=timings(rows, None, "search"),
+        peers_heldout=timings(rows, None, "heldout"),
+        exchanges=tuple(exchange(key, answer) for key, answer in run.answers("exchange")),
         gaps=tuple(gaps),
     )
 
@@ -63,17 +62,18 @@ def _bound(run: Run, gaps: list[str]) -> Bound | None:
         return None
 
 
-def _best(rows: Iterable[MeasurementRow]) -> tuple[Measurement, ...]:
-    """Of every name and shape the measurement of the longer rung."""
+def timings(rows: Iterable[MeasurementRow], candidate: int | None, shapes: str) -> tuple[Measurement, ...]:
+    """What a candidate (None: PyTorch) takes on the "search" or "heldout" shapes: of every name and shape the
+    measurement of the longer rung."""
     found: dict[tuple[str, str], MeasurementRow] = {}
     for row in rows:
-        kept = found.setdefault((row.name, row.shape), row)
-        if row.rung in RUNGS and (kept.rung not in RUNGS or RUNGS.index(row.rung) <= RUNGS.index(kept.rung)):
-            found[row.name, row.shape] = row
+        if row.candidate == candidate and row.shapes == shapes and row.seconds > 0:
+            kept = found.setdefault((row.name, row.shape), row)
+            if (row.rung, kept.rung) == LONGER:
+                found[row.name, row.shape] = row
     return tuple(
         Measurement(row.name, row.shape, tuple(row.sizes.items()), row.seconds, row.tflops, row.share)
         for row in found.values()
-        if row.seconds > 0
     )
 
 
@@ -81,7 +81,6 @@ def _kernel(run: Run, row: CandidateRow, rows: list[MeasurementRow]) -> KernelVi
     damage: list[str] = []
     certificate = _certificate(run, row, damage)
     body = certificate.body if certificate is not None else {}
-    mine = [m for m in rows if m.candidate == row.ordinal]
     checks = (body.get("tests") or {}).get("crosscheck", []) if row.certified else None
     errors = [float(e) for case in checks or () for _, e in case.get("errors", ())]
     report = _report(row, body, damage)
@@ -104,8 +103,8 @@ def _kernel(run: Run, row: CandidateRow, rows: list[MeasurementRow]) -> KernelVi
         target=run.target,
         checked=None if checks is None else len(checks),
         largest_error=max(errors, default=0.0),
-        measurements=_best(m for m in mine if m.shapes == "search"),
-        heldout=_best(m for m in mine if m.shapes == "heldout"),
+        measurements=timings(rows, row.ordinal, "search"),
+        heldout=timings(rows, row.ordinal, "heldout"),
         controls=tuple(body.get("controls", ())),
         failed=row.stage,
         problem=row.problem,
@@ -142,7 +141,7 @@ def _report(row: CandidateRow, body: Mapping[str, Any], damage: list[str]) -> Re
     return replace(report, results=tuple(replace(r, evidence=kept.get(r.id, ())) for r in report.results))
 
 
-def _exchange(key: str, answer: Mapping[str, Any]) -> ExchangeView:
+def exchange(key: str, answer: Mapping[str, Any]) -> ExchangeView:
     """What one exchange with a model cost, failed attempts included."""
     attempts = [*(answer.get("attempts") or ()), answer]
     usage = [a.get("usage") or {} for a in attempts]

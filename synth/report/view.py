@@ -90,16 +90,18 @@ class CellView:
 
 @dataclass(frozen=True, slots=True)
 class ArmView:
-    """One arm of a comparison. Shares are of the candidates it proposed; `speedup` is over standard PyTorch."""
+    """One arm of a comparison: the winner's speed-ups over standard PyTorch on search and held-out shapes and over the
+    fastest PyTorch there; the shares of its `candidates` that were certified and refuted; what it spent."""
 
     name: str
     speedup: float | None
     heldout: float | None
-    certified: float | None
-    wrong: float | None
-    candidates: int | None
-    dollars: float | None
-    seconds: float | None
+    gap: float | None
+    candidates: int | None = None
+    certified: float | None = None
+    wrong: float | None = None
+    dollars: float | None = None
+    seconds: float | None = None
     note: str = ""
 
 

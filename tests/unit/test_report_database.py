@@ -9,7 +9,9 @@ import pytest
 from report_cases import kept_run
 from sqlalchemy import update
 
+from ir.loader import bind, load_spec
 from synth.cli import main
+from synth.report.arms import arms_beside
 from synth.report.cells import with_cells
 from synth.report.database import read_run
 from synth.report.page import render
@@ -78,3 +80,14 @@ def test_the_command_finds_a_run_by_its_beginning(run: Run, place: Path, capsys:
     assert capsys.readouterr().out.strip() == str(out) and "rmsnorm" in out.read_text()
     assert main(["report", "nothing", "--db", str(place / "synth.db")]) == 64
     assert "no such run: nothing" in capsys.readouterr().err
+
+
+def test_arms_of_one_comparison_find_each_other(run: Run, place: Path) -> None:
+    assert arms_beside(run) == ()
+    with run.store.begin(bind(load_spec("rmsnorm"), {}), {**run.plan, "arm": "autotune"}, place) as other:
+        other.finish("finished", 3.0)
+    with run.store.begin(bind(load_spec("rmsnorm"), {}), {**run.plan, "seed": 8, "arm": "guided"}, place):
+        baseline, tuned, guided = arms_beside(run)
+    assert (baseline.name, tuned.name, guided.name) == ("baseline", "autotune", "guided")
+    assert baseline.heldout == 1.0 and guided.heldout == pytest.approx(2.0) and guided.note == "row"
+    assert (guided.candidates, guided.wrong) == (3, pytest.approx(1 / 3)) and tuned.candidates == 0
