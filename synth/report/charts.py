@@ -34,7 +34,7 @@ def verdict_panels(run: RunView) -> list[Markup]:
         return []
     timed = all(k.at is not None for k in judged)
     if timed:
-        judged.sort(key=lambda k: k.at or 0.0)
+        judged.sort(key=lambda k: k.at or 0.0)  # a stable sort: candidates of one moment stay in order
     whens = [k.at or 0.0 for k in judged] if timed else [float(n) for n in range(1, len(judged) + 1)]
     end = (max(run.seconds or 0.0, whens[-1]) if timed else whens[-1]) or 1.0
     axis = f"{end / 60:.1f} min" if timed else f"{len(judged)} candidates"

@@ -28,11 +28,21 @@ def find(run: str, db: str) -> RunView:
         with Store.open(db, create=False) as store:
             kept = store.load(folder.resolve().name if inside else run)
             if not inside or kept.folder.resolve() == folder.resolve():
-                return replace(read_run(kept), arms=arms_beside(kept))
+                return _with_controls(replace(read_run(kept), arms=arms_beside(kept)))
     except StateError as error:
         if not inside and not _missing(db):
             raise NoRun(str(error)) from error
     return read_folder(folder if inside else _among_folders(run))
+
+
+def _with_controls(view: RunView) -> RunView:
+    """Kernels broken on purpose are no candidates of the search: the run's folder alone has them."""
+    try:
+        beside = read_folder(Path(view.where))
+    except NoRun:
+        return view  # a run made on another machine
+    known = {k.name for k in view.kernels}
+    return replace(view, kernels=(*view.kernels, *(k for k in beside.controls if k.name not in known)))
 
 
 def _missing(db: str) -> bool:

@@ -175,7 +175,9 @@ def generalisation(run: RunView) -> list[str]:
 def headline(run: RunView) -> list[tuple[str, str, str]]:
     """The figures at the top: name, figure, remark."""
     judged = run.distinct
-    found = [("certified", str(sum(k.certified for k in judged)), f"of {len(judged)} candidates")]
+    found = [
+        ("certified", str(sum(k.certified for k in judged)), f"of {len(judged)} candidate{'s' * (len(judged) != 1)}")
+    ]
     for verdict in ("refuted", "unproved", NOT_A_KERNEL):
         number = sum(k.verdict == verdict for k in judged)
         if number:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ir.loader import bind, load_spec
 from synth.cli import main
 from synth.report.arms import arms_beside
 from synth.report.cells import with_cells
+from synth.report.command import find
 from synth.report.database import read_run
 from synth.report.page import render
 from synth.report.view import RunView
@@ -80,6 +82,14 @@ def test_the_command_finds_a_run_by_its_beginning(run: Run, place: Path, capsys:
     assert capsys.readouterr().out.strip() == str(out) and "rmsnorm" in out.read_text()
     assert main(["report", "nothing", "--db", str(place / "synth.db")]) == 64
     assert "no such run: nothing" in capsys.readouterr().err
+
+
+def test_kernels_broken_on_purpose_come_from_the_folder(run: Run, place: Path) -> None:
+    row = {"name": "row~slip", "broken_on_purpose": ["B1"], "verdict": "refuted", "obligations": {"B1": "refuted"}}
+    (run.folder / "results.json").write_text(json.dumps({"spec": "rmsnorm", "candidates": [row]}))
+    found = find(run.id, str(place / "synth.db"))
+    assert [k.name for k in found.controls] == ["row~slip"] and len(found.honest) == 3
+    (run.folder / "results.json").unlink()
 
 
 def test_arms_of_one_comparison_find_each_other(run: Run, place: Path) -> None:
