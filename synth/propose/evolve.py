@@ -15,12 +15,10 @@ from itertools import islice
 from ir.diagnostics import SourceError
 from ir.printer import print_module
 from ir.spec import Bound
-from synth.propose import Candidate, NothingToPropose
+from synth.propose import Candidate
 from synth.propose.crossover import kernels_of_both, scheduled_as
-from synth.propose.embedded import propose
 from synth.propose.rewrites import REWRITES, Rewrite, Subject
 from synth.propose.rewrites.rewrite import kernel_text
-from synth.propose.seeds import seeds
 from synth.search.tried import Brief, Conversation, Tried
 from verifier.verdict import Verdict
 
@@ -29,30 +27,6 @@ CHAIN = (6, 3, 1)  # weights of one, two and three rewrites in a row
 PLACES = 8  # results of one rewrite that are chosen among, the first most often
 NAME = 80  # characters; a name is a file's name too
 ATTEMPTS = 40  # choices that may come to nothing before a round ends short
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """The first generation: kernels that ship with the spec, then composed ones, `drafts` at a time, without end as
-    far as there are any; the caller decides how many it wants."""
-
-    name: str = "shipped"
-    drafts: int = 4
-
-    def converse(self, brief: Brief) -> Conversation:
-        source = _first_generation(brief.bound, brief.seed)
-        while some := tuple(islice(source, self.drafts)):
-            yield some
-
-
-def _first_generation(bound: Bound, seed: int) -> Iterator[Candidate]:
-    shipped = list(seeds(bound))
-    yield from shipped
-    try:
-        yield from propose(bound, seed)
-    except NothingToPropose:
-        if not shipped:
-            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +102,18 @@ class _Brood:
                 self.used[parent, name] = self.used.get((parent, name), 0) + weight
 
     def children(self) -> Iterator[Candidate]:
+        """New texts only; ends when no parent has a rewrite left, or drafts come to nothing too often."""
+        parents = list(self.parents)
         for _ in range(ATTEMPTS):
-            parent = self.draw.choices(self.parents, [1 / (k + 1) for k in range(len(self.parents))])[0]
+            if not parents:
+                return
+            parent = self.draw.choices(parents, [1 / (k + 1) for k in range(len(parents))])[0]
             mates = [mate for mate in self.mates if mate is not parent]
-            crossed = bool(mates) and self.draw.random() < CROSSOVER
-            child = self._crossed(parent, self.draw.choice(mates)) if crossed else self._rewritten(parent)
+            child = None
+            if mates and self.draw.random() < CROSSOVER:
+                child = self._crossed(parent, self.draw.choice(mates))
+            elif (child := self._rewritten(parent)) is None:
+                parents.remove(parent)
             if child is not None and child.text not in self.seen:
                 self.seen.add(child.text)
                 yield child
