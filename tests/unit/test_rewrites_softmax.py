@@ -6,8 +6,9 @@ Where a golden kernel is the very program a rewrite should give, that kernel's o
 from __future__ import annotations
 
 import pytest
-from rewriting import CAUSAL, NONE, golden, results, the, verdict
+from rewriting import CAUSAL, GOLDEN, NONE, golden, results, the, verdict
 
+from ir.loader import bind, load_spec
 from ir.spec import Bound
 from synth.search.identity import identity
 from verifier.verdict import Verdict
@@ -103,3 +104,9 @@ def test_the_gate_stops_weights_without_a_pivot_where_scores_are_large() -> None
     text = the("fixed-pivot", golden("fa2_none"))
     assert "p = exp(s)" in text and "maximum" not in text
     assert verdict(text) is Verdict.REFUTED
+
+
+def test_weights_need_no_pivot_where_a_cap_keeps_scores_small() -> None:
+    small = bind(load_spec(GOLDEN.parent / "specs" / "softcap_small.toml"))
+    online = the("one-pass", golden("../../../specs/softcap/two_pass"), small)
+    assert identity(the("fixed-pivot", online, small), small) == identity(golden("no_pivot_small_cap"), small)
