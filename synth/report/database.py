@@ -40,7 +40,7 @@ def read_run(run: Run) -> RunView:
         status=run.status,
         begun=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.created)),
         seconds=run.seconds,
-        proposer=str((run.plan.get("model") or {}).get("name", "") if isinstance(run.plan.get("model"), dict) else ""),
+        proposer=_proposer(run.plan),
         seed=str(run.plan.get("seed", "")),
         where=str(run.folder),
         bound=bound,
@@ -52,6 +52,13 @@ def read_run(run: Run) -> RunView:
         exchanges=tuple(exchange(key, answer) for key, answer in run.answers("exchange")),
         gaps=tuple(gaps),
     )
+
+
+def _proposer(plan: Mapping[str, Any]) -> str:
+    """The plan's arm and its model: "guided, MODEL"."""
+    model = plan.get("model")
+    words = (plan.get("arm"), model.get("model") if isinstance(model, dict) else None)
+    return ", ".join(str(word) for word in words if word)
 
 
 def _bound(run: Run, gaps: list[str]) -> Bound | None:

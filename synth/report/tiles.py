@@ -22,7 +22,8 @@ Array = NDArray[Any]
 WIDTH, HEIGHT = 264.0, 232.0  # of the frame, pixels
 LARGEST_CELL = 20.0
 BLOCKS = 66  # a region is drawn with at most so many steps along an axis
-LEFT, TOP, RIGHT, BOTTOM = 52.0, 34.0, 34.0, 12.0
+TOP, RIGHT, BOTTOM = 34.0, 34.0, 12.0
+DIGIT = 6.5  # width of a character of a ruler
 OWNERS = 64  # programs drawn one by one; more are one region
 
 
@@ -41,11 +42,13 @@ class _Frame:
         self.left, right = min(a for a, _ in columns), max(b for _, b in columns)
         self.down = min(HEIGHT / max(bottom - self.top, 1), LARGEST_CELL)
         self.across = min(WIDTH / max(right - self.left, 1), LARGEST_CELL)
+        labels = (str(scene.cell[0]), f"{scene.names[0]} = {scene.extents[0]}") if scene.axes[0] is not None else ("",)
+        self.margin = 12 + DIGIT * max(map(len, labels))
         self.width = (right - self.left) * self.across
         self.height = (bottom - self.top) * self.down
 
     def x(self, column: float) -> float:
-        return LEFT + (column - self.left) * self.across
+        return self.margin + (column - self.left) * self.across
 
     def y(self, row: float) -> float:
         return TOP + (row - self.top) * self.down
@@ -91,7 +94,7 @@ def draw(scene: Scene, title: str) -> Markup:
     parts.append(rect(*tensor, "edge"))
     parts += _labels(scene, frame)
     parts += _cell(scene, frame) + _rulers(scene, frame)
-    return picture(LEFT + frame.width + RIGHT, TOP + frame.height + BOTTOM, title, *parts, class_="tiles")
+    return picture(frame.margin + frame.width + RIGHT, TOP + frame.height + BOTTOM, title, *parts, class_="tiles")
 
 
 def _numbers(scene: Scene) -> list[int]:
@@ -151,7 +154,7 @@ def _cell(scene: Scene, frame: _Frame) -> list[Markup]:
     width, height = max(frame.across, 5.0), max(frame.down, 5.0)
     x, y = frame.x(scene.cell[1] + 0.5), frame.y(scene.cell[0] + 0.5)
     return [
-        line(LEFT - 4, y, x - width / 2, y, "guide"),
+        line(frame.margin - 4, y, x - width / 2, y, "guide"),
         line(x, TOP - 4, x, y - height / 2, "guide"),
         rect(x - width / 2 - 2, y - height / 2 - 2, width + 4, height + 4, "halo"),
         rect(x - width / 2, y - height / 2, width, height, "cell"),
@@ -166,18 +169,20 @@ def _rulers(scene: Scene, frame: _Frame) -> list[Markup]:
 
     def ticks(at: int, extent: int, name: str, tiles: list[int], place: Callable[[float], float], gap: float) -> Any:
         taken: list[float] = []
+        said: set[str] = set()
         end = f"{name} = {extent}" if name and name != str(extent) else str(extent)
         wanted = [(at, place(at + 0.5), str(at), "here"), (extent, place(extent), end, "extent")]
         wanted += [(n, place(n), str(n), "tick") for n in (0, *tiles)]
         for _, where, label, kind in wanted:
             room = gap if kind != "extent" else gap * 1.4
-            if all(abs(where - other) >= room for other in taken):
+            if label not in said and all(abs(where - other) >= room for other in taken):
                 taken.append(where)
+                said.add(label)
                 yield where, label, kind
 
     for y, label, kind in ticks(row, scene.extents[0], scene.names[0], starts[0], frame.y, 10.0):
         if scene.axes[0] is not None:
-            found.append(text(LEFT - 7, y + 3.5, label, kind, "end"))
+            found.append(text(frame.margin - 7, y + 3.5, label, kind, "end"))
     for x, label, kind in ticks(column, scene.extents[1], scene.names[1], starts[1], frame.x, 26.0):
         found.append(text(x, TOP - 8, label, kind, "middle"))
     return found

@@ -66,7 +66,7 @@ def run_folder(root: Path) -> Path:
 def kept_run(store: Store, out: Path) -> Run:
     """A run in the database: a kernel and a rewrite of it, both proved, one refuted, what a model was asked."""
     bound = bind(load_spec("rmsnorm"), {})
-    run = store.begin(bound, {"seed": 7, "target": "sm_90", "arm": "guided"}, out)
+    run = store.begin(bound, {"seed": 7, "target": "sm_90", "arm": "guided", "model": {"model": "a-model"}}, out)
     first = next(iter(seeds(bound)))
     broken = next(m for m in mutants(first) if m.name.endswith("mask-dropped"))
     proof = prove(Prove(first.name, first.text), bound)

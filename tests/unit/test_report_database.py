@@ -45,6 +45,7 @@ def test_what_the_database_keeps_is_on_the_page(view: RunView) -> None:
     assert child.parents == (first.name,) and child.at is not None
     assert first.report is not None and all(r.evidence for r in first.report.results)
     assert first.measurements and view.peers and view.roofline == ""
+    assert view.proposer == "guided, a-model" and view.seed == "7"
     assert first.heldout[0].seconds == 1e-3 and view.peers_heldout[0].seconds == 2e-3
     page = render(view)
     assert "# kept" in page  # its Triton
