@@ -15,7 +15,7 @@ COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
 
 
 def show_runs(runs: Iterable[Summary]) -> None:
-    table = _table(("run", "status", "tried", "proved", "best", "spent", "age", "settings"), right=(2, 3, 4, 5, 6))
+    table = _table(("run", "status", "tried", "certified", "best", "spent", "age", "settings"), right=(2, 3, 4, 5, 6))
     for run in runs:
         status = Text(run.status, style=COLOURS.get(run.status, ""))
         spent = f"${run.usd:.2f}" if run.usd else duration(run.seconds)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from pathlib import Path
 
 from sqlalchemy import func, select
 
+from synth.events import Measurement
+from synth.search.winner import speedup
 from synth.state.run import Run
 from synth.state.store import Store
 from synth.state.tables import CandidateRow, MeasurementRow
-
-STANDARD = "standard PyTorch"  # how the names of its measurements begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,44 +87,42 @@ def top(store: Store, run: str, spec: str, number: int) -> list[Leader]:
 
 def leaders(run: Run) -> list[Leader]:
     """The certified kernels of a run, in the order they were drafted."""
-    measured = run.measurements()
-    times = _times(measured)
-    devices = {m.candidate: m.device for m in measured if m.device}
+    rows = run.measurements()
+    timed = _measurements(rows)
+    devices = {m.candidate: m.device for m in rows if m.device}
     wanted = (CandidateRow.ordinal, CandidateRow.name, CandidateRow.text, CandidateRow.source, CandidateRow.certificate)
     with run.store.read() as session:
-        rows = select(*wanted).filter_by(run=run.number, certified=True, twin="").order_by(CandidateRow.ordinal)
-        found = session.execute(rows).all()
-    kept = []
-    for ordinal, name, text, source, certificate in found:
-        mine = {shapes: times.get((ordinal, shapes), {}) for shapes in ("search", "heldout")}
-        gain = {shapes: speedup(mine[shapes], times.get((None, shapes), {})) for shapes in mine}
-        path = run.folder / "certificates" / f"{name}.json"
-        kept.append(
-            Leader(
-                name, run.id, run.spec, run.settings, gain["search"], gain["heldout"], mine["search"],
-                devices.get(ordinal, ""), source, certificate or "", str(path) if path.is_file() else "", text,
-            )
-        )  # fmt: skip
-    return kept
+        kept = select(*wanted).filter_by(run=run.number, certified=True, twin="").order_by(CandidateRow.ordinal)
+        found = session.execute(kept).all()
+    return [
+        Leader(
+            name, run.id, run.spec, run.settings, _gain(timed, ordinal, "search"), _gain(timed, ordinal, "heldout"),
+            {m.shape: m.seconds for m in timed.get((ordinal, "search"), ())}, devices.get(ordinal, ""), source,
+            certificate or "", _file(run.folder / "certificates" / f"{name}.json"), text,
+        )
+        for ordinal, name, text, source, certificate in found
+    ]  # fmt: skip
 
 
-def speedup(mine: dict[str, float], standard: dict[str, float]) -> float | None:
-    """Geometric mean over the shapes that both were timed at."""
-    ratios = [log(standard[shape] / seconds) for shape, seconds in mine.items() if shape in standard]
-    return exp(sum(ratios) / len(ratios)) if ratios else None
+Measured = dict[tuple[int | None, str], list[Measurement]]
 
 
-Times = dict[tuple[int | None, str], dict[str, float]]
-
-
-def _times(rows: Sequence[MeasurementRow]) -> Times:
-    """Seconds by shape: of each candidate, and under None of standard PyTorch, on "search" and "heldout" shapes. The
-    long rung counts where there is one."""
-    found: Times = {}
-    kept = [r for r in rows if r.candidate is not None or r.name.startswith(STANDARD)]
-    for rung in ("short", "long"):
-        for r in kept:
-            if r.rung == rung:
-                found.setdefault((r.candidate, r.shapes), {})[r.shape] = r.seconds
+def _measurements(rows: Sequence[MeasurementRow]) -> Measured:
+    """Of every candidate, and under None of PyTorch, on "search" and "heldout" shapes; the long rung where there is
+    one."""
+    best: dict[tuple[int | None, str, str, str], MeasurementRow] = {}
+    for row in sorted(rows, key=lambda r: r.rung == "long"):
+        best[row.candidate, row.shapes, row.name, row.shape] = row
+    found: Measured = {}
+    for row in best.values():
+        one = Measurement(row.name, row.shape, tuple(row.sizes.items()), row.seconds, row.tflops, row.share)
+        found.setdefault((row.candidate, row.shapes), []).append(one)
     return found
 
+
+def _gain(timed: Measured, ordinal: int, shapes: str) -> float | None:
+    return speedup(timed.get((ordinal, shapes), []), timed.get((None, shapes), [])) or None
+
+
+def _file(path: Path) -> str:
+    return str(path) if path.is_file() else ""
