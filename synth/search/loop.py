@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -33,7 +34,7 @@ from synth.search.archive import Archive
 from synth.search.halving import survivors
 from synth.search.identity import identity
 from synth.search.lab import Lab
-from synth.search.tried import Brief, Conversation, Proposer, Tried
+from synth.search.tried import Brief, Conversation, Proposer, Stoppable, Tried
 from synth.search.winner import held_out
 
 FINALISTS = 3  # are timed on held-out shapes
@@ -111,7 +112,7 @@ class Search:
         answers: list[tuple[Tried, ...] | None] = [None] * len(talks)
         open_talks = list(range(len(talks)))
         try:
-            with ThreadPoolExecutor(max(1, len(talks))) as threads:
+            with ThreadPoolExecutor(max(1, len(talks))) as threads, _hanging_up(self.strategy.proposers):
                 while open_talks:
                     asked = {slot: threads.submit(_next, talks[slot], answers[slot]) for slot in open_talks}
                     while not all(future.done() for future in asked.values()):
@@ -287,3 +288,15 @@ def _judged(candidate: Candidate, proof: Proof) -> Event:
     if proof.report is None:
         return Failed(candidate, "read", proof.problem)
     return Judged(candidate, proof.report, proof.certificate)
+
+
+@contextmanager
+def _hanging_up(proposers: Sequence[Proposer]) -> Iterator[None]:
+    """Whoever leaves the search (Ctrl-C, an error) does not wait for the replies that are on their way."""
+    try:
+        yield
+    except BaseException:
+        for proposer in proposers:
+            if isinstance(proposer, Stoppable):
+                proposer.stop()
+        raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ir.spec import Bound
 from synth.events import Measurement
@@ -84,4 +84,13 @@ class Proposer(Protocol):
 
     def converse(self, brief: Brief) -> Conversation:
         """Yield drafts, be sent a `Tried` for each of them in order (fewer when the run ends), and so on."""
+        ...
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A proposer that may have to be waited for."""
+
+    def stop(self) -> None:
+        """End its conversations now, from another thread; it is not used again."""
         ...

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -31,15 +32,18 @@ from messages_server import (
 )
 
 from ir.loader import bind, load_spec
-from synth.events import Answered, Asked, GaveUp, ModelEvent, Retrying
+from synth.events import Answered, Asked, Event, GaveUp, ModelEvent, Retrying
 from synth.jobs import Prove, prove
 from synth.propose import Candidate
 from synth.propose.model import Diverged, Example, ModelError, ModelProposer, ModelSettings
 from synth.propose.model.client import Patience
 from synth.propose.model.exchange import Backoff
 from synth.search.budget import Budget, Limits
+from synth.search.lab import Lab
+from synth.search.loop import Search, Strategy
 from synth.search.tried import Brief, Tried
 from synth.state import InMemory
+from synth.workers.local import LocalPool
 from verifier.verdict import Verdict
 
 SOFTMAX = bind(load_spec("softmax"), {})
@@ -400,6 +404,21 @@ def test_a_run_that_is_stopped_leaves_a_wait_or_a_reply_at_once(failure: Reply) 
         busy.join(20)
         assert not busy.is_alive() and time.monotonic() - begin < 10
     assert run.records() == [] and len(server.requests) == 1
+
+
+def test_a_search_that_is_left_does_not_wait_for_the_reply() -> None:
+    heard: SimpleQueue[Event] = SimpleQueue()
+    journal = InMemory()
+    with MessagesServer([Hang()]) as server:
+        proposer = ModelProposer(ModelSettings(MODEL, base_url=server.url), Budget(), journal, heard.put)
+        strategy = Strategy(lambda: iter(()), (proposer,))
+        search = Search(SOFTMAX, "sm_90", 0, Lab(journal, LocalPool(SOFTMAX, 1)), strategy, lambda *_: "", heard=heard)
+        events = search.search()
+        assert isinstance(next(events), Asked)
+        begin = time.monotonic()
+        events.close()
+        assert time.monotonic() - begin < 10  # the server would have had it wait for minutes
+    assert journal.answers == {}
 
 
 # ---- record and replay ------------------------------------------------------------------------------
