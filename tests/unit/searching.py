@@ -18,7 +18,7 @@ from synth.search.lab import Lab, question
 from synth.search.loop import Search, Strategy
 from synth.state.store import Store
 
-CANDIDATES = 12
+CANDIDATES = 4
 
 
 @dataclass
@@ -52,7 +52,7 @@ def search(url: str, name: str, said: Connection) -> None:
         run.target,
         7,
         Lab(run, Here(bound, said)),
-        Strategy(lambda: islice(seeds(bound), 3), (Evolver(), Evolver())),
+        Strategy(lambda: islice(seeds(bound), 1), (Evolver(drafts=2),)),
         lambda tried: "enough" if tried >= CANDIDATES else "",
         keep=run.put,
     )
