@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ir.spec import Bound
+    from synth.events import Event
     from synth.plan import Place
-    from synth.propose.model import ModelSettings
+    from synth.propose.model import Example, ModelSettings
     from synth.search.budget import Limits
 
 WITHOUT_MODEL, WITH_MODEL = 6, 48  # candidates, where the user names no number
@@ -100,13 +103,12 @@ def prove_and_run(
     """From a formula to certified kernels: propose, prove or refute, lower, compile, cross-check, benchmark."""
     from synth import pipeline
     from synth.plan import Plan
-    from synth.view_run import show_run
 
     place = place_of(out, db, workers, ray, cache)
     if replay is not None:
         if spec is not None:
             raise typer.BadParameter("--replay takes its spec and everything else from the run; leave SPEC out")
-        return show_run(pipeline.replay(replay, place), as_json)
+        return shown(pipeline.replay(replay, place), as_json)
     if spec is None:
         raise typer.BadParameter("a SPEC is missing; `synth specs` lists those that ship")
     bound = bound_of(spec, settings)
@@ -119,8 +121,9 @@ def prove_and_run(
         mutate=mutate,
         seed=seed,
         model=asked,
+        examples=examples_of(bound, place) if asked else (),
     )
-    return show_run(pipeline.prove_and_run(plan, place), as_json)
+    return shown(pipeline.prove_and_run(plan, place), as_json)
 
 
 def resume(
@@ -137,11 +140,24 @@ def resume(
 ) -> int:
     """Go on with a run that was stopped or killed, or that ran out of its budget and is given a larger one."""
     from synth import pipeline
-    from synth.view_run import show_run
 
     limits = {"minutes": max_minutes, "usd": max_usd, "tokens": max_tokens}
     changed = {name: value for name, value in limits.items() if value is not None}
-    return show_run(pipeline.resume(run, place_of(out, db, workers, ray, cache), changed), as_json)
+    return shown(pipeline.resume(run, place_of(out, db, workers, ray, cache), changed), as_json)
+
+
+def shown(events: Iterator[Event], as_json: bool) -> int:
+    """Show a run to its end. What keeps it from being begun is a usage error that says what to do."""
+    from synth.propose import NothingToPropose
+    from synth.propose.model import ModelError
+    from synth.state.store import StateError
+    from synth.view_run import show_run
+    from synth.workers import WorkersUnavailable
+
+    try:
+        return show_run(events, as_json)
+    except (StateError, ModelError, NothingToPropose, WorkersUnavailable) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def place_of(out: Path, db: str | None, workers: int, ray: str | None, cache: bool) -> Place:
@@ -187,6 +203,7 @@ def compare(
     asked = model_of(model, effort, temperature, turns, price)
     place = place_of(out, db, workers, ray, cache)
     plan = Plan(bound, target_of(bound, target), limits, max_candidates, seed=seed, model=asked)
+    plan = replace(plan, examples=examples_of(bound, place) if asked else ())
     found = []
     for arm in wanted:
         if arm == "single-shot" and asked is None:
@@ -214,3 +231,15 @@ def model_of(
     if model is None:
         return None
     return ModelSettings(model, effort or "", temperature, turns=turns, price=price or "")
+
+
+def examples_of(bound: Bound, place: Place) -> tuple[Example, ...]:
+    """Certified kernels for other specs that a model is shown: of earlier runs, or shipped where there are none."""
+    from synth.state.library import examples
+    from synth.state.store import StateError, Store
+
+    try:
+        with Store.open(place.db) as store:
+            return examples(store, bound)
+    except StateError as error:
+        raise typer.BadParameter(str(error)) from error

@@ -63,8 +63,9 @@ def strategy(plan: Plan, model: Callable[[ModelSettings], ModelProposer]) -> Str
     settings = plan.model
     match plan.arm:
         case "guided":
-            size = min(plan.opening, plan.max_candidates)
             talk = None if settings is None else model(settings)
+            most = plan.max_candidates if talk is None else max(1, plan.max_candidates // 2)  # the rest is the model's
+            size = min(plan.opening, most)
             who: tuple[Proposer, ...] = (Evolver(), Composed(first)) if talk is None else (talk, talk, Evolver())
             return Strategy(lambda: islice(first, size), who, controls=mutants if plan.mutate else nothing)
         case "single-shot":
