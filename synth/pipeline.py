@@ -96,9 +96,9 @@ def _search(
     heard: SimpleQueue[Event] = SimpleQueue()
     ended = ""
 
-    def stop(tried: int) -> str:
+    def stop(tried: int, talking: bool) -> str:
         nonlocal ended
-        if tried >= most:
+        if tried >= most and (recorded is not None or not talking):
             return "enough candidates"
         ended = budget.exhausted() if recorded is None else ""
         return ended

@@ -59,7 +59,8 @@ class Strategy:
 
 @dataclass
 class Search:
-    """`stop` says why no further candidate is to be begun, or nothing; it is asked with the number tried so far.
+    """`stop` says why no further candidate is to be begun, or nothing; it is asked with the number tried so far, and
+    whether within a conversation, which only the budget cuts short.
     `heard` receives what proposers tell while they talk to a model; `keep` is called with every candidate, its step and
     slot when it is gated, and again when it is timed."""
 
@@ -68,7 +69,7 @@ class Search:
     seed: int
     lab: Lab
     strategy: Strategy
-    stop: Callable[[int], str]
+    stop: Callable[[int, bool], str]
     batch: int = 1  # candidates of the opening gated side by side
     heard: SimpleQueue[Event] = field(default_factory=SimpleQueue)
     keep: Callable[[Tried, int, int], None] = lambda tried, step, slot: None
@@ -85,7 +86,7 @@ class Search:
     def search(self) -> Iterator[Event]:
         """Every event, until `stop` says so or nobody proposes anything any more."""
         yield from self._opening()
-        while self.strategy.proposers and not self.stop(len(self.tried)):
+        while self.strategy.proposers and not self.stop(len(self.tried), False):
             self.step += 1
             before = len(self.tried)
             yield from self._converse()
@@ -96,7 +97,7 @@ class Search:
 
     def _opening(self) -> Iterator[Event]:
         drafts = self.strategy.opening()
-        while not (self.tried and self.stop(len(self.tried))):
+        while not (self.tried and self.stop(len(self.tried), False)):
             some = tuple(islice(drafts, 1 if not self.tried else self.batch))
             if not some:
                 return
@@ -123,7 +124,7 @@ class Search:
                     yield from self._bench()
                     for slot, some in drafts.items():
                         answers[slot] = tuple(self.tried[d.name] for d in some if d.name in self.tried)
-                    open_talks = [] if self.stop(len(self.tried)) else list(drafts)
+                    open_talks = [] if self.stop(len(self.tried), True) else list(drafts)
         finally:
             for talk in talks:
                 talk.close()

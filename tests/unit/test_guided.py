@@ -8,46 +8,19 @@ from typing import Any
 
 import pytest
 from messages_server import KEY, MessagesServer, Says, results_in, submit, text
+from small_spec import RIGHT, SPEC, WRONG
 
+from ir.loader import bind, load_spec
+from ir.spec import Bound
 from synth.cli import main
 from synth.compare import ARMS
-
-SPEC = """\
-name = "rowsum"
-doc = "Sum of squares of every row of a matrix."
-[dims]
-R = { min = 1, max = 65536 }
-C = { min = 1, max = 65536 }
-[inputs]
-X = { shape = ["R", "C"], dtype = "f32", abs_max = 100.0 }
-[outputs]
-Y = { shape = ["R"], dtype = "f32" }
-[formula]
-empty_row = "undefined"
-define = "Y[i] = sum[j < C](X[i, j] * X[i, j])"
-[layout]
-max_stride = 1048576
-[bench]
-target = "sm_90"
-[[bench.search]]
-name = "small"
-sizes = { R = 8, C = 64 }
-[[bench.heldout]]
-name = "ragged"
-sizes = { R = 7, C = 77 }
-"""
-RIGHT = """\
-meta BC = 64
-
-kernel rowsum(i < R):
-    acc = zeros([BC], f32)
-    for n in range(0, cdiv(C, BC)) carry acc:
-        j = n * BC + arange(BC)
-        x = load(X[i, j], mask=j < C, other=0)
-        acc = acc + x * x
-    store(Y[i + arange(1)], sum(acc, axis=0) + zeros([1], f32))
-"""
-WRONG = RIGHT.replace("cdiv(C, BC)", "C // BC")  # the last block is forgotten
+from synth.propose.model import ModelProposer, ModelSettings
+from synth.search.budget import Budget
+from synth.search.lab import Lab, Replayed
+from synth.search.loop import Search, Strategy
+from synth.state import InMemory, Journal
+from synth.workers.local import LocalPool
+from verifier.verdict import Verdict
 
 
 def author(request: dict[str, Any]) -> Says:
@@ -83,10 +56,49 @@ def verdicts(seen: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_refutation_is_read_and_the_kernel_repaired_and_all_of_it_replayed_offline(
+def test_a_refutation_is_read_and_the_kernel_repaired_and_all_of_it_replayed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop alone: two conversations with a model, the gate, the journal."""
+    bound = bind(load_spec(place / "rowsum.toml"), {})
+    journal = InMemory()
+    with MessagesServer(author) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        first = searched(bound, journal, replay=False)
+        asked = len(server.requests)
+    assert asked == 6 and {n: t.verdict for n, t in first.tried.items()} == {
+        "model-1-0-1-1": Verdict.REFUTED,
+        "model-1-1-1-1": Verdict.REFUTED,
+        "model-1-0-2-1": Verdict.PROVED,
+        "model-1-1-2-1": Verdict.PROVED,
+    }
+    assert first.tried["model-1-1-2-1"].twin == "model-1-0-2-1" and first.archive.leaders(1)[0].certified
+    monkeypatch.delenv("ANTHROPIC_API_KEY")  # and the server is gone
+    again = searched(bound, Replayed(journal, InMemory()), replay=True)
+    assert [(t.candidate, t.verdict, t.long) for t in again.tried.values()] == [
+        (t.candidate, t.verdict, t.long) for t in first.tried.values()
+    ]
+
+
+def after_one_step(tried: int, talking: bool) -> str:
+    return "one step" if tried and not talking else ""
+
+
+def searched(bound: Bound, journal: Journal, replay: bool) -> Search:
+    """One step of a search with a model as its only proposer, at two conversations."""
+    model = ModelProposer(ModelSettings("any-model"), Budget(), journal, lambda event: None, replay=replay)
+    with LocalPool(bound, 1) as pool:
+        who = Strategy(lambda: iter(()), (model, model))
+        search = Search(bound, "sm_90", 0, Lab(journal, pool), who, after_one_step)
+        list(search.search())
+    return search
+
+
+@pytest.mark.thorough
+def test_the_commands_do_all_of_that(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask = ["--model", "any-model", "--price", "3,15", "--max-usd", "1", "--max-candidates", "3", "--json"]
+    ask = ["--model", "any-model", "--price", "3,15", "--max-usd", "1", "--max-candidates", "2", "--json"]
     with MessagesServer(author) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         assert main(["compare", "rowsum.toml", "--arms", "single-shot,guided", *ask]) == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_spec import SPEC
 
 from ir.evaluate import check_requires, evaluate, parameters_default
 from ir.inputs import generate
@@ -114,7 +115,7 @@ def test_the_command_prints_json_lines(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_stopped_run_is_resumed_and_asks_nothing_twice(tmp_path: Path) -> None:
     here = place(tmp_path)
-    bound = bind(load_spec("rmsnorm"), {})
+    bound = bind(parse_spec(SPEC), {})
     events = prove_and_run(plan(bound, max_candidates=2), here)
     seen = list(itertools.takewhile(lambda event: not isinstance(event, CrossChecked), events))
     events.close()
