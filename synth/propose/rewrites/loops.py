@@ -146,11 +146,19 @@ def fuse(subject: Subject) -> Iterator[Module]:
             continue
         if first.stop == second.start and set(first.carried) == set(second.carried) and not between:
             body = max(second.body, first.body, key=_conditions)
-            yield site.splice(k, other + 1, replace(first, stop=second.stop, body=body, comment=""))
+            whole = replace(first, stop=second.stop, body=body, comment="")
+            yield site.put(_without(first.stop, (*site.statements[:k], whole, *site.statements[other + 1 :])))
         if (first.start, first.stop) == (second.start, second.stop) and not reads(second) & set(first.carried):
             carried = (*first.carried, *second.carried)
             merged = replace(first, carried=carried, body=_merged(subject, first, second))
             yield site.splice(k, other + 1, *between, merged)
+
+
+def _without(bound: Expr, statements: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """The statements without the one that names a bound that none of them reads any more."""
+    if not isinstance(bound, Name) or bound.id in reads(statements):
+        return statements
+    return tuple(s for s in statements if not isinstance(s, Assign) or s.name != bound.id)
 
 
 def _conditions(body: tuple[Statement, ...]) -> int:

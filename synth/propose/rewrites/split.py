@@ -95,6 +95,9 @@ def _later(start: Expr, bound: Bound) -> Expr:
 def _within(start: Expr, stop: Expr, value: Expr, step: Expr) -> Expr:
     """`value`, kept from `start` to `stop`, a whole number of steps after `start`."""
     end = call("min", stop, value)
+    match value:
+        case Binary("//", length, unit) if start == number(0) and stop == call("cdiv", length, unit) and step == ONE:
+            return value  # whole blocks of a length, of all its blocks
     if step == ONE:
         return call("max", start, end)
     length = end if start == number(0) else Binary("-", end, start)
