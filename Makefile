@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := ir verifier lowering synth
 
-.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost clean
+.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search clean
 
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
@@ -26,8 +26,7 @@ bench-proof: $(READY)
 bench-cpu: $(READY)
 	$(BIN)/python benchmarks/bench_cpu.py
 
-bench-cost: $(READY)
-	$(BIN)/python benchmarks/bench_cost.py
+.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search clean
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.
