@@ -10,14 +10,14 @@ run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-thorough: lint
-	$(BIN)/python -m pytest -n 2 -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports
 
 bench-proof: $(READY)
@@ -26,7 +26,11 @@ bench-proof: $(READY)
 bench-cpu: $(READY)
 	$(BIN)/python benchmarks/bench_cpu.py
 
-.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search clean
+bench-cost: $(READY)
+	$(BIN)/python benchmarks/bench_cost.py
+
+bench-search: $(READY)
+	$(BIN)/python benchmarks/bench_search.py
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.

@@ -10,7 +10,7 @@ from ir.loader import bind, parse_spec
 from ir.spec import Bound
 from synth.propose.model import Example, ModelSettings
 from synth.search.budget import Limits
-from synth.workers import Pool
+from synth.workers import Pool, open_pool
 
 OPENING = 6  # shipped and composed kernels tried before the search sets in
 
@@ -73,10 +73,4 @@ class Place:
     cache: bool = True
 
     def pool(self, bound: Bound) -> Pool:
-        if self.ray is not None:
-            from synth.workers.ray import RayPool
-
-            return RayPool(bound, self.ray)
-        from synth.workers.local import LocalPool
-
-        return LocalPool(bound, self.workers)
+        return open_pool(bound, self.workers, self.ray)

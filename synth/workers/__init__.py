@@ -36,13 +36,13 @@ class Pool(Protocol):
     ) -> None: ...
 
 
-def open_pool(bound: Bound, workers: int, ray: str = "") -> Pool:
-    """`workers` processes of this machine, or with an address the machines of a Ray cluster, at most `workers` of its
-    CPUs at once (0: all): see `synth.workers.ray.RayPool`. Raises WorkersUnavailable."""
-    if ray:
+def open_pool(bound: Bound, workers: int, ray: str | None = None) -> Pool:
+    """`workers` processes of this machine, or all machines of the Ray cluster at an address (`synth.workers.ray`).
+    Raises WorkersUnavailable."""
+    if ray is not None:
         from synth.workers.ray import RayPool
 
-        return RayPool(bound, ray, workers)
+        return RayPool(bound, ray)
     from synth.workers.local import LocalPool
 
     return LocalPool(bound, workers)

@@ -23,7 +23,9 @@ BOUND = bind(parse_spec(SQUARE), {})
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Any]:
-    with open_pool(BOUND, 1, "local") as pool:
+    from synth.workers.ray import RayPool
+
+    with RayPool(BOUND, "local", 1) as pool:
         yield pool
 
 
