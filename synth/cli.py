@@ -35,6 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors of the program itself are not caught."""
     from ir.diagnostics import SourceError
+    from synth.errors import Unavailable
 
     try:
         code = app(args=arguments, prog_name="synth", standalone_mode=False)
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TyperException as error:
         if message := error.format_message():
             print(f"error: {message}\n  = hint: synth --help says what is accepted", file=sys.stderr)
+        return USAGE_ERROR
+    except Unavailable as error:
+        print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

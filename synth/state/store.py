@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from ir.spec import Bound
 from synth import runfolder
+from synth.errors import Unavailable
 from synth.state.checker import checker, versions
 from synth.state.locks import Locks
 from synth.state.run import Run
@@ -34,7 +35,7 @@ DEFAULT = "runs/synth.db"
 BUSY = 30_000  # milliseconds that a writer waits for another one
 
 
-class StateError(Exception):
+class StateError(Unavailable):
     """The database or a run in it cannot be used; the message says what to do."""
 
 

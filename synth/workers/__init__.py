@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol
 
 from ir.spec import Bound
+from synth.errors import Unavailable
 from synth.jobs import Answer, Build, Check, Job, Prove, Time
 
 # Seconds a job of each kind may take. Compiling and interpreting have limits of their own, a little shorter, whose
@@ -15,7 +16,7 @@ LIMITS: Mapping[type[Job], float] = {Prove: 45.0, Build: 260.0, Check: 400.0, Ti
 MEMORY = 6 * 2**30  # bytes of address space that one job may add to a worker; proofs take a few hundred MB
 
 
-class WorkersUnavailable(Exception):
+class WorkersUnavailable(Unavailable):
     """No worker can be started, so no job can be done; the message says what to do about it."""
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from shipped import SQUARE, SQUARED
 from test_workers import answered, gone, residual
 
 from ir.loader import bind, parse_spec
+from synth.cli import main
 from synth.jobs import Proof, Prove, Time, Timed
-from synth.workers import LIMITS, WorkersUnavailable, open_pool
+from synth.workers import LIMITS
 from verifier.verdict import Verdict
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'synth-kernels[ray]'")
@@ -63,6 +65,7 @@ def test_an_actor_no_longer_heard_of_costs_one_job_and_is_ended(pool: Any) -> No
     assert gone(first)
 
 
-def test_no_cluster_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(WorkersUnavailable, match="ray start --head"), open_pool(BOUND, 1, "127.0.0.1:1"):
-        pass
+def test_no_cluster_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path), "--json"]
+    assert main(["prove-and-run", "attention", "--ray", "127.0.0.1:1", *out]) == 64
+    assert "ray start --head" in capsys.readouterr().err
