@@ -22,7 +22,7 @@ def seeds(bound: Bound) -> Iterator[Candidate]:
         text = path.read_text(encoding="utf-8")
         wanted = wanted_settings(text)
         if all(values.get(name) == value for name, value in wanted.items()):
-            yield Candidate(path.stem, text, tuple(wanted.items()))
+            yield Candidate(path.stem, text, tuple(wanted.items()), source="shipped")
 
 
 def wanted_settings(text: str) -> dict[str, str]:

@@ -101,7 +101,8 @@ LABELS = 9  # points with a name beside them
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Operations per byte, operations per second; `attainable` of them where a share is recorded."""
+    """Operations a byte and a second; for a formula without products, bytes in all and a second. `attainable` of them
+    where a share is recorded."""
 
     name: str
     kind: str
@@ -109,6 +110,7 @@ class _Point:
     intensity: float
     rate: float
     attainable: float | None
+    unit: str
 
 
 def roofline(run: RunView) -> Markup | str:
@@ -121,30 +123,36 @@ def roofline(run: RunView) -> Markup | str:
         return "The spec of this run is not known, and so its work and traffic are not."
     points = [p for name, kind, m in timed if (p := _point(run.bound, name, kind, m)) is not None]
     if not points:
-        return "How many operations this formula takes is not known, so there is no rate to plot."
-    return _Plot(points, device_peak(run.device, run.bound.inputs[0][1])).draw(run)
+        return "What was timed does not say its sizes, so there is nothing to plot."
+    peak = device_peak(run.device, run.bound.inputs[0][1])
+    computing = [p for p in points if p.unit == "FLOP/s"]
+    return _Plot(computing or points, peak).draw(run)
 
 
 def _point(bound: Bound, name: str, kind: str, m: Measurement) -> _Point | None:
     sizes = dict(m.sizes)
     try:
-        flops, traffic = work_flops(bound, sizes), traffic_bytes(bound, sizes)
-    except (NothingToPropose, EvaluationError, KeyError):
+        traffic = traffic_bytes(bound, sizes)
+        flops = work_flops(bound, sizes)
+    except NothingToPropose:
+        flops = 0.0
+    except (EvaluationError, KeyError):
         return None
-    if not flops or not traffic:
+    if not traffic:
         return None
-    rate = flops / m.seconds
-    return _Point(name, kind, m.shape, flops / traffic, rate, rate / m.share if m.share else None)
+    rate, x, unit = (flops / m.seconds, flops / traffic, "FLOP/s") if flops else (traffic / m.seconds, traffic, "B/s")
+    return _Point(name, kind, m.shape, x, rate, rate / m.share if m.share else None, unit)
 
 
 class _Plot:
     def __init__(self, points: list[_Point], peak: Peak | None) -> None:
-        self.points, self.peak = points, peak
+        self.points, self.unit = points, points[0].unit
+        self.most = None if peak is None else peak.flops if self.unit == "FLOP/s" else peak.bandwidth
+        self.ridge = None if peak is None or self.unit != "FLOP/s" else peak.flops / peak.bandwidth
         self.roofs = {p.intensity: p.attainable for p in points if p.attainable}
         intensities = [p.intensity for p in points]
-        if peak is not None:
-            intensities += [peak.flops / peak.bandwidth]
-        rates = [p.rate for p in points] + [r for r in self.roofs.values() if r] + ([peak.flops] if peak else [])
+        intensities += [self.ridge] if self.ridge else []
+        rates = [p.rate for p in points] + [r for r in self.roofs.values() if r] + ([self.most] if self.most else [])
         self.x0, self.x1 = math.log10(min(intensities)) - 0.5, math.log10(max(intensities)) + 0.5
         self.y0, self.y1 = math.floor(math.log10(min(rates))), math.log10(max(rates)) + 0.25
 
@@ -154,12 +162,18 @@ class _Plot:
     def y(self, rate: float) -> float:
         return TOP + (self.y1 - math.log10(rate)) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
+    def text(self, rate: float) -> str:
+        return quantity(rate, self.unit)
+
+    def step(self, value: float) -> str:
+        return f"{value:g}" if self.unit == "FLOP/s" else quantity(value, "B").replace(" ", "\u202f")
+
     def draw(self, run: RunView) -> Markup:
         best = min((p for p in self.points if p.kind == "certified"), key=lambda p: -p.rate, default=None)
         where = "a CPU, by the CPU executor" if run.device == "CPU" else run.device or "an unnamed device"
         title = f"Roofline on {where}: {len(self.points)} measured points"
         if best is not None:
-            title += f"; the fastest certified kernel, {best.name}, does {rate_text(best.rate)} on {best.shape}"
+            title += f"; the fastest certified kernel, {best.name}, does {self.text(best.rate)} on {best.shape}"
         marks = [self._mark(p) for p in sorted(self.points, key=lambda p: (p.kind == "peer", p.rate))]
         return picture(
             WIDTH, HEIGHT, title, *self._grid(), *self._roof(), *marks, *self._names(), class_="roofline"
@@ -170,36 +184,35 @@ class _Plot:
         parts = [line(LEFT, bottom, right, bottom, "axis"), line(LEFT, TOP, LEFT, bottom, "axis")]
         for power in range(math.ceil(self.y0), math.floor(self.y1) + 1):
             y = self.y(10.0**power)
-            parts += [line(LEFT, y, right, y, "grid"), text(LEFT - 5, y + 3.5, rate_text(10.0**power), "tick", "end")]
+            parts += [line(LEFT, y, right, y, "grid"), text(LEFT - 5, y + 3.5, self.text(10.0**power), "tick", "end")]
         for k in range(math.floor(self.x0), math.ceil(self.x1) + 1):
             for step in (1, 2, 5):
                 value = step * 10.0**k
                 if self.x0 <= math.log10(value) <= self.x1:
                     x = self.x(value)
-                    parts += [line(x, TOP, x, bottom, "grid"), text(x, bottom + 12, f"{value:g}", "tick", "middle")]
-        name = "operations per byte of inputs and outputs"
+                    parts += [line(x, TOP, x, bottom, "grid"), text(x, bottom + 12, self.step(value), "tick", "middle")]
+        name = "operations per byte of inputs and outputs" if self.unit == "FLOP/s" else "bytes of inputs and outputs"
         parts.append(text((LEFT + right) / 2, HEIGHT - 8, name, "tick", "middle"))
         return parts
 
     def _roof(self) -> list[Markup]:
-        if self.peak is not None:
-            ridge = self.peak.flops / self.peak.bandwidth
-            low = 10**self.x0
-            d = f"M{number(self.x(low))} {number(self.y(max(low * self.peak.bandwidth, 10.0**self.y0)))}"
-            d += f"L{number(self.x(ridge))} {number(self.y(self.peak.flops))}H{number(WIDTH - RIGHT)}"
-            name = f"peak {rate_text(self.peak.flops)}"
-            label = text(self.x(ridge) + 4, self.y(self.peak.flops) - 5, name, "tick")
+        if self.most is not None:
+            ridge, low = self.ridge or 10**self.x0, 10**self.x0
+            slope = self.most / ridge  # the memory's bandwidth
+            d = f"M{number(self.x(low))} {number(self.y(max(low * slope, 10.0**self.y0)))}"
+            d += f"L{number(self.x(ridge))} {number(self.y(self.most))}H{number(WIDTH - RIGHT)}"
+            label = text(self.x(ridge) + 4, self.y(self.most) - 5, f"peak {self.text(self.most)}", "tick")
             return [element("path", d=d, class_="roof"), label]
         found = []
         for intensity, rate in self.roofs.items():
             x, y = self.x(intensity), self.y(rate or 1.0)
             found += [line(max(LEFT, x - 22), y, min(WIDTH - RIGHT, x + 22), y, "roof")]
-            found.append(text(x, y - 5, f"attainable {rate_text(rate or 1.0)}", "tick", "middle"))
+            found.append(text(x, y - 5, f"attainable {self.text(rate or 1.0)}", "tick", "middle"))
         return found
 
     def _mark(self, p: _Point) -> Markup:
         x, y = self.x(p.intensity), self.y(p.rate)
-        said = element("title", f"{p.name}, {p.shape}: {rate_text(p.rate)}")
+        said = element("title", f"{p.name}, {p.shape}: {self.text(p.rate)}")
         if p.kind == "peer":
             d = f"M{number(x)} {number(y - 6)}l6 6l-6 6l-6 -6z"
             return element("g", said, element("path", d=d, class_="peer"))
@@ -223,12 +236,12 @@ class _Plot:
         return found
 
 
-def rate_text(rate: float) -> str:
-    """Operations per second in words: 12 GFLOP/s."""
-    for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9), ("MFLOP/s", 1e6)):
-        if rate >= size:
-            return f"{rate / size:.3g} {unit}"
-    return f"{rate:.3g} FLOP/s"
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit: 12 GFLOP/s."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
 
 
 def shortened(name: str, length: int) -> str:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from report_cases import HOSTILE, child, hostile, measured, run_folder
 
+from ir.loader import bind, load_spec
 from synth.cli import main
 from synth.events import STANDARD
 from synth.report import lineage, replay, tint
+from synth.report.charts import quantity, roofline
 from synth.report.evidence import pack
 from synth.report.folder import NoRun, read_folder
 from synth.report.page import board, generalisation, render
@@ -215,6 +217,25 @@ def test_a_winner_that_does_not_generalise_is_named(view: RunView) -> None:
     assert "does not generalise: 2.00×" in generalisation(run)[0]
     kept = replace(first, heldout=(measured("held", 1e-3),))
     assert "2.00× standard PyTorch" in generalisation(replace(run, kernels=(kept,)))[0]
+
+
+def test_a_formula_without_products_is_plotted_by_its_bytes(view: RunView) -> None:
+    sizes = (("R", 64), ("C", 4096))
+    timed = replace(measured("certified", 1e-3), sizes=sizes)
+    run = replace(view, kernels=(replace(view.kernels[0], measurements=(timed,)),), peers=())
+    moved = 2 * (2 * 64 * 4096 + 4096) + 4 * 64  # X, W and Y in bf16, RSTD in f32
+    assert f"does {quantity(moved / 1e-3, 'B/s')}" in str(roofline(run))
+    assert "989 TFLOP/s" not in str(roofline(run)) and "4.8 TB/s" in str(roofline(replace(run, device="NVIDIA H200")))
+
+
+def test_a_gpu_is_held_against_its_published_peak(view: RunView) -> None:
+    bound = bind(load_spec("attention"), {})
+    sizes = (("B", 1), ("H", 16), ("G", 4), ("M", 4096), ("N", 4096))
+    timed = replace(measured("certified", 1e-3), sizes=sizes)
+    kernels = (replace(view.kernels[0], measurements=(timed,)),)
+    drawn = str(roofline(replace(view, bound=bound, kernels=kernels, peers=(), device="NVIDIA H200")))
+    assert "peak 989 TFLOP/s" in drawn
+    assert f"does {quantity(4 * 16 * 4096 * 4096 * 64 / 1e-3, 'FLOP/s')}" in drawn  # two products of 2*M*N*D
 
 
 def test_long_evidence_is_cut_and_says_so(view: RunView) -> None:
