@@ -3,7 +3,8 @@
 `decode(kind, encode(answer))` equals the answer, certificates included (as JSON values: a tuple inside a body comes
 back as a list, and the id is the same). Everything read is checked against the types it should have, and a
 certificate against the hash of its content, so that a damaged or edited row raises `Damaged` and is never half an
-answer. That a certificate has its right id does not make it true: the loop proves afresh whatever it hands out.
+answer. That a certificate has its right id does not make it true: whoever can write to the database can forge one. No
+run takes another run's proof for that reason (`synth.state.cache`); a resumed run takes its own, of the same checker.
 """
 
 from __future__ import annotations
