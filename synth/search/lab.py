@@ -49,8 +49,9 @@ class Lab:
         for position, answer in self.pool.run([jobs[index] for index in open_jobs]):
             index = open_jobs[position]
             kind, key = question(jobs[index])
-            self.journal.record(kind, key, encode(answer))
-            yield index, answer
+            kept = encode(answer)
+            self.journal.record(kind, key, kept)
+            yield index, decode(kind, kept)  # as a run that is resumed will read it, to the letter
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, count, islice
 from queue import Empty, SimpleQueue
 
 from ir.spec import Bound
@@ -119,7 +119,8 @@ class Search:
                     while not all(future.done() for future in asked.values()):
                         yield from self._hear(0.1)
                     yield from self._hear(0.0)
-                    drafts = {slot: found for slot in open_talks if (found := asked[slot].result()) is not None}
+                    found = {slot: asked[slot].result() for slot in open_talks}
+                    drafts = self._named({slot: some for slot, some in found.items() if some is not None})
                     yield from self._gate([(slot, d) for slot in drafts for d in drafts[slot]])
                     yield from self._bench()
                     for slot, some in drafts.items():
@@ -128,6 +129,18 @@ class Search:
         finally:
             for talk in talks:
                 talk.close()
+
+    def _named(self, drafts: dict[int, tuple[Candidate, ...]]) -> dict[int, tuple[Candidate, ...]]:
+        """The drafts under names that no other candidate has: two conversations may have had the same idea."""
+        taken = set(self.tried)
+
+        def named(draft: Candidate) -> Candidate:
+            names = chain((draft.name,), (f"{draft.name}.{k}" for k in count(2)))
+            name = next(n for n in names if n not in taken)
+            taken.add(name)
+            return replace(draft, name=name)
+
+        return {slot: tuple(named(draft) for draft in some) for slot, some in drafts.items()}
 
     def _brief(self, slot: int) -> Brief:
         if not self.strategy.informed:

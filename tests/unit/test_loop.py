@@ -1,0 +1,54 @@
+"""The search loop with a real gate: what proposers write, how it is named, and what twins are spared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from small_spec import RIGHT, SPEC, WRONG
+
+from ir.loader import bind, parse_spec
+from synth.events import Judged, Proposed, Twin
+from synth.propose import Candidate
+from synth.search.lab import Lab
+from synth.search.loop import Search, Strategy
+from synth.search.tried import Brief, Conversation, Tried
+from synth.state import InMemory
+from synth.workers.local import LocalPool
+from verifier.verdict import Verdict
+
+BOUND = bind(parse_spec(SPEC), {})
+
+
+class Script:
+    """Yields what it is given, round by round, and keeps what it was told."""
+
+    name = "script"
+
+    def __init__(self, *rounds: tuple[Candidate, ...]) -> None:
+        self.rounds = rounds
+        self.told: list[tuple[Tried, ...]] = []
+
+    def converse(self, brief: Brief) -> Conversation:
+        for some in self.rounds if brief.step == 1 else ():
+            self.told.append((yield some))
+
+
+def nobody() -> Iterator[Candidate]:
+    return iter(())
+
+
+def test_two_conversations_with_one_idea_are_told_the_same_and_one_proof_is_done() -> None:
+    renamed = RIGHT.replace("acc", "total")
+    one = Script((Candidate("idea", WRONG),), (Candidate("better", RIGHT),))
+    two = Script((Candidate("idea", WRONG), Candidate("not-a-kernel", "nonsense")), (Candidate("mine", renamed),))
+    with LocalPool(BOUND, 1) as pool:
+        search = Search(BOUND, "sm_90", 0, Lab(InMemory(), pool), Strategy(nobody, (one, two)), lambda n, talking: "")
+        events = list(search.search())
+    assert [e.candidate.name for e in events if isinstance(e, Judged)] == ["idea", "better"]
+    assert [(e.candidate.name, e.of) for e in events if isinstance(e, Twin)] == [("idea.2", "idea"), ("mine", "better")]
+    assert len([e for e in events if isinstance(e, Proposed)]) == 3
+    assert [[t.verdict for t in told] for told in one.told] == [[Verdict.REFUTED], [Verdict.PROVED]]
+    assert [[t.verdict for t in told] for told in two.told] == [[Verdict.REFUTED, None], [Verdict.PROVED]]
+    assert not search.tried["idea"].twin and search.tried["idea.2"].twin == "idea"
+    assert [t.candidate.name for t in search.archive.leaders(3)] == ["better"]
+    assert search.tried["better"].long is not None and search.tried["better"].certified
