@@ -105,7 +105,7 @@ def _named(expr: Expr) -> str:
     return expr.id if isinstance(expr, Name) else ""
 
 
-def _scores(loop: For, scope: Scope, own: frozenset[str], place: Place, m: str) -> set[Expr]:
+def _scores(loop: For, scope: Scope, own: frozenset[str], place: Place, m: str) -> list[Expr]:
     """What stands under the maximum and left of the pivot in a loop."""
     found = [e.score for e in exponentials(loop, scope) if _named(origin(e.pivot, scope)) in own]
     for sweep in sweeps(place):
@@ -116,7 +116,7 @@ def _scores(loop: For, scope: Scope, own: frozenset[str], place: Place, m: str) 
                         found.append(operand)
                     case _:
                         found.append(top)
-    return {s for s in found if _named(origin(s, scope)) not in own}
+    return [s for s in dict.fromkeys(found) if _named(origin(s, scope)) not in own]
 
 
 def _common_scalar(place: Place, m: str) -> list[tuple[Expr, int]] | None:
@@ -195,7 +195,7 @@ def _loop(place: Place, loop: For, change: _Change) -> For | None:
     defined = {s.name: s for s in loop.body if isinstance(s, Assign) and s.name not in loop.carried}
     values: dict[str, Expr] = {}
     direct: dict[Expr, Expr] = {}
-    todo = list(scores)
+    todo = scores
     while todo:
         score = todo.pop()
         match score:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ir.ast import Assign, Axis, Binary, Call, Element, Expand, Expr, For, Kernel, Module, Name, Statement, Store
+from synth.propose.emit import Names
 from synth.propose.formula import children, free, rebuild
 from synth.propose.rewrites.bounds import Form
 from synth.propose.rewrites.rewrite import Rewrite, Subject
@@ -71,11 +72,11 @@ def pack_heads(subject: Subject) -> Iterator[Module]:
 class _Packing:
     """`heads` is how many heads share one group, over sizes."""
 
-    def __init__(self, place: Place, rows: _Rows, axis: Axis, heads: Expr, names: object) -> None:
+    def __init__(self, place: Place, rows: _Rows, axis: Axis, heads: Expr, names: Names) -> None:
         self.rows, self.axis, self.heads = rows, axis, heads
         everywhere = {n.name: n.value for n in nodes(place.block) if isinstance(n, Assign)}
         self.scope = Scope(place.scope().values, everywhere | dict(place.scope().starts))
-        fresh = names.fresh  # type: ignore[attr-defined]
+        fresh = names.fresh
         known = next((s.name for s in place.block if isinstance(s, Assign) and self._is_group(s.value)), None)
         self.group = known or fresh("group")
         self.known, self.lane, self.count = known, fresh("r"), fresh("heads")
@@ -215,7 +216,9 @@ def _unpacked(kernel: Kernel, scope: Scope) -> Kernel | None:
         )
         if not position:
             continue
-        count = defined[position].right  # type: ignore[union-attr]
+        quotient = defined[position]
+        assert isinstance(quotient, Binary)
+        count = quotient.right
         for head, value in defined.items():
             match value:
                 case Binary("+", Binary("*", Name(group), by), Binary("%", left, modulus)) if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from ir.ast import Assign, Binary, Call, Element, Expr, Module, Name, Number, Statement
 from synth.propose.formula import substitute
@@ -104,7 +105,7 @@ def guard_pivot(subject: Subject) -> Iterator[Module]:
             elif isinstance(statement, Assign) and statement.name == sweep.m:
                 body.append(statement)
             else:
-                body.append(mapped(statement, lambda e: substitute(e, values)))  # noqa: B023
+                body.append(mapped(statement, partial(substitute, values=values)))
         loop = replace(sweep.loop, body=tuple(body))
         module = place.put((*place.block[: sweep.at], loop, *place.block[sweep.at + 1 :]))
     if module != subject.module:

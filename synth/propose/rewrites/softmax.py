@@ -221,7 +221,7 @@ def _online(place: Place, first: Sweep, at: int, second: For, names: Names) -> B
         return None
     moved, alpha = names.fresh(f"{m}_new"), names.fresh("alpha")
     head = [*renamed(first.loop.body, {first.moved: moved, first.loop.variable: second.variable})[:-1]]
-    clash = {n: names.fresh(n) for n in assigns(second.body) if n in set(assigns(head))}
+    clash = {n: names.fresh(n) for n in sorted(assigns(second.body) & assigns(tuple(head)))}
     pivot: Expr = Name(moved)
     if guards:
         pivot = Name(names.fresh(f"{m}_safe"))
@@ -274,7 +274,7 @@ def _rescaled(
         used = any(name in reads(s) for s in (statement,))
         weighted = any(node in calls for e in expressions(statement) for node in nodes(scope.whole(e)))
         if used and (weighted or _weighs(statement, scope, calls)):
-            row = extents(Name(origin(weights[0].pivot, scope).id), scope)  # type: ignore[union-attr]
+            row = extents(origin(weights[0].pivot, scope), scope)
             own[name] = Binary("*", Name(name), lined_up(Name(alpha), row, extents(Name(name), scope)))
     return mapped(statement, lambda e: substitute(e, own))
 

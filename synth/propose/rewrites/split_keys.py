@@ -37,7 +37,7 @@ from synth.propose.rewrites.pivots import Sweep, sweeps
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 from synth.propose.rewrites.straight import Place, in_straight_form, inside_out, names_of, places
 from synth.propose.rewrites.tiles import MINUS_INF, ONE, Extents, NoShape, extents, guard, lined_up
-from synth.propose.tree import assigns
+from synth.propose.tree import assigns, nodes
 
 SPLITS = 4
 F32 = Name("f32")
@@ -66,7 +66,8 @@ def _split(subject: Subject, interleaved: bool) -> Iterator[Module]:
     for number, kernel in enumerate(subject.module.kernels):
         place = next(p for p in places(subject.module) if p.kernel is kernel)
         loops = [k for k, s in enumerate(kernel.body) if isinstance(s, For)]
-        if len(loops) != 1 or any(isinstance(s, (Store, For)) for s in kernel.body[loops[0]].body):  # type: ignore[union-attr]
+        inner = [s for n in nodes(kernel.body) if isinstance(n, For) for s in n.body]
+        if len(loops) != 1 or any(isinstance(s, (Store, For)) for s in inner):
             continue
         try:
             found = _Split(subject, place, loops[0], interleaved).module(number)
@@ -153,9 +154,9 @@ class _Split:
                 index = tuple(inside_out(store.target.index[k], _unexpanded) for k in kept)
                 parts = [] if store.mask is None else conjuncts(store.mask)
                 masks = [inside_out(p, _unexpanded) for p in parts if extents(p, self.outer)[1 - axis] == ONE]
-                mask = masks[0] if masks else None
-                for part in masks[1:]:
-                    mask = Binary("and", mask, part)  # type: ignore[arg-type]
+                mask: Expr | None = None
+                for part in masks:
+                    mask = part if mask is None else Binary("and", mask, part)
                 return _Place(index, tuple(tensor[k] for k in kept), mask)
         return None
 

@@ -191,10 +191,11 @@ class Scope:
     def whole(self, expr: Expr) -> Expr:
         """An expression with every name in it written out. Raises TooLarge."""
         self.fits(expr)
-        return inside_out(expr, lambda e: self.whole(self.values[e.id]) if self._known(e) else e)  # type: ignore[union-attr]
 
-    def _known(self, expr: Expr) -> bool:
-        return isinstance(expr, Name) and expr.id in self.values
+        def one(node: Expr) -> Expr:
+            return self.whole(self.values[node.id]) if isinstance(node, Name) and node.id in self.values else node
+
+        return inside_out(expr, one)
 
     def rests_on(self, expr: Expr, name: str) -> bool:
         """Whether a value is computed from a name's."""

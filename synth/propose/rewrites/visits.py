@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from ir.ast import Assign, Binary, Call, Element, Expr, For, Module, Name, Statement
 from synth.propose.formula import children, rebuild, substitute
@@ -85,7 +86,7 @@ def reverse_keys(subject: Subject) -> Iterator[Module]:
                 loop = replace(loop, stop=Name(blocks))
             last = Form.read(loop.start).plus(Form.read(loop.stop)).plus(ONE, -1).expr()
             place_of: dict[str, Expr] = {loop.variable: Binary("-", last, Name(loop.variable))}
-            body = tuple(mapped(s, lambda e, v=place_of: substitute(e, v)) for s in loop.body)  # type: ignore[misc]
+            body = tuple(mapped(s, partial(substitute, values=place_of)) for s in loop.body)
             yield place.put((*place.block[:at], *before, replace(loop, body=body), *place.block[at + 1 :]))
 
 
