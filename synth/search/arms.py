@@ -30,14 +30,15 @@ ARMS = ("guided", "single-shot", "autotune")
 COMPOSED = 2  # further composed ones in each step of a search without a model
 
 
-def opening(bound: Bound, seed: int) -> Iterator[Candidate]:
-    """What ships with the spec, then what is composed. Raises NothingToPropose when there is neither."""
+def opening(bound: Bound, seed: int, alone: bool = True) -> Iterator[Candidate]:
+    """What ships with the spec, then what is composed. Raises NothingToPropose when there is neither, and no model
+    that could do without (`alone`)."""
     shipped = list(seeds(bound))
     yield from shipped
     try:
         yield from propose(bound, seed)
     except NothingToPropose:
-        if not shipped:
+        if alone and not shipped:
             raise
 
 
@@ -59,8 +60,8 @@ def strategy(plan: Plan, model: Callable[[ModelSettings], ModelProposer]) -> Str
     """The strategy of a plan's arm; `model` makes a proposer that talks to one.
 
     Raises ValueError for an arm that there is not, and for a single-shot arm without a model."""
-    first = opening(plan.bound, plan.seed)
     settings = plan.model
+    first = opening(plan.bound, plan.seed, alone=settings is None)
     match plan.arm:
         case "guided":
             talk = None if settings is None else model(settings)

@@ -38,6 +38,7 @@ from synth.search.tried import Brief, Conversation, Proposer, Stoppable, Tried
 from synth.search.winner import held_out
 
 FINALISTS = 3  # are timed on held-out shapes
+IDLE = 3  # steps in a row without a draft, after which nobody is expected to have one
 
 
 def nothing(candidate: Candidate) -> Iterator[Candidate]:
@@ -86,13 +87,13 @@ class Search:
     def search(self) -> Iterator[Event]:
         """Every event, until `stop` says so or nobody proposes anything any more."""
         yield from self._opening()
-        while self.strategy.proposers and not self.stop(len(self.tried), False):
+        idle = 0
+        while self.strategy.proposers and idle < IDLE and not self.stop(len(self.tried), False):
             self.step += 1
             before = len(self.tried)
             yield from self._converse()
             yield Step(self.step, len(self.tried) - before, len(self.archive.cells()))
-            if len(self.tried) == before:
-                break
+            idle = idle + 1 if len(self.tried) == before else 0
         yield from self._finals()
 
     def _opening(self) -> Iterator[Event]:
