@@ -252,7 +252,7 @@ def attention_variant(bound: Bound) -> str | None:
     parameters = parameters_default(bound, sizes)
     arrays = generate("normal", 0, bound, sizes, parameters)
     name = bound.outputs[0][0].name
-    wanted = torch.from_numpy(evaluate(bound, sizes, parameters, arrays)[name])
+    wanted = torch.from_numpy(evaluate(bound, sizes, parameters, arrays)[name].copy())
     inputs = {n: torch.from_numpy(a).double() for n, a in arrays.items()}
     for variant, run in attention_variants(bound, sizes, inputs).items():
         try:
