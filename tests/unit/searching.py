@@ -53,7 +53,7 @@ def search(url: str, name: str, said: Connection) -> None:
         7,
         Lab(run, Here(bound, said)),
         Strategy(lambda: islice(seeds(bound), 1), (Evolver(drafts=2),)),
-        lambda tried: "enough" if tried >= CANDIDATES else "",
+        lambda tried, talking: "enough" if tried >= CANDIDATES else "",
         keep=run.put,
     )
     for event in found.search():
