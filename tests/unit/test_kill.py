@@ -88,7 +88,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...
     with Store.open(str(db)) as store:
         found = outcome(store.load(run.id))
     assert len(found) >= CANDIDATES and "proved" in {row[9] for row in found}
-    assert {row[5] for row in found} >= {"composed", "rewrite"}
+    assert {row[5] for row in found} >= {"shipped", "rewrite"}
     return found
 
 
