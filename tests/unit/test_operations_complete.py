@@ -121,6 +121,7 @@ scale = {{ min = 0.125, max = 2, default = "0.5" }}
 seed = {{ type = "int", min = 0, max = 65535, default = "0" }}
 [inputs]
 X = {{ shape = ["M", "D"], dtype = "f32", abs_max = 100 }}
+COARSE = {{ shape = ["M"], dtype = "bf16", abs_max = 1 }}
 [outputs]
 R = {{ shape = ["P", "M", "D"], dtype = "f32" }}
 [formula]

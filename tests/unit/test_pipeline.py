@@ -102,7 +102,8 @@ def test_a_run_that_is_stopped_leaves_a_valid_folder(tmp_path: Path) -> None:
 
 def test_the_command_prints_json_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs"
-    arguments = ["prove-and-run", "attention", "--out", str(out), "--max-candidates", "1", "--json"]
+    (tmp_path / "rowsum.toml").write_text(SPEC)
+    arguments = ["prove-and-run", str(tmp_path / "rowsum.toml"), "--out", str(out), "--max-candidates", "1", "--json"]
     assert main([*arguments, "--target", "sm_80"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [e["event"] for e in events][0] == "Started"
