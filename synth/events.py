@@ -116,6 +116,7 @@ class HeldOut:
     speedup: float
     searched: float
     generalises: bool
+    rival: str = ""  # the finalist that is faster there by as much
 
 
 @dataclass(frozen=True, slots=True)

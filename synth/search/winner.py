@@ -42,6 +42,12 @@ def held_out(leaders: Sequence[Tried], searched: Sequence[Measurement], answers:
     winner = leaders[0]
     there = speedup(timed[0].measurements, peers.measurements)
     here = speedup(winner.measurements, searched)
-    best = max(speedup(t.measurements, peers.measurements) for t in timed if not t.problem)
-    generalises = there >= SHORTFALL * here and there >= SHORTFALL * best
-    yield HeldOut(winner.candidate, timed[0].measurements, peers.measurements, there, here, generalises)
+    others = {
+        leader.candidate.name: speedup(t.measurements, peers.measurements)
+        for leader, t in zip(leaders, timed, strict=True)
+        if not t.problem
+    }
+    best = max(others, key=others.__getitem__)
+    rival = best if there < SHORTFALL * others[best] else ""
+    generalises = there >= SHORTFALL * here and not rival
+    yield HeldOut(winner.candidate, timed[0].measurements, peers.measurements, there, here, generalises, rival)
