@@ -39,17 +39,20 @@ def show_outcomes(found: Sequence[Outcome], as_json: bool) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", no_wrap=True)
-    for title in ("speed-up", "on search shapes", "kernel gap", "certified", "wrong", "unproved", "not read", "cost"):
-        table.add_column(title, justify="right")
-    table.add_column("winner")
+    for title in ("held-out", "search", "gap", "proved", "wrong", "open", "unread", "cost"):
+        table.add_column(title, justify="right", no_wrap=True)
     for o in found:
         shares = [f"{100 * o.share(n):.0f} %" for n in (o.certified, o.wrong, o.unproved, o.unread)]
-        cost = f"{o.seconds / 60:.1f} min" + (f", $ {o.usd:.2f}" if o.usd else "")
+        cost = f"$ {o.usd:.2f}" if o.usd else f"{o.seconds / 60:.1f} min"
         ratios = [f"{r:.2f} x" if r else "" for r in (o.speedup, o.searched, o.gap)]
-        table.add_row(o.arm, *ratios, *(shares if o.candidates else [""] * 4), cost, o.problem or o.winner)
-    console.print("\n[bold]certified kernels over standard PyTorch, on held-out shapes[/] (geometric means)")
+        table.add_row(o.arm, *ratios, *(shares if o.candidates else [""] * 4), cost if o.seconds else "")
+    console.print("\n[bold]certified kernels over standard PyTorch[/] (geometric means)")
     console.print(table)
-    console.print("kernel gap: the winner over PyTorch's fastest; shares are of the candidates tried", style="dim")
+    console.print(
+        "held-out: shapes that selection never saw. gap: the winner over PyTorch's\n"
+        "fastest, there. open: unproved; unread: no kernel of the spec",
+        style="dim",
+    )
     for o in found:
-        if not o.generalises:
-            print(f"{o.arm}: {o.winner} does not generalise; it was chosen at {o.searched:.2f} x")
+        if o.problem or o.winner:
+            print(f"{o.arm}: {o.problem or o.winner}{'' if o.generalises else ', which does not generalise'}")
