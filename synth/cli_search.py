@@ -150,13 +150,11 @@ def shown(events: Iterator[Event], as_json: bool) -> int:
     """Show a run to its end. What keeps it from being begun is a usage error that says what to do."""
     from synth.propose import NothingToPropose
     from synth.propose.model import ModelError
-    from synth.state.store import StateError
     from synth.view_run import show_run
-    from synth.workers import WorkersUnavailable
 
     try:
         return show_run(events, as_json)
-    except (StateError, ModelError, NothingToPropose, WorkersUnavailable) as error:
+    except (ModelError, NothingToPropose) as error:
         raise typer.BadParameter(str(error)) from error
 
 
@@ -236,10 +234,7 @@ def model_of(
 def examples_of(bound: Bound, place: Place) -> tuple[Example, ...]:
     """Certified kernels for other specs that a model is shown: of earlier runs, or shipped where there are none."""
     from synth.state.library import examples
-    from synth.state.store import StateError, Store
+    from synth.state.store import Store
 
-    try:
-        with Store.open(place.db) as store:
-            return examples(store, bound)
-    except StateError as error:
-        raise typer.BadParameter(str(error)) from error
+    with Store.open(place.db) as store:
+        return examples(store, bound)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from synth.jobs import Answer, Build, Check, Job, Prove, Time
+from synth.jobs import Answer, Build, Check, Job, Prove, Time, Timed
 from synth.state import Journal
-from synth.state.answers import decode, encode
+from synth.state.answers import Damaged, decode, encode
 from synth.workers import Pool
 from verifier.certificate import digest
 
@@ -45,13 +45,23 @@ class Lab:
             if known is None:
                 open_jobs.append(index)
             else:
-                yield index, decode(kind, known)
+                yield index, _about(job, decode(kind, known))
         for position, answer in self.pool.run([jobs[index] for index in open_jobs]):
             index = open_jobs[position]
             kind, key = question(jobs[index])
             kept = encode(answer)
             self.journal.record(kind, key, kept)
             yield index, decode(kind, kept)  # as a run that is resumed will read it, to the letter
+
+
+def _about(job: Job, answer: Answer) -> Answer:
+    """An answer that was kept, if the certificate in it is of the kernel that was asked about: a whole one that stands
+    in another's row has a right hash too. Of the spec and its settings `lowering` sees to. Raises Damaged."""
+    asked = job.text if isinstance(job, Prove) else None if job.certificate is None else job.certificate.candidate
+    certificate = None if isinstance(answer, Timed) else answer.certificate
+    if certificate is not None and certificate.candidate != asked:
+        raise Damaged(f"what was kept about {job.name} is the certificate of another kernel")
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class Search:
     heard: SimpleQueue[Event] = field(default_factory=SimpleQueue)
     keep: Callable[[Tried, int, int], None] = lambda tried, step, slot: None
     step: int = field(default=0, init=False)
+    peered: bool = field(default=False, init=False)  # standard PyTorch was asked for, whatever it answered
     archive: Archive = field(init=False)
     tried: dict[str, Tried] = field(default_factory=dict)  # by candidate's name, in the order they were drafted
     slots: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -255,7 +256,7 @@ class Search:
         yield from self._time(survivors(waiting, "long", self.archive), "long")
 
     def _time(self, some: Sequence[Tried], rung: str) -> Iterator[Event]:
-        if some and not self.archive.peers:
+        if some and not self.peered:
             yield from self._peers()
         for t in some:
             assert t.checked is not None
@@ -274,7 +275,7 @@ class Search:
     def _peers(self) -> Iterator[Event]:
         for _, answer in self.lab.answer([Time("standard PyTorch", None, "search", "long")]):
             assert isinstance(answer, Timed)
-            self.archive.peers = answer.measurements
+            self.peered, self.archive.peers = True, answer.measurements
             yield PeersMeasured(answer.device, answer.roofline, answer.measurements)
 
     def _finals(self) -> Iterator[Event]:

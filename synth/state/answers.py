@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from synth.errors import Unavailable
 from synth.jobs import Answer, Built, Checked, Proof, Timed
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
@@ -22,8 +23,11 @@ from verifier.verdict import Verdict
 KINDS: dict[str, type[Answer]] = {"prove": Proof, "build": Built, "check": Checked, "time": Timed}
 
 
-class Damaged(Exception):
+class Damaged(Unavailable):
     """What was read is not an answer of its kind, or was changed after it was written."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the run's record is damaged: {what}; begin another run")
 
 
 def encode(answer: Answer) -> dict[str, Any]:

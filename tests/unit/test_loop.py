@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 from small_spec import RIGHT, SPEC, WRONG
 
 from ir.loader import bind, parse_spec
+from synth.errors import Unavailable
 from synth.events import Judged, Proposed, Twin
+from synth.jobs import Prove
 from synth.propose import Candidate
-from synth.search.lab import Lab
+from synth.search.lab import Lab, question
 from synth.search.loop import Search, Strategy
 from synth.search.tried import Brief, Conversation, Tried
 from synth.state import InMemory
@@ -52,3 +55,15 @@ def test_two_conversations_with_one_idea_are_told_the_same_and_one_proof_is_done
     assert not search.tried["idea"].twin and search.tried["idea.2"].twin == "idea"
     assert [t.candidate.name for t in search.archive.leaders(3)] == ["better"]
     assert search.tried["better"].long is not None and search.tried["better"].certified
+
+
+def test_a_certificate_in_another_kernels_row_is_not_taken_for_its_own() -> None:
+    journal = InMemory()
+    right, wrong = Prove("right", RIGHT), Prove("wrong", WRONG)
+    with LocalPool(BOUND, 1) as pool:
+        lab = Lab(journal, pool)
+        ((_, proof),) = lab.answer([right])
+        assert proof.certificate is not None
+        journal.record(*question(wrong), journal.answers[question(right)])
+        with pytest.raises(Unavailable, match="wrong is the certificate of another kernel"):
+            list(lab.answer([wrong]))
