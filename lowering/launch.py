@@ -100,7 +100,8 @@ class Launcher:
     """A certified kernel ready to run. Call it with the spec's inputs by name.
 
     `subject`: the candidate's and the spec's text and the settings they were proved under; `contracts`: what
-    names of the spec mean, as text; `gradients`: which outputs the spec says are gradients, of what.
+    names of the spec mean, as text; `gradients`: which outputs the spec says are gradients, of what;
+    `statement`: the bound spec as JSON (lowering.statement), None where a certificate was lowered without it.
     """
 
     certificate: str
@@ -108,6 +109,7 @@ class Launcher:
     plan: dict[str, Any] = field(repr=False)
     contracts: dict[str, str] = field(repr=False)
     gradients: dict[str, list[list[str]]] = field(repr=False)
+    statement: Any = field(repr=False)
     source: str = field(repr=False)
 
     def __call__(
@@ -187,5 +189,6 @@ def load(path: str | Path) -> Launcher:
         plan=lowered["plan"],
         contracts=lowered["contracts"],
         gradients=lowered["gradients"],
+        statement=lowered.get("statement"),
         source=lowered["source"],
     )

@@ -17,6 +17,7 @@ from ir.typing import check
 from lowering.compile import Resources, compile_kernels
 from lowering.contracts import contracts, gradients
 from lowering.plan import plan
+from lowering.statement import statement
 from lowering.triton import emit
 from verifier.certificate import Certificate, digest
 
@@ -54,6 +55,7 @@ def lower(
         "plan": launches,
         "contracts": contracts(bound),
         "gradients": gradients(bound),
+        "statement": statement(bound),
         "resources": {target: [asdict(r) for r in rows] for target, rows in resources.items()},
     }
     return certificate.with_section("lowered", section)
