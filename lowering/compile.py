@@ -74,7 +74,7 @@ def compile_kernels(
 ) -> tuple[Resources, ...]:
     """Compile every launch's kernel of an emitted module for one of TARGETS, in order.
 
-    `launches` as `lowering.plan.plan(...)["launches"]`; `timeout` in seconds for all of them. Raises
+    `launches` as `lowering.plan.launches_of` gives them; `timeout` in seconds for all of them. Raises
     CompileError with the compiler's message, also when the compiler crashes or takes too long, and when
     a kernel compiles but cannot be resident on the target.
     """

@@ -14,8 +14,8 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
 from ir.spec import Bound
 from lowering.assumptions import evaluate
 from lowering.compile import child_environment
-from lowering.plan import formula, plan, walk
+from lowering.plan import formula, launches_of, plan, walk
+from lowering.versions import versions_in
 
 # Relative to a cell and to its tensor's largest value: a few roundings of the coarsest dtype involved.
 TOLERANCE = {DType.F32: 2.0**-15, DType.F16: 2.0**-8, DType.BF16: 2.0**-5}
@@ -80,22 +81,34 @@ def crosscheck(
     shapes: tuple[Mapping[str, int], ...] | None = None,
     generator: str = "normal",
     seed: int = 0,
+    launches: Sequence[Any] | None = None,
 ) -> Crosscheck:
-    """Compare the emitted module with the reference interpreter at each of `shapes` (default: `ragged`).
+    """Compare the emitted module with the reference interpreter at each of `shapes` (default: `ragged`), with these
+    `launches` (default: those of the program's own kernels).
 
     Raises CrosscheckFailed when the emitted module does not run at all.
     """
-    launches = plan(program, bound)
+    assumed = plan(program, bound)
     runs = []
     for sizes in ragged(program, bound) if shapes is None else shapes:
         parameters = {
             name: min(max((int if p["integer"] else float)(evaluate(p["default"], sizes)), p["min"]), p["max"])
-            for name, p in launches["parameters"].items()
+            for name, p in assumed["parameters"].items()
         }
         runs.append(Run(dict(sizes), parameters, generate(generator, seed, bound, sizes, parameters)))
-    results = run_interpreted(source, launches, runs)
+    results = run_interpreted(source, assumed, launches_of(program) if launches is None else launches, runs)
     inputs = describe(generator, seed)
     return Crosscheck(tuple(_compare(program, bound, r, inputs, got) for r, got in zip(runs, results, strict=True)))
+
+
+def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bound) -> list[dict[str, Any]]:
+    """Every version of a certificate's section "lowered" against the reference interpreter, as JSON for its section
+    "tests": the cases, each with the version's name. Raises CrosscheckFailed where one disagrees."""
+    return [
+        {"version": version.name, **asdict(case)}
+        for version in versions_in(lowered)
+        for case in crosscheck(version.source, program, bound, launches=version.launches).require().cases
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +145,7 @@ def tolerance(program: Program) -> float:
     return max((TOLERANCE[d] for d in dtypes if d in TOLERANCE), default=TOLERANCE[DType.F32])
 
 
-def run_interpreted(source: str, launches: Any, runs: list[Run]) -> list[dict[str, Any]]:
+def run_interpreted(source: str, plan: Any, launches: Sequence[Any], runs: list[Run]) -> list[dict[str, Any]]:
     """Outputs (float64 arrays) of each run of an emitted module under Triton's interpreter.
 
     Raises CrosscheckFailed when the interpreter fails or takes too long.
@@ -140,7 +153,8 @@ def run_interpreted(source: str, launches: Any, runs: list[Run]) -> list[dict[st
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = [{"sizes": run.sizes, "parameters": run.parameters} for run in runs]
-        (folder / "request.json").write_text(json.dumps({"source": source, "plan": launches, "cases": cases}))
+        request = {"source": source, "plan": plan, "launches": list(launches), "cases": cases}
+        (folder / "request.json").write_text(json.dumps(request))
         for number, run in enumerate(runs):
             with (folder / f"inputs_{number}.npz").open("wb") as file:
                 np.savez(file, allow_pickle=False, **run.inputs)

@@ -28,7 +28,7 @@ from triton.runtime import interpreter
 
 from lowering.assumptions import DTYPES
 from lowering.emitted import emitted_module
-from lowering.launch import allocate, run_plan
+from lowering.launch import allocate, run_launches
 
 Array = NDArray[Any]
 
@@ -110,22 +110,23 @@ def main(folder: Path) -> None:
     for number, case in enumerate(request["cases"]):
         with np.load(folder / f"inputs_{number}.npz") as arrays:
             inputs = {name: arrays[name] for name in arrays.files}
-        outputs = run_case(module, request["plan"], case["sizes"], case["parameters"], inputs)
+        outputs = run_case(module, request, case["sizes"], case["parameters"], inputs)
         with (folder / f"outputs_{number}.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
 
 
 def run_case(
-    module: ModuleType, plan: Any, sizes: dict[str, int], parameters: dict[str, float], inputs: dict[str, Array]
+    module: ModuleType, request: Any, sizes: dict[str, int], parameters: dict[str, float], inputs: dict[str, Array]
 ) -> dict[str, Array]:
     """Outputs as float64 arrays."""
+    plan = request["plan"]
     dtypes = {t["name"]: DTYPES[t["dtype"]] for t in plan["tensors"]}
     tensors = {name: torch.from_numpy(array).to(dtypes[name]) for name, array in inputs.items()}
     made = allocate(plan, sizes, ("output", "scratch"), "cpu")
     for tensor in made.values():
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))  # a cell nobody stores must show
-    run_plan(module, plan, {**tensors, **made}, sizes, parameters)
+    run_launches(module, request["launches"], {**tensors, **made}, sizes, parameters)
     return {t["name"]: made[t["name"]].to(torch.float64).numpy() for t in plan["tensors"] if t["role"] == "output"}
 
 

@@ -6,16 +6,16 @@ is an assumption with an id, and a call that breaks one raises `AssumptionViolat
 runs. The file is read once and its content hash checked; what runs is made from that text in memory,
 so that nothing written to disk later, before the first launch or after, can take its place.
 
-Self-contained on purpose: with `lowering.assumptions`, `facts` and `emitted` it imports nothing but the standard
-library, torch and (through the emitted module) Triton, so that a certificate can be used where none of the proving
-code is installed.
+Self-contained on purpose: with `lowering.assumptions`, `facts`, `choose`, `versions` and `emitted` it imports nothing
+but the standard library, torch and (through the emitted module) Triton, so that a certificate can be used where none
+of the proving code is installed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -32,23 +32,25 @@ from lowering.assumptions import (
     evaluate,
     grid,
 )
+from lowering.choose import choose, target_of
 from lowering.emitted import emitted_module
+from lowering.versions import NoVersion, Version, versions_in
 
-FORMAT = 2
+FORMAT = 3
 
 
 # ---- running a plan --------------------------------------------------------------------------
 
 
-def run_plan(
+def run_launches(
     module: ModuleType,
-    plan: Mapping[str, Any],
+    launches: Sequence[Mapping[str, Any]],
     tensors: Mapping[str, torch.Tensor],
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
 ) -> None:
     """Launch every kernel in order on tensors that already exist."""
-    for launch in plan["launches"]:
+    for launch in launches:
         programs = grid(launch, sizes)
         if programs <= 0:
             continue
@@ -109,8 +111,12 @@ class Launcher:
     plan: dict[str, Any] = field(repr=False)
     contracts: dict[str, str] = field(repr=False)
     gradients: dict[str, list[list[str]]] = field(repr=False)
+<<<<<<< HEAD
     statement: Any = field(repr=False)
     source: str = field(repr=False)
+=======
+    versions: tuple[Version, ...] = field(repr=False)
+>>>>>>> c760a0e (A certificate holds versions of its kernel, best first, each with the conditions under which it runs (format 3))
 
     def __call__(
         self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
@@ -135,13 +141,14 @@ class Launcher:
         device = next(iter(given.values())).device
         if device.type != "cuda":
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
-        check_determinism(plan)
         tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
+        version = choose(self.versions, target_of(device), tensors, sizes)
+        check_determinism(version.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
 
         def run() -> dict[str, torch.Tensor]:
             with torch.cuda.device(device):
-                run_plan(emitted_module(self.source), plan, tensors, sizes, parameters)
+                run_launches(emitted_module(version.source), version.launches, tensors, sizes, parameters)
             return outputs
 
         return run
@@ -150,7 +157,10 @@ class Launcher:
         self, arguments: Mapping[str, Any], check_range: bool = False, check_facts: bool = True
     ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
         """The tensors, sizes and parameters of a call, once every assumption on them holds."""
-        return check(self.plan, arguments, check_range, check_facts)
+        given, sizes, parameters = check(self.plan, arguments, check_range, check_facts)
+        for launch in self.versions[-1].launches:
+            grid(launch, sizes)
+        return given, sizes, parameters
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -164,11 +174,16 @@ def _read(path: Path) -> dict[str, Any]:
     actual = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     if claimed != actual:
         raise LaunchError(f"{path}: content does not match its id; it was changed after it was issued")
-    if not {"contracts", "gradients"} <= body.get("lowered", {}).keys():
+    if "versions" not in body.get("lowered", {}):
         raise LaunchError(f"{path}: holds no emitted kernel; lower it first (synth prove-and-run does)")
     lowered = body["lowered"]
-    if hashlib.sha256(lowered["source"].encode()).hexdigest() != lowered["source_sha256"]:
-        raise LaunchError(f"{path}: the emitted Triton does not match its hash")
+    try:
+        versions = versions_in(lowered)
+    except NoVersion as error:
+        raise LaunchError(f"{path}: {error}; lower it again") from error
+    for version in versions:
+        if hashlib.sha256(version.source.encode()).hexdigest() != version.source_sha256:
+            raise LaunchError(f"{path}: the emitted kernels of version {version.name} do not match their hash")
     for part in ("candidate", "spec"):
         if hashlib.sha256(body["subject"][part]["text"].encode()).hexdigest() != body["subject"][part]["sha256"]:
             raise LaunchError(f"{path}: the {part} does not match its hash")
@@ -189,6 +204,10 @@ def load(path: str | Path) -> Launcher:
         plan=lowered["plan"],
         contracts=lowered["contracts"],
         gradients=lowered["gradients"],
+<<<<<<< HEAD
         statement=lowered.get("statement"),
         source=lowered["source"],
+=======
+        versions=versions_in(lowered),
+>>>>>>> c760a0e (A certificate holds versions of its kernel, best first, each with the conditions under which it runs (format 3))
     )

@@ -1,4 +1,4 @@
-"""From a certificate to code that runs: emits Triton, compiles it, and writes both into the certificate.
+"""From a certificate to code that runs: emits every version of the kernel, compiles them, and writes all into it.
 
 The door: a `Certificate` goes in, never a bare program, and the program handed along must be exactly
 what the certificate's candidate text means under the certificate's spec settings, or nothing is
@@ -8,17 +8,19 @@ emitted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
-from lowering.compile import Resources, compile_kernels
+from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
-from lowering.plan import plan
+from lowering.plan import launches_of, plan
 from lowering.statement import statement
 from lowering.triton import emit
+from lowering.versions import Version
 from verifier.certificate import Certificate, digest
 
 
@@ -36,26 +38,44 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
         raise NotCertified("the certificate was issued for another candidate")
 
 
-def lower(
-    certificate: Certificate, program: Program, bound: Bound, targets: Sequence[str] = ("sm_90",)
-) -> Certificate:
-    """The certificate with its section "lowered": Triton source, launch plan, resources per target.
+def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
+    """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere.
 
-    Raises NotCertified, UnsupportedByTriton, CompileError.
+    Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
     source = emit(certificate, program, bound)
-    launches = plan(program, bound)
-    resources: dict[str, tuple[Resources, ...]] = {
-        target: compile_kernels(source, launches["launches"], target) for target in targets
-    }
+    return (Version("pointers", source, digest(source), launches_of(program)),)
+
+
+def lower(
+    certificate: Certificate, program: Program, bound: Bound, targets: Sequence[str] = ("sm_90",)
+) -> Certificate:
+    """The certificate with its section "lowered": what a launcher checks and allocates, and the versions it may run,
+    each with its source, its launches and what it takes on each of `targets`.
+
+    A version with conditions that a compiler refuses is left out. Raises NotCertified, UnsupportedByTriton, and
+    CompileError where the version that runs everywhere is refused.
+    """
+    versions = [compiled for v in versions_of(certificate, program, bound) if (compiled := _compiled(v, targets))]
     section = {
-        "source": source,
-        "source_sha256": digest(source),
-        "plan": launches,
+        "plan": plan(program, bound),
         "contracts": contracts(bound),
         "gradients": gradients(bound),
         "statement": statement(bound),
-        "resources": {target: [asdict(r) for r in rows] for target, rows in resources.items()},
+        "versions": [v.to_json() for v in versions],
     }
     return certificate.with_section("lowered", section)
+
+
+def _compiled(version: Version, targets: Sequence[str]) -> Version | None:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for target in version.targets(targets):
+        try:
+            rows = compile_kernels(version.source, version.launches, target)
+        except CompileError:
+            if not version.when:
+                raise
+            return None
+        found[target] = [asdict(r) for r in rows]
+    return replace(version, resources=found)

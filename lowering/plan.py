@@ -162,10 +162,14 @@ def launch_of(kernel: Kernel, program: Program) -> Json:
     }
 
 
+def launches_of(program: Program) -> list[Json]:
+    """What a launcher launches, in order."""
+    return [launch_of(k, program) for k in program.kernels]
+
+
 def plan(program: Program, bound: Bound) -> Json:
-    """Everything a launcher checks and does, in the order it does it."""
+    """Everything a launcher checks and allocates, whichever version of the program runs."""
     return {
-        "launches": [launch_of(k, program) for k in program.kernels],
         "tensors": [_tensor(t, bound) for t in program.tensors],
         "sizes": {d.name: [d.minimum, d.maximum] for d in bound.dims},
         "parameters": {

@@ -8,7 +8,7 @@ before run" is a type here as everywhere. Every answer that is not what was hope
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from ir.typing import check
 from lowering.compile import CompileError
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
+from lowering.versions import version_on
 from synth.certify import certify
 from synth.events import Measurement
 from synth.propose import Candidate
@@ -162,11 +163,12 @@ def build(job: Build, bound: Bound) -> Built:
         certificate = lower(certificate, program, bound, targets)
     except (CompileError, UnsupportedByTriton) as error:
         return Built(certificate, problem=str(error))
-    return Built(certificate, tuple(certificate.body["lowered"]["resources"].get(job.target, ())))
+    best = version_on(certificate.body["lowered"], job.target)
+    return Built(certificate, tuple(best.resources.get(job.target, ())))
 
 
 def cross_check(job: Check, bound: Bound) -> Checked:
-    from lowering.crosscheck import CrosscheckFailed, crosscheck  # PyTorch: only where it is used
+    from lowering.crosscheck import CrosscheckFailed, crosscheck_versions  # PyTorch: only where it is used
 
     certificate = job.certificate
     if not importlib.util.find_spec("triton"):
@@ -174,11 +176,11 @@ def cross_check(job: Check, bound: Bound) -> Checked:
     certificate = certificate.with_section("controls", controls(job, bound))
     program = check(parse(certificate.candidate), bound)
     try:
-        cases = crosscheck(str(certificate.body["lowered"]["source"]), program, bound).require().cases
+        cases = crosscheck_versions(certificate.body["lowered"], program, bound)
     except CrosscheckFailed as error:
         return Checked(certificate, problem=str(error))
-    largest = max((error for case in cases for _, error in case.errors), default=0.0)
-    certificate = certificate.with_section("tests", {"crosscheck": [asdict(case) for case in cases]})
+    largest = max((error for case in cases for _, error in case["errors"]), default=0.0)
+    certificate = certificate.with_section("tests", {"crosscheck": cases})
     return Checked(certificate, len(cases), largest)
 
 

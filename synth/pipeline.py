@@ -138,7 +138,7 @@ class _Certificates:
             case Judged(candidate, _, Certificate() as certificate) | CrossChecked(candidate, certificate=certificate):
                 self._save(candidate.name, certificate)
             case Lowered(candidate, certificate=certificate):
-                self.results.triton(candidate.name, str(certificate.body["lowered"]["source"]))
+                self.results.triton(candidate.name, certificate.body["lowered"], event.target)
             case Benchmarked(candidate, measurements, rung="long"):
                 figures = {"device": event.device, "measurements": [asdict(m) for m in measurements]}
                 self._save(candidate.name, self.latest[candidate.name].with_section("benchmarks", figures))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lowering.versions import version_on, versions_in
 from synth.events import (
     Benchmarked,
     CrossChecked,
@@ -142,5 +143,9 @@ class Results:
         os.replace(partial, path)
         return path
 
-    def triton(self, name: str, source: str) -> None:
-        write(self.folder / "triton" / f"{name}.py", source)
+    def triton(self, name: str, lowered: Mapping[str, Any], target: str) -> None:
+        """What runs on the target as NAME.py, the other versions as NAME.VERSION.py."""
+        best = version_on(lowered, target)
+        for version in versions_in(lowered):
+            suffix = "" if version.name == best.name else f".{version.name}"
+            write(self.folder / "triton" / f"{name}{suffix}.py", version.source)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from ir.spec import Bound
 from lowering.compile import CompileError
-from lowering.crosscheck import CrosscheckFailed, crosscheck
+from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
 from synth.certify import Judgement
@@ -35,7 +34,7 @@ def ship(found: Judgement, bound: Bound, targets: Sequence[str] = (), checked: b
         certificate = lower(found.certificate, found.program, bound, targets)
         if not checked or not importlib.util.find_spec("triton"):
             return certificate
-        cases = crosscheck(str(certificate.body["lowered"]["source"]), found.program, bound).require().cases
+        cases = crosscheck_versions(certificate.body["lowered"], found.program, bound)
     except (CompileError, CrosscheckFailed, UnsupportedByTriton) as error:
         raise NotLowered(str(error)) from error
-    return certificate.with_section("tests", {"crosscheck": [asdict(case) for case in cases]})
+    return certificate.with_section("tests", {"crosscheck": cases})

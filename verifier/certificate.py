@@ -20,7 +20,7 @@ from ir.spec import Bound
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
 
-FORMAT = 2
+FORMAT = 3
 
 
 class NotProved(Exception):

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from ir.diagnostics import SourceError
 from ir.loader import bind, parse_spec
 from ir.spec import Bound
+from lowering.versions import NoVersion, version_on
 from synth.events import Measurement
 from synth.report.view import NOT_A_KERNEL, ExchangeView, KernelView, RunView
 from synth.state.answers import Damaged, verified
@@ -69,6 +70,16 @@ def _bound(run: Run, gaps: list[str]) -> Bound | None:
         return None
 
 
+def _emitted(body: Mapping[str, Any], target: str, damage: list[str]) -> str:
+    if not body.get("lowered"):
+        return ""
+    try:
+        return version_on(body["lowered"], target).source
+    except NoVersion as error:
+        damage.append(f"Its emitted kernels cannot be shown: {error}.")
+        return ""
+
+
 def timings(rows: Iterable[MeasurementRow], candidate: int | None, shapes: str) -> tuple[Measurement, ...]:
     """What a candidate (None: PyTorch) takes on the "search" or "heldout" shapes: of every name and shape the
     measurement of the longer rung."""
@@ -105,7 +116,7 @@ def _kernel(run: Run, row: CandidateRow, rows: list[MeasurementRow]) -> KernelVi
         obligations=tuple(row.obligations.items()),
         report=report,
         certificate=row.certificate or "",
-        triton=str((body.get("lowered") or {}).get("source", "")),
+        triton=_emitted(body, run.target, damage),
         resources=tuple(row.resources),
         target=run.target,
         checked=None if checks is None else len(checks),

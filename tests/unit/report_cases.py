@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ir.loader import bind, load_spec
+from lowering.versions import Version
 from synth import runfolder
 from synth.certify import certify
 from synth.events import (
@@ -28,10 +29,14 @@ from synth.report.view import ExchangeView, KernelView, RunView
 from synth.search.tried import Tried
 from synth.state.run import Run
 from synth.state.store import Store
+from verifier.certificate import digest
 
 HOSTILE = "</script></style><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 SIZES = (("M", 4096),)
 SLIPS = ("mask-dropped", "mask-one-too-far", "last-row-unwritten", "no-division", "one-block-less")
+
+
+EMITTED = Version("pointers", "import triton  # kept", digest("import triton  # kept"), [])
 
 
 def measured(name: str, seconds: float) -> Measurement:
@@ -55,7 +60,7 @@ def run_folder(root: Path) -> Path:
             results.certificate(candidate.name, certificate)
     assert certificate is not None
     resources = {"kernel": "rmsnorm", "registers": 40, "spills": 0, "shared": 2048, "occupancy": 0.5}
-    results.triton(first.name, "import triton  # emitted\n")
+    results.triton(first.name, {"versions": [EMITTED.to_json()]}, "sm_90")
     results.note(Lowered(first, "sm_90", (resources,), certificate))
     results.note(PeersMeasured("CPU", "a yardstick", (measured(STANDARD, 2e-3),)))
     results.note(Benchmarked(first, (measured("certified", 1e-3),), "CPU"))
@@ -71,7 +76,7 @@ def kept_run(store: Store, out: Path) -> Run:
     broken = next(m for m in mutants(first) if m.name.endswith("mask-dropped"))
     proof = prove(Prove(first.name, first.text), bound)
     assert proof.certificate is not None
-    lowered = proof.certificate.with_section("lowered", {"source": "import triton  # kept"})
+    lowered = proof.certificate.with_section("lowered", {"versions": [EMITTED.to_json()]})
     times = Timed((measured("certified", 1e-3),), "CPU", "a yardstick")
     done = Tried(first, "one", proof, Built(lowered), Checked(lowered, 3, 1e-7), long=times)
     run.put(done, 0)

@@ -8,8 +8,9 @@ from lowering_cases import EVERY_OPERATION, attention, certificate_for, document
 from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, reason
 from lowering.lower import lower
 from lowering.occupancy import occupancy
-from lowering.plan import plan
+from lowering.plan import launches_of
 from lowering.triton import emit_program
+from lowering.versions import versions_in
 
 pytest.importorskip("triton", reason="Triton is not installed on this platform")
 
@@ -18,7 +19,7 @@ def compiled(text: str, target: str, dtype: str = "bf16", bits: int = 64) -> tup
     bound = attention("bottom_right", dtype)
     program = typed(text, bound)
     source = emit_program(program, bound, widths(program, bits))
-    return compile_kernels(source, plan(program, bound)["launches"], target)
+    return compile_kernels(source, launches_of(program), target)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -93,7 +94,7 @@ def test_a_compiler_that_takes_too_long_is_an_error() -> None:
     program = typed(documented(), bound)
     source = emit_program(program, bound, widths(program))
     with pytest.raises(CompileError, match="took longer"):
-        compile_kernels(source, plan(program, bound)["launches"], "sm_90", timeout=0.01)
+        compile_kernels(source, launches_of(program), "sm_90", timeout=0.01)
 
 
 def test_a_kernel_the_target_cannot_hold_is_an_error() -> None:
@@ -113,9 +114,10 @@ def test_lower_writes_source_plan_and_resources_into_the_certificate() -> None:
     lowered = lower(certificate, program, bound, targets=("sm_90",))
     assert lowered.id != certificate.id
     section = lowered.body["lowered"]
-    assert section["source"].startswith('"""attention (causal = bottom_right')
-    assert section["plan"]["launches"][0]["grid"] == ["B", "H", ["floordiv", ["add", "M", 127], 128]]
-    assert section["resources"]["sm_90"][0]["registers"] > 0
+    last = versions_in(section)[-1]
+    assert last.source.startswith('"""attention (causal = bottom_right')
+    assert last.launches[0]["grid"] == ["B", "H", ["floordiv", ["add", "M", 127], 128]]
+    assert last.resources["sm_90"][0]["registers"] > 0
 
 
 def test_occupancy_counts_whole_programs() -> None:

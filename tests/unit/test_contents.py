@@ -22,7 +22,7 @@ from ir.typing import check
 from lowering.compile import compile_kernels
 from lowering.cpu import execute
 from lowering.crosscheck import crosscheck
-from lowering.plan import plan
+from lowering.plan import launches_of
 from lowering.triton import emit_program
 from lowering.values import TORCH
 from verifier.contents import held
@@ -282,6 +282,6 @@ def test_a_golden_with_three_launches_runs_and_compiles() -> None:
     bound = bind(load_spec("attention"), {"causal": "bottom_right", "dtype": "fp16"})
     program = typed(text, bound)
     source = emit_program(program, bound, {k.name: 64 for k in program.kernels})
-    assert [x["kernel"] for x in plan(program, bound)["launches"]] == ["statistics", "accumulate", "convert"]
+    assert [x["kernel"] for x in launches_of(program)] == ["statistics", "accumulate", "convert"]
     assert crosscheck(source, program, bound, ({"B": 1, "H": 2, "G": 1, "M": 37, "N": 70},)).ok
-    assert len(compile_kernels(source, plan(program, bound)["launches"], "sm_90")) == 3
+    assert len(compile_kernels(source, launches_of(program), "sm_90")) == 3

@@ -140,16 +140,16 @@ def test_every_assumption_named_is_in_the_ledger() -> None:
 
 
 def test_atomic_adds_are_refused_where_torch_is_to_be_deterministic() -> None:
-    plan = {"launches": [{"kernel": "dq", "atomic": True}, {"kernel": "dk", "atomic": False}]}
-    check_determinism(plan)
+    launches = [{"kernel": "dq", "atomic": True}, {"kernel": "dk", "atomic": False}]
+    check_determinism(launches)
     try:
         torch.use_deterministic_algorithms(True)
-        check_determinism({"launches": plan["launches"][1:]})
+        check_determinism(launches[1:])
         with pytest.raises(AssumptionViolated, match=r"^\[determinism\] dq adds atomically"):
-            check_determinism(plan)
+            check_determinism(launches)
         torch.use_deterministic_algorithms(True, warn_only=True)
         with pytest.warns(UserWarning, match="run to run"):
-            check_determinism(plan)
+            check_determinism(launches)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -187,9 +187,9 @@ def test_what_changes_on_disk_after_loading_is_not_what_runs(
     path.write_text(saved.read_text())
     launcher = load(path)
     path.write_text(path.read_text().replace("tl.exp(", "tl.exp2("))
-    module = emitted_module(launcher.source)
+    module = emitted_module(launcher.versions[-1].source)
     assert module.__file__ is not None and not Path(module.__file__).exists()  # there is no file to change
-    assert "".join(module.attention.raw_src) in certificate.body["lowered"]["source"]
+    assert "".join(module.attention.raw_src) in launcher.versions[-1].source
     assert "tl.exp(" in module.attention.src
     with pytest.raises(LaunchError, match="changed after it was issued"):
         load(path)
@@ -206,10 +206,11 @@ def test_a_candidate_that_is_not_the_one_hashed_is_refused(certificate: Certific
 
 def test_changed_triton_is_refused_even_under_a_new_id(certificate: Certificate, tmp_path: Path) -> None:
     lowered = {**certificate.body["lowered"]}
-    lowered["source"] = lowered["source"].replace("tl.exp(", "tl.exp2(")
+    last = lowered["versions"][-1]
+    lowered["versions"] = [{**last, "source": last["source"].replace("tl.exp(", "tl.exp2(")}]
     path = tmp_path / "forged.json"
     certificate.with_section("lowered", lowered).save(path)
-    with pytest.raises(LaunchError, match="does not match its hash"):
+    with pytest.raises(LaunchError, match="do not match their hash"):
         load(path)
 
 

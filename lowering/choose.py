@@ -1,0 +1,45 @@
+"""Which version of a certified program a call runs: the first whose conditions all hold.
+
+A choice is of speed, never of meaning: every version is emitted from the program that was proved, and cross-checked
+before it may run. A condition that cannot be read is a reason to refuse. Standard library and torch only, as
+`lowering.launch` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from lowering.assumptions import LaunchError, evaluate
+from lowering.versions import Condition, Version
+
+
+def choose(
+    versions: Sequence[Version], target: str, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+) -> Version:
+    """The first version whose conditions hold for a call. Raises LaunchError for a condition nobody here can read."""
+    for version in versions:
+        if all(holds(condition, target, tensors, sizes) for condition in version.when):
+            return version
+    raise LaunchError("the certificate holds no version for this call; lower it again")
+
+
+def holds(
+    condition: Condition, target: str, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+) -> bool:
+    match condition:
+        case ["target", *targets]:
+            return target in targets
+        case ["size", expression]:
+            return bool(evaluate(expression, sizes))
+        case _:
+            raise LaunchError(f"the certificate holds a condition this version cannot read: {condition!r}")
+
+
+def target_of(device: torch.device) -> str:
+    """A GPU's target by the names `lowering.compile.TARGETS` uses: sm_90, gfx942."""
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).partition(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
