@@ -111,12 +111,8 @@ class Launcher:
     plan: dict[str, Any] = field(repr=False)
     contracts: dict[str, str] = field(repr=False)
     gradients: dict[str, list[list[str]]] = field(repr=False)
-<<<<<<< HEAD
     statement: Any = field(repr=False)
-    source: str = field(repr=False)
-=======
     versions: tuple[Version, ...] = field(repr=False)
->>>>>>> c760a0e (A certificate holds versions of its kernel, best first, each with the conditions under which it runs (format 3))
 
     def __call__(
         self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
@@ -204,10 +200,6 @@ def load(path: str | Path) -> Launcher:
         plan=lowered["plan"],
         contracts=lowered["contracts"],
         gradients=lowered["gradients"],
-<<<<<<< HEAD
         statement=lowered.get("statement"),
-        source=lowered["source"],
-=======
-        versions=versions_in(lowered),
->>>>>>> c760a0e (A certificate holds versions of its kernel, best first, each with the conditions under which it runs (format 3))
+        versions=versions,
     )
