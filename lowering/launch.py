@@ -201,5 +201,5 @@ def load(path: str | Path) -> Launcher:
         contracts=lowered["contracts"],
         gradients=lowered["gradients"],
         statement=lowered.get("statement"),
-        versions=versions,
+        versions=versions_in(lowered),
     )
