@@ -32,9 +32,14 @@ kernel relies on nothing else, and the emitted text must keep it.
 - `Let`, `Store`: of the typed core (`ir.program`), executed in order; complete when they end (a store becomes visible
   to others when the kernel ends; R2 proves that nobody here reads it). Their expressions hold no `Dot`; a `Load` in
   them goes through pointers as written.
-- `Loop`: as `ir.program.For`. Rules at its three edges (entering, going round, leaving): no dot is in flight, and going
-  round leaves as many tiles held of each ring as there were at the top. Loop bounds are expressions over program ids,
-  sizes and enclosing names, and mean the same integers in both partitions.
+- `Loop`: as `ir.program.For`. `If(condition, carries, body)`: runs the body once if the condition holds; after it a
+  carried name is `next` if it held, else `init`. Rule at every edge of both (entering, going round, leaving): no dot is
+  in flight, and each ring has as many tiles held as when the construct was entered.
+
+**Skeletons.** The two partitions have one control structure: take from each the `Loop`s and `If`s that hold a ring
+statement somewhere inside; they must be the same nest in the same order, with bounds and conditions that are the same
+integers once each partition's `Let`s are put in, and between two edges of that nest each ring must have as many `Copy`s
+in the producer as `WaitFull`s in the consumer. Hence every fill is waited for exactly once, whatever the bounds are.
 
 **Names.** Assigned once, as in the typed core; a name of one partition is not seen by the other (each has its own
 `Let`s). Program ids, sizes and parameters are seen by both.
@@ -150,14 +155,25 @@ class Loop:
     comment: str = field(default="", compare=False)
 
 
-ProducerStatement = Let | Loop | WaitEmpty | Copy
-ConsumerStatement = Let | Loop | Store | WaitFull | Release | Read | IssueDot | WaitDots
+@dataclass(frozen=True, slots=True)
+class If:
+    """The body once if `condition` (a BOOL scalar) holds; each carried name is then `next`, otherwise `init`. Inside the
+    body a carried name is its `init`."""
+
+    condition: Expr
+    carries: tuple[Carry, ...]
+    body: tuple[Statement, ...]
+    comment: str = field(default="", compare=False)
+
+
+ProducerStatement = Let | Loop | If | WaitEmpty | Copy
+ConsumerStatement = Let | Loop | If | Store | WaitFull | Release | Read | IssueDot | WaitDots
 Statement = ProducerStatement | ConsumerStatement
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncKernel:
-    """One kernel of the program. A producer's `Loop` holds producer statements, a consumer's consumer statements."""
+    """One kernel of the program. Inside a `Loop` or `If` of a partition are statements of that partition only."""
 
     name: str
     grid: tuple[Axis, ...]
