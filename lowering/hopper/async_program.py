@@ -157,8 +157,8 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class If:
-    """The body once if `condition` (a BOOL scalar) holds; each carried name is then `next`, otherwise `init`. Inside the
-    body a carried name is its `init`."""
+    """The body once if `condition` (a BOOL scalar) holds; each carried name is then `next`, otherwise `init`.
+    Inside the body a carried name is its `init`."""
 
     condition: Expr
     carries: tuple[Carry, ...]
