@@ -28,6 +28,7 @@ from typing import Any
 
 from lowering.emitted import emitted_module
 from lowering.occupancy import occupancy
+from lowering.phases import code_summary
 
 TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
@@ -51,7 +52,8 @@ class CompileError(Exception):
 class Resources:
     """What one kernel takes on `target`. `registers` per lane, `spills` and `shared` in bytes,
     `warps` after compilation (warp specialisation adds some), `tensor_core` and `exponentials` count
-    instructions in the machine code, `occupancy` is resident warps over the most possible."""
+    instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says what its loops
+    do (`lowering.phases`), None where the machine code could not be read."""
 
     kernel: str
     target: str
@@ -67,6 +69,7 @@ class Resources:
     binary_sha256: str
     assembly_sha256: str
     triton: str
+    code: dict[str, Any] | None = None
 
 
 def compile_kernels(
@@ -218,6 +221,7 @@ def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: fl
         binary_sha256=hashlib.sha256(binary).hexdigest(),
         assembly_sha256=hashlib.sha256(assembly.encode()).hexdigest(),
         triton=triton.__version__,
+        code=code_summary(code, target),
     )
 
 
