@@ -49,6 +49,18 @@ class Traffic:
 
 
 @dataclass(slots=True)
+class Cycle:
+    """One loop of the program: `runs` iterations of each program in all, `entries` times it is begun; of one iteration,
+    without the loops inside: operations of `dots`, `special` functions in lanes."""
+
+    depth: int
+    runs: Floats
+    entries: Floats
+    dots: float = 0.0
+    special: float = 0.0
+
+
+@dataclass(slots=True)
 class Counts:
     """Of each program in the batch: operations of 16-bit (`half`) and of float32 dots, 2 for a multiply-add; `special`
     functions and `plain` operations, in lanes; `waits` for loads that nothing hides, and those `hidden` by pipelining;
@@ -66,6 +78,7 @@ class Counts:
     rows: int = 1024
     staged: int = 0
     traffic: list[Traffic] = field(default_factory=list)
+    loops: list[Cycle] = field(default_factory=list)  # in the program's order
 
 
 def extents(kernel: p.Kernel, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -154,6 +167,7 @@ class _Walk:
         self.middle = _Values(dict(known), tables, self.programs)
         self.last = _Values(dict(known), tables, self.programs, True)
         self.levels: dict[str, int] = {}
+        self.around: list[Cycle] = []
         self.trips: list[Floats] = [np.ones(self.programs)]
         self.dotted = [_has_dot(self.kernel.body)]
         self._body(self.kernel.body)
@@ -212,6 +226,8 @@ class _Walk:
             self.first.names[s.counter] = start if first is None else first
             self.middle.names[s.counter] = start + steps // 2
             self.last.names[s.counter] = self.first.names[s.counter] + steps
+        self.around.append(Cycle(depth, self.trips[-1] * trips, self.trips[-1]))
+        self.counts.loops.append(self.around[-1])
         self.trips.append(self.trips[-1] * trips)
         self.dotted.append(_has_dot(s.body))
         self._body(s.body)
@@ -221,6 +237,7 @@ class _Walk:
         if not any(isinstance(inner, p.For) for inner in s.body):
             self._add("iterations", 1.0, depth)
         self.trips.pop()
+        self.around.pop()
         self.dotted.pop()
         for carry in s.carries:
             self.levels[carry.name] = min(self.levels[carry.name], depth - 1)
@@ -236,7 +253,12 @@ class _Walk:
 
     def _add(self, what: str, amount: float, level: int) -> None:
         total = getattr(self.counts, what)
-        total += amount * self.trips[min(level, len(self.trips) - 1)]
+        level = min(level, len(self.trips) - 1)
+        total += amount * self.trips[level]
+        if level and what in ("half", "single"):
+            self.around[level - 1].dots += amount
+        if level and what == "special":
+            self.around[level - 1].special += amount
 
     def _expr(self, e: p.Expr) -> int:
         """Count one expression and what is in it; the level it depends on."""

@@ -1,0 +1,160 @@
+"""How long one iteration of a loop takes when several warps share a partition: a small simulation, not a formula.
+
+A partition (a quarter of a processor) has one issue slot a clock, units that each warp instruction holds for some
+cycles, and a tensor core that serves groups of asynchronous products one after the other. Its warps run the phases
+that the compiler's code consists of (`lowering.phases`) and stop where that code stops: for their products, for loads
+that take `FAR` cycles, at barriers of their program. Whoever has waited longest goes first, as the hardware's
+schedulers do; the rest get what it leaves. What overlaps and what does not then follows from the code: softmax of one
+warp group runs under the products of another unless a barrier keeps them together.
+
+Between two events every warp goes at a constant rate, so time advances from event to event. The other three partitions
+do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from lowering.instructions import FAR
+
+UNITS = ("issue", "fma", "alu", "special", "shared", "tensor")
+LAPS = 8  # iterations simulated; the second half is measured
+MEETING = 30.0  # cycles a barrier takes when all are there
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """`demands` in cycles of UNITS, `alone` the cycles without company, `dots` cycles of products started at its end;
+    `until`, `left`, `groups`, `asks` as in `lowering.phases`."""
+
+    until: str
+    left: int
+    alone: float
+    demands: tuple[float, ...]
+    dots: float
+    groups: int
+    asks: int
+
+
+def phase_of(found: Mapping[str, Any], tensor: float = 0.0) -> Phase:
+    """A phase as the compiler's summary says it; `tensor` cycles where its products do not tell their shape."""
+    demands = tuple(float(found.get(unit, 0)) for unit in UNITS)
+    dots = float(found.get("dots", 0)) or tensor * found.get("started", 0)
+    return Phase(
+        found["until"], found["left"], max(float(found["alone"]), *demands), demands, dots,
+        found.get("groups", 0), found.get("asks", 0),
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Warp:
+    """`at`: index of its phase; `done` of it, 0 to 1; `ready`: when it may go on; `since`: when it last became ready;
+    `met`: barriers it has come to; `products`, `copies`: when each group of them ends."""
+
+    program: int
+    phases: Sequence[Phase]
+    warps: int
+    at: int = 0
+    done: float = 0.0
+    ready: float = 0.0
+    since: float = 0.0
+    met: int = 0
+    stopped: bool = False
+    laps: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
+    copies: list[float] = field(default_factory=list)
+
+
+@lru_cache(maxsize=4096)
+def iteration(roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, partitions: int = 4) -> float:
+    """Cycles from one iteration to the next with `resident` programs on a processor, each with the given roles: the
+    phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead."""
+    warps: list[_Warp] = []
+    for program in range(resident):
+        for phases, count in roles:
+            # fewer warps than partitions: several programs take turns on them
+            here = (program + 1) * count // partitions - program * count // partitions
+            warps += [_Warp(program, phases, sum(n for _, n in roles)) for _ in range(here)]
+    if not warps:
+        warps = [_Warp(0, roles[0][0], roles[0][1])]
+    now = tensor = 0.0
+    while any(len(w.laps) < LAPS for w in warps):
+        running = sorted((w for w in warps if w.ready <= now and not w.stopped), key=lambda w: w.since)
+        rates = _rates(running)
+        ends = [now + (1.0 - w.done) / rate for w, rate in zip(running, rates, strict=True) if rate > 0.0]
+        waking = [w.ready for w in warps if w.ready > now and not w.stopped]
+        after = min(ends + waking, default=NEVER)
+        if after == NEVER:
+            break  # everybody waits at a barrier for a warp that never comes: other roles' code, not modelled
+        for w, rate in zip(running, rates, strict=True):
+            w.done += rate * (after - now)
+        now = after
+        for w in running:
+            if w.done >= 1.0 - 1e-9:
+                tensor = _finish(w, now, tensor, stages, warps)
+    finished = [w for w in warps if len(w.laps) >= LAPS] or [w for w in warps if len(w.laps) > 1]
+    spans = [(w.laps[-1] - w.laps[len(w.laps) // 2 - 1]) / (len(w.laps) - len(w.laps) // 2) for w in finished]
+    return sum(spans) / len(spans) if spans else sum(p.alone + p.dots for p in warps[0].phases)
+
+
+def _rates(running: Sequence[_Warp]) -> list[float]:
+    """Phases a cycle that each may do, the one that has waited longest first."""
+    rest = [1.0] * len(UNITS)
+    rates = []
+    for w in running:
+        phase = w.phases[w.at]
+        rate = min(
+            1.0 / max(phase.alone, 1e-3),
+            *(left / need if need else NEVER for left, need in zip(rest, phase.demands, strict=True)),
+        )
+        rest = [max(0.0, left - rate * need) for left, need in zip(rest, phase.demands, strict=True)]
+        rates.append(rate)
+    return rates
+
+
+def _finish(w: _Warp, now: float, tensor: float, stages: int, warps: Sequence[_Warp]) -> float:
+    """A warp has issued a phase: start what it starts, find out until when it waits. The tensor core's next free time."""
+    phase = w.phases[w.at]
+    if phase.dots:
+        tensor = max(tensor, now) + phase.dots
+        w.products.append(tensor)
+    w.copies += [now + FAR] * phase.groups
+    w.done, w.ready = 0.0, now
+    match phase.until:
+        case "dots":
+            w.ready = _older(w.products, phase.left, now)
+        case "loads":
+            w.ready = _older(w.copies, phase.left, now)
+        case "signal":
+            ahead = (stages - 1) * sum(p.groups for p in w.phases if p.asks)
+            w.ready = max(_older(w.copies, ahead, now), _older(w.products, 0, now))
+        case "barrier" if not 0 < phase.left <= w.warps // 2:
+            w.met += 1
+            w.stopped = True
+            _meet(w.program, now, warps)
+    w.since = w.ready
+    w.at += 1
+    if w.at == len(w.phases):
+        w.at = 0
+        w.laps.append(w.ready)
+    return tensor
+
+
+def _older(ends: Sequence[float], left: int, now: float) -> float:
+    """When all but the last `left` groups have ended."""
+    return max(now, *ends[: len(ends) - left]) if len(ends) > left else now
+
+
+def _meet(program: int, now: float, warps: Sequence[_Warp]) -> None:
+    """Let the warps of a program go on when all of them have come to the same barrier."""
+    own = [w for w in warps if w.program == program]
+    fewest = min(w.met for w in own)
+    for w in own:
+        if w.stopped and w.met <= fewest:
+            w.stopped = False
+            w.ready = max(w.ready, now + MEETING)
+            w.since = w.ready
