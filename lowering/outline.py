@@ -48,9 +48,7 @@ def outline(instructions: Sequence[Instruction]) -> Outline:
         around = [head for head, inside in kept.items() if number in inside]
         innermost = min(around, key=lambda head: len(kept[head]), default=None)
         found[innermost] += block
-    loops = tuple(
-        Loop(sum(head in inside for inside in kept.values()), tuple(found[head])) for head in sorted(kept)
-    )
+    loops = tuple(Loop(sum(head in inside for inside in kept.values()), tuple(found[head])) for head in sorted(kept))
     return Outline(tuple(found[None]), loops)
 
 

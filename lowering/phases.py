@@ -2,15 +2,15 @@
 
 A *phase* is what one warp issues until it stops for somebody else: for matrix products it has started ("dots"), loads
 it has asked for ("loads"), a signal ("signal"), the other warps of its program ("barrier"); or until it has started a
-group of matrix products that run by themselves ("start"). For each phase: cycles that every unit of the warp's partition
-is held, issue slots, and `alone`, the cycles it takes when nothing else is resident, from the compiler's own stall counts
-and scoreboards. Nothing of this is trusted or needed to run a kernel.
+group of matrix products that run by themselves ("start"). For each phase: cycles that every unit of the warp's
+partition is held, issue slots, and `alone`, the cycles it takes when nothing else is resident, from the compiler's own
+stall counts and scoreboards. Nothing of this is trusted or needed to run a kernel.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowering.instructions import UNITS, Instruction, read_amd, read_sass
@@ -64,11 +64,11 @@ def _phases(body: Sequence[Instruction], repeats: bool) -> Iterator[dict[str, An
     """Phases in order; what the last one does belongs before the first wait of the next iteration."""
     starts = _issue_times(body, repeats)
     begun = starts[0] if starts else 0.0
-    phase: Counter[str] = Counter()
+    phase: dict[str, float] = defaultdict(float)
     for i, at, after in zip(body, starts[1:], (*starts[2:], starts[-1]), strict=True):
         if i.waits_for:
             yield _phase(phase, at - begun, i.waits_for, i.left)
-            phase, begun = Counter(), at
+            phase, begun = defaultdict(float), at
         phase["issue"] += 1
         if i.unit == "tensor" and i.op in ASYNC:
             phase["dots"] += i.cycles
@@ -79,12 +79,12 @@ def _phases(body: Sequence[Instruction], repeats: bool) -> Iterator[dict[str, An
         phase["started"] += i.op in ASYNC
         if i.commits and i.op in (*ASYNC, "UTCBAR") and phase["started"]:
             yield _phase(phase, after - begun, "start", 0)
-            phase, begun = Counter(), after
+            phase, begun = defaultdict(float), after
     if phase:
         yield _phase(phase, starts[-1] - begun, "", 0)
 
 
-def _phase(phase: Counter[str], alone: float, until: str, left: int) -> dict[str, Any]:
+def _phase(phase: Mapping[str, float], alone: float, until: str, left: int) -> dict[str, Any]:
     return {"until": until, "left": left, "alone": round(alone), **{k: round(v) for k, v in phase.items() if v}}
 
 

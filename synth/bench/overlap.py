@@ -70,7 +70,9 @@ class _Warp:
 
 
 @lru_cache(maxsize=4096)
-def iteration(roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, partitions: int = 4) -> float:
+def iteration(
+    roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, partitions: int = 4
+) -> float:
     """Cycles from one iteration to the next with `resident` programs on a processor, each with the given roles: the
     phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead."""
     warps: list[_Warp] = []
@@ -117,7 +119,7 @@ def _rates(running: Sequence[_Warp]) -> list[float]:
 
 
 def _finish(w: _Warp, now: float, tensor: float, stages: int, warps: Sequence[_Warp]) -> float:
-    """A warp has issued a phase: start what it starts, find out until when it waits. The tensor core's next free time."""
+    """A warp has issued a phase: start what it starts, see until when it waits. The tensor core's next free time."""
     phase = w.phases[w.at]
     if phase.dots:
         tensor = max(tensor, now) + phase.dots

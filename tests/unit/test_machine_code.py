@@ -1,4 +1,4 @@
-"""Reading machine code: loops by control flow, what an instruction occupies, where a warp waits, spills where they are."""
+"""Reading machine code: loops by control flow, what an instruction occupies, where a warp waits, where spills are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_loops_nest() -> None:
 
 
 def test_cold_code_that_jumps_back_is_no_loop_and_polling_is_a_wait() -> None:
-    """Waiting for a barrier in memory: the second try is out of the way and jumps back into the middle of the program."""
+    """Waiting for a signal in memory: the second try is out of the way and jumps back into the middle."""
     rows = (
         "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2", "@!P0 BRA 0x40", "FADD R1, R1, R2", "EXIT",
         "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2", "@!P0 BRA 0x40", "BRA 0x20",
@@ -81,9 +81,9 @@ def test_matrix_instructions_by_shape(text: str, flops: int, cycles: float) -> N
     ("text", "unit", "cycles"),
     [
         ("MUFU.EX2 R1, R2", "special", 8), ("FFMA R1, R2, R3, R4", "fma", 1), ("FMNMX R1, R2, R3, !PT", "alu", 2),
-        ("LDS.128 R4, [R2]", "shared", 16), ("LDSM.16.M88.4 R4, [R2]", "shared", 16), ("SHFL.BFLY PT, R1, R2, 0x2, 0x1f",
-        "shared", 4), ("@!PT LDS RZ, [RZ]", "", 0), ("STL [R1+0x8], R2", "shared", 4), ("LDG.E.U16 R4, desc[UR4][R2.64]",
-        "shared", 2),
+        ("LDS.128 R4, [R2]", "shared", 16), ("LDSM.16.M88.4 R4, [R2]", "shared", 16), ("STL [R1+0x8], R2", "shared", 4),
+        ("SHFL.BFLY PT, R1, R2, 0x2, 0x1f", "shared", 4), ("@!PT LDS RZ, [RZ]", "", 0),
+        ("LDG.E.U16 R4, desc[UR4][R2.64]", "shared", 2),
     ],
 )  # fmt: skip
 def test_what_an_instruction_occupies(text: str, unit: str, cycles: float) -> None:
@@ -105,9 +105,7 @@ def test_phases_end_where_the_warp_waits() -> None:
 
 
 def test_a_warp_alone_takes_the_compilers_stalls_and_the_units_time() -> None:
-    slow, fast = (
-        code_summary(listing(*LOOP, stalls=stalls), "sm_90") for stalls in (10, 1)
-    )  # fmt: skip
+    slow, fast = (code_summary(listing(*LOOP, stalls=stalls), "sm_90") for stalls in (10, 1))
     assert slow is not None and fast is not None
     assert slow["loops"][0]["phases"][0]["alone"] == 30
     assert fast["loops"][0]["phases"][0]["alone"] == 8  # one exponential after the other
