@@ -13,7 +13,7 @@ from lowering.compile import compile_kernels
 from lowering.instructions import read_amd, read_sass
 from lowering.outline import outline
 from lowering.phases import code_summary
-from lowering.plan import plan
+from lowering.plan import launches_of
 from lowering.triton import emit_program
 
 
@@ -143,7 +143,7 @@ def compiled() -> dict[str, Any]:
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     bound = attention("bottom_right")
     program = typed(documented(), bound)
-    launch = plan(program, bound)["launches"][0]
+    launch = launches_of(program)[0]
     few = {**launch, "schedule": {**launch["schedule"], "maxnreg": 64}}
     plain, spilling = compile_kernels(emit_program(program, bound, widths(program)), [launch, few], "sm_90")
     return {"plain": asdict(plain), "spilling": asdict(spilling)}
