@@ -215,6 +215,14 @@ class Meta:
 
 
 @dataclass(frozen=True, slots=True)
+class Require:
+    """`require N % BN == 0`: the file is for sizes where this holds, and is run at no others."""
+
+    condition: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Scratch:
     """`scratch P[B, H, M, N]: f32`: a tensor that lives between the kernels of one file."""
 
@@ -229,6 +237,7 @@ class Module:
     """A whole `.tile` file: kernels run in order, each seeing what the ones before it stored."""
 
     metas: tuple[Meta, ...]
+    requires: tuple[Require, ...]
     scratch: tuple[Scratch, ...]
     kernels: tuple[Kernel, ...]
     span: Span = _span()

@@ -281,6 +281,9 @@ class Builder:
     def meta(self, c: Children) -> ast.Meta:
         return ast.Meta(str(c[1]), _bounded(c[3]), _span(c))
 
+    def require(self, c: Children) -> ast.Require:
+        return ast.Require(_bounded(c[1]), _span(c))
+
     def scratch(self, c: Children) -> ast.Scratch:
         *shape, dtype = _nodes(c)
         return ast.Scratch(str(c[1]), tuple(_bounded(e) for e in shape), dtype, _span(c))
@@ -288,9 +291,10 @@ class Builder:
     def start(self, c: Children) -> ast.Module:
         nodes = _nodes(c)
         metas = tuple(n for n in nodes if isinstance(n, ast.Meta))
+        requires = tuple(n for n in nodes if isinstance(n, ast.Require))
         scratch = tuple(n for n in nodes if isinstance(n, ast.Scratch))
         kernels = tuple(n for n in nodes if isinstance(n, ast.Kernel))
-        return ast.Module(metas, scratch, kernels, _span(c))
+        return ast.Module(metas, requires, scratch, kernels, _span(c))
 
     # ---- spec formulas
 

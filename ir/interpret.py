@@ -73,6 +73,7 @@ from ir.program import (
     Var,
 )
 from ir.random import random
+from ir.requirements import texts
 from ir.rounding import round_to
 from ir.spec import Bound
 
@@ -88,7 +89,8 @@ class Mode(Enum):
 
 
 class InterpretError(Exception):
-    """The run cannot start: a size, parameter or input is missing or has the wrong shape."""
+    """The run cannot start: a size, parameter or input is missing or has the wrong shape, or the program is not for
+    these sizes."""
 
 
 class BudgetExceeded(InterpretError):
@@ -354,6 +356,9 @@ def _layouts(
         raise InterpretError(f"no value given for {', '.join(missing)}")
     layouts = {}
     machine = _Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
+    for requirement, text in zip(program.requires, texts(program), strict=True):
+        if not machine.value(requirement):
+            raise InterpretError(f"the program requires {text}, which does not hold at {dict(sizes)}")
     for tensor in program.tensors:
         layout = Layout.contiguous(tensor, tuple(max(0, machine.integer(e)) for e in tensor.shape))
         given = strides.get(tensor.name, layout.strides)

@@ -26,6 +26,7 @@ from ir.syntax_errors import explain
 MAX_SOURCE = 64 * 1024  # bytes
 MAX_BLOCKS = 8  # nested blocks, the kernel's own included
 MAX_STATEMENTS = 4096
+MAX_REQUIRES = 16
 
 _OPEN = ("LPAR", "LSQB")
 _CLOSE = ("RPAR", "RSQB")
@@ -37,6 +38,9 @@ def parse(text: str, filename: str = "<candidate>") -> ast.Module:
     if (count := sum(1 for kernel in module.kernels for _ in _statements(kernel.body))) > MAX_STATEMENTS:
         message = f"{count} statements; at most {MAX_STATEMENTS} are accepted"
         raise SyntaxProblem("K006", message, module.kernels[-1].span, Source(text, filename))
+    if (count := len(module.requires)) > MAX_REQUIRES:
+        message = f"{count} requirements; at most {MAX_REQUIRES} are accepted"
+        raise SyntaxProblem("K006", message, module.requires[-1].span, Source(text, filename))
     return module
 
 

@@ -94,6 +94,8 @@ class _Line:
 def _module(module: ast.Module) -> Iterator[_Line]:
     for meta in module.metas:
         yield _Line(f"meta {meta.name} = {print_expr(meta.value)}", meta.span)
+    for i, require in enumerate(module.requires):
+        yield _Line(f"require {print_expr(require.condition)}", require.span, apart=i == 0)
     for i, scratch in enumerate(module.scratch):
         text = f"scratch {scratch.name}[{_list(scratch.shape)}]: {print_expr(scratch.dtype)}"
         yield _Line(text, scratch.span, apart=i == 0)

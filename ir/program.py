@@ -315,11 +315,13 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A candidate bound to a spec: `tensors` lists every tensor the kernels may name."""
+    """A candidate bound to a spec: `tensors` lists every tensor the kernels may name. `requires` are BOOL
+    scalars over sizes: the program is run only at sizes where all hold (`ir.requirements`)."""
 
     kernels: tuple[Kernel, ...]
     tensors: tuple[Tensor, ...]
     metas: tuple[tuple[str, int], ...]
+    requires: tuple[Expr, ...] = ()
 
     def tensor(self, name: str) -> Tensor:
         return next(t for t in self.tensors if t.name == name)

@@ -11,7 +11,7 @@ import keyword
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ir import ast, tiles
+from ir import ast, requirements, tiles
 from ir import program as p
 from ir.ast import Span
 from ir.diagnostics import Source, closest, join
@@ -36,6 +36,7 @@ def check(module: ast.Module, bound: Bound, source: str = "", filename: str = "<
             raise scope.problem("K205", f"`{meta.name}` is not an integer constant", meta.value.span, hint)
         scope.names[meta.name] = value
         metas.append((meta.name, number))
+    requires = tuple(_requirement(scope, bound, r.condition) for r in module.requires)
     tensors = dict(scope.tensors)
     for scratch in module.scratch:
         _claim(scope, meanings, scratch.name, "a scratch tensor", scratch.span)
@@ -46,7 +47,7 @@ def check(module: ast.Module, bound: Bound, source: str = "", filename: str = "<
         if any(kernel.name == other.name for other in kernels):
             raise scope.problem("K102", f"two kernels are called `{kernel.name}`", kernel.span, "rename one")
         kernels.append(_kernel(scope, meanings, kernel))
-    return p.Program(tuple(kernels), tuple(tensors.values()), tuple(metas))
+    return p.Program(tuple(kernels), tuple(tensors.values()), tuple(metas), requires)
 
 
 def _globals(bound: Bound, source: Source) -> tuple[Scope, dict[str, str]]:
@@ -86,6 +87,19 @@ def _extent(scope: Scope, e: ast.Expr) -> p.Expr:
         hint = "extents are integer expressions over sizes and metas"
         raise scope.problem("K205", f"an extent is an integer, this is {extent.type}", e.span, hint)
     return tiles.convert(extent, DType.INT)
+
+
+def _requirement(scope: Scope, bound: Bound, e: ast.Expr) -> p.Expr:
+    """A truth value over sizes alone, with nothing in it that could be undefined at some size."""
+    condition = infer(scope, e)
+    if condition.type != Type(DType.BOOL):
+        hint = "write a comparison, as in `require N % BN == 0`"
+        raise scope.problem("K212", f"a requirement is a truth value, this is {condition.type}", e.span, hint)
+    positive = {d.name for d in bound.dims if d.minimum >= 1}
+    if (wrong := requirements.unfit(condition, positive)) is not None:
+        hint = "sizes, numbers, metas and static dimensions; a divisor is a number or a size that is never 0"
+        raise scope.problem("K212", "this does not belong in a requirement", wrong.span, hint)
+    return condition
 
 
 def _scratch(scope: Scope, scratch: ast.Scratch) -> p.Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ir.loader import bind, parse_spec
+from ir.nearby import admits
 from ir.parser import parse
 from ir.program import (
     Arange,
@@ -50,6 +51,7 @@ from ir.program import (
     Var,
 )
 from ir.random import random
+from ir.requirements import texts
 from ir.spec import Bound
 from ir.typing import check
 from lowering.lanes import Integer, Lanes, arange, arithmetic, compare, dense
@@ -116,7 +118,8 @@ def execute(
     parameters: Mapping[str, float],
     inputs: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """Outputs by name. `sizes`: every symbolic dimension of `bound`; `inputs`: CPU tensors of the spec's dtypes.
+    """Outputs by name. `sizes`: every symbolic dimension of `bound`, as the program requires them; `inputs`: CPU
+    tensors of the spec's dtypes.
 
     Output cells no program stores are NaN. Runs as many chunks at a time as torch has threads, each on
     one thread: torch's own threads would meet at a barrier after every small operation. Raises
@@ -126,6 +129,8 @@ def execute(
     missing += [p.name for p in bound.spec.parameters if p.name not in parameters]
     if missing:
         raise ExecutionError(f"no value given for {', '.join(missing)}")
+    if program.requires and not admits(program, bound, sizes):
+        raise ExecutionError(f"the program requires {' and '.join(texts(program))}, not so at {dict(sizes)}")
     integers = {p.name: int(parameters[p.name]) for p in bound.spec.parameters if p.integer}
     scalars = {k: torch.tensor(v, dtype=torch.float32) for k, v in parameters.items() if k not in integers}
     machine = _Machine({**sizes, **integers}, scalars, {})

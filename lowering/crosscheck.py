@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from ir.compare import mismatch
-from ir.evaluate import check_requires
 from ir.facts import settled
 from ir.inputs import describe, generate
 from ir.interpret import Mode, interpret
+from ir.nearby import nearby
 from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
+from ir.requirements import narrowed
 from ir.spec import Bound
 from lowering.assumptions import evaluate
 from lowering.compile import child_environment
@@ -191,7 +192,8 @@ def long_sizes(program: Program) -> set[str]:
 
 
 def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
-    """Up to three small shapes within the limits and requirements; see the module docstring."""
+    """Up to three small shapes within the limits and requirements; see the module docstring. A program that requires
+    its lengths to be multiples of tiles gets the multiples next to them."""
     statics = {v for _, v in bound.settings if isinstance(v, int)}
     tiles = {n.type.shape[0] for k in program.kernels for n in walk(k.body) if isinstance(n, Arange)}
     lengths = sorted(tiles - statics) or sorted(tiles) or [16]
@@ -205,8 +207,8 @@ def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
         wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}
         free = {name: wanted[name] for name in longs if name not in related}
         found = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
-        shape = None if found is None else settled(bound, found)
-        if shape is not None and shape not in shapes and check_requires(bound, shape):
+        shape = None if found is None else nearby(narrowed(bound, program), settled(bound, found))
+        if shape is not None and shape not in shapes:
             shapes.append(shape)
     return tuple(shapes)
 

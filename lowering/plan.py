@@ -15,6 +15,7 @@ from typing import Any
 
 from ir import ast
 from ir.program import Binary, Expr, Kernel, Literal, Load, Param, Program, Size, Store, Tensor, Unary
+from ir.requirements import narrowed
 from ir.spec import NO_FACTS, Bound, Facts
 
 # Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
@@ -176,7 +177,7 @@ def plan(program: Program, bound: Bound) -> Json:
             p.name: {"min": p.lower, "max": p.upper, "default": formula(p.default, bound), "integer": p.integer}
             for p in bound.spec.parameters
         },
-        "requires": [formula(r, bound) for r in bound.spec.requires],
+        "requires": [formula(r, bound) for r in narrowed(bound, program).spec.requires],
         "max_stride": bound.spec.max_stride,
     }
 

@@ -27,7 +27,7 @@ from synth.events import (
 from synth.jobs import Time, Timed
 from synth.plan import Place, Plan
 from synth.search.winner import kernel_gap, speedup
-from verifier.verdict import Verdict
+from verifier.verdict import Report, Verdict
 
 ARMS = ("baseline", "autotune", "single-shot", "guided")
 
@@ -69,7 +69,7 @@ def observe(arm: str, events: Iterator[Event]) -> Iterator[tuple[Event, Outcome]
             case Proposed(candidate) if not candidate.expected:
                 found = replace(found, candidates=found.candidates + 1)
             case Judged(candidate, report) if not candidate.expected:
-                found = _counted(found, report.verdict)
+                found = _counted(found, report)
             case Failed(_, "read"):
                 found = replace(found, unread=found.unread + 1)
             case PeersMeasured():
@@ -95,10 +95,10 @@ def observe(arm: str, events: Iterator[Event]) -> Iterator[tuple[Event, Outcome]
         yield event, found
 
 
-def _counted(found: Outcome, verdict: Verdict) -> Outcome:
-    match verdict:
+def _counted(found: Outcome, report: Report) -> Outcome:
+    match report.verdict:
         case Verdict.PROVED:
-            return replace(found, certified=found.certified + 1)
+            return replace(found, certified=found.certified + report.answers)
         case Verdict.REFUTED:
             return replace(found, wrong=found.wrong + 1)
         case Verdict.UNPROVED:

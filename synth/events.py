@@ -130,7 +130,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A stage did not work out for this candidate ("read": its text is no kernel); the run goes on."""
+    """A stage did not work out for this candidate ("read": its text is no kernel; "every size": it is proved for some
+    sizes only); the run goes on."""
 
     candidate: Candidate
     stage: str

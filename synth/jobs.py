@@ -27,6 +27,7 @@ from synth.propose.mutate import mutants
 from verifier.certificate import Certificate
 from verifier.verdict import OBLIGATIONS, Report, Result, Verdict
 
+SOME_SIZES = "no answer by itself: it must be proved for every size, and is for those only where "
 CONTROLS = 4  # broken forms of each certified kernel that its certificate shows being stopped
 
 
@@ -40,8 +41,8 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """`problem` is the rendered error of a text that is no kernel of the spec, and then there is no report.
-    `certificate` is there exactly when the report says proved."""
+    """`problem` is the rendered error of a text that is no kernel of the spec, and then there is no report; or says
+    that the kernel is proved for some sizes only. `certificate` is there exactly when the report says proved."""
 
     report: Report | None
     certificate: Certificate | None = None
@@ -118,7 +119,8 @@ def prove(job: Prove, bound: Bound) -> Proof:
         found = certify(job.text, bound, f"{job.name}.tile")
     except SourceError as error:
         return Proof(None, problem=error.render())
-    return Proof(found.report, found.certificate)
+    narrow = found.certificate is not None and not found.report.answers
+    return Proof(found.report, found.certificate, SOME_SIZES + " and ".join(found.report.requires) if narrow else "")
 
 
 def unanswered(reason: str, seconds: float) -> Proof:

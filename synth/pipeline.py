@@ -70,7 +70,7 @@ def _carry_out(plan: Plan, place: Place, run: Run, recorded: Run | None) -> Iter
                 run.note(event)
                 match event:
                     case Judged(candidate, report) if not candidate.expected:
-                        counts[report.verdict] += 1
+                        counts[report.verdict] += report.answers or report.verdict is not Verdict.PROVED
                 yield event
             if recorded is not None:
                 event = _compared(recorded, search)
@@ -135,7 +135,9 @@ class _Certificates:
 
     def note(self, event: Event) -> None:
         match event:
-            case Judged(candidate, _, Certificate() as certificate) | CrossChecked(candidate, certificate=certificate):
+            case Judged(candidate, report, Certificate() as certificate) if report.answers:
+                self._save(candidate.name, certificate)
+            case CrossChecked(candidate, certificate=certificate):
                 self._save(candidate.name, certificate)
             case Lowered(candidate, certificate=certificate):
                 self.results.triton(candidate.name, certificate.body["lowered"], event.target)

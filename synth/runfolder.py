@@ -105,7 +105,7 @@ class Results:
                     "verdict": report.verdict.value,
                     "seconds": report.seconds,
                     "obligations": {r.id: r.verdict.value for r in report.results},
-                    "certificate": event.certificate.id if event.certificate is not None else None,
+                    "certificate": event.certificate.id if event.certificate is not None and report.answers else None,
                 }
             case Lowered(candidate):
                 resources = {"target": event.target, "resources": list(event.resources)}

@@ -32,9 +32,15 @@ def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
             console.print(f"\n[bold]{result.id} {TITLES.get(result.id, '')}[/]: {result.verdict.value}", style="bold")
             console.print("\n".join(explanation(result, text, name)), markup=False, soft_wrap=True)
     colour = COLOURS[report.verdict]
-    console.print(f"\n{name}: [{colour}]{report.verdict.value}[/] in {report.seconds:.2f} s", soft_wrap=True)
+    console.print(f"\n{name}: [{colour}]{verdict_of(report)}[/] in {report.seconds:.2f} s", soft_wrap=True)
     for key, value in report.facts:
         console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
+
+
+def verdict_of(report: Report) -> str:
+    """The verdict in words; what it is a verdict on, where that is some sizes only."""
+    where = f" for sizes where {' and '.join(report.requires)}, and for no others" if report.requires else ""
+    return report.verdict.value + where
 
 
 def show_specs(as_json: bool) -> None:
@@ -116,6 +122,8 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     console.print(f"[bold]certificate[/] {certificate.id}")
     settings = ", ".join(f"{k} = {v}" for k, v in certificate.settings.items())
     console.print(f"[bold]settings[/]    {settings}")
+    if certificate.requires:
+        console.print(f"[bold]proved for sizes where {' and '.join(certificate.requires)}, and for no others[/]")
     for section in ("claim", "assumptions", "facts", "widths", "witness"):
         console.print(f"\n[bold]{section}[/]")
         console.print("\n".join(_lines(body.get(section))), markup=False, soft_wrap=True)

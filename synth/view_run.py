@@ -278,7 +278,8 @@ def _line(event: Event, state: _State) -> str:
         case Judged(candidate, report):
             fallen = [f"{r.id} {r.verdict.value}" for r in report.results if r.verdict is not Verdict.PROVED]
             why = f" ({', '.join(fallen)})" if fallen else ""
-            return f"{report.verdict.value:9} {candidate.name} in {report.seconds:.2f} s{why}"
+            where = f" for sizes where {' and '.join(report.requires)} only" if report.requires else ""
+            return f"{report.verdict.value:9} {candidate.name} in {report.seconds:.2f} s{where}{why}"
         case Lowered(candidate):
             return f"compiled  {candidate.name} for {event.target}: {_resources(event)}"
         case CrossChecked(candidate):

@@ -38,7 +38,7 @@ def digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """`body` is the JSON object less its own id. Keys: format, subject, claim, assumptions, evidence,
+    """`body` is the JSON object less its own id. Keys: format, subject, claim, assumptions, requires, evidence,
     witness, facts, widths, formula, derived, tests, benchmarks, trusted; and `lowered` once Triton was emitted."""
 
     body: dict[str, Any]
@@ -58,6 +58,11 @@ class Certificate:
     @property
     def settings(self) -> dict[str, str | int]:
         return dict(self.body["subject"]["settings"])
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What the candidate requires of sizes beyond the spec; proved for sizes where these hold, and no others."""
+        return tuple(self.body["requires"])
 
     @property
     def widths(self) -> dict[str, int]:
@@ -105,7 +110,8 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
 TRUSTED = (
     "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/grammar.lark", "ir/expression.lark", "ir/formula.lark",
     "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py", "ir/dtypes.py", "ir/tiles.py", "ir/toml_reader.py",
-    "ir/loader.py", "ir/formulas.py", "ir/gradient.py", "ir/reverse.py", "ir/binding.py", "verifier/integers.py",
+    "ir/loader.py", "ir/requirements.py", "ir/formulas.py", "ir/gradient.py", "ir/reverse.py", "ir/binding.py",
+    "verifier/integers.py",
     "verifier/booleans.py", "verifier/reals.py", "verifier/constants.py", "verifier/domains.py",
     "verifier/binders.py", "verifier/signs.py",
     "verifier/terms.py", "verifier/cells.py", "verifier/smt.py", "verifier/roots.py",
@@ -139,11 +145,12 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "format": FORMAT,
             "subject": subject,
             "claim": [{"id": r.id, "title": TITLES[r.id], "statement": r.statement} for r in report.results],
-            "assumptions": [{"id": i, "text": t, "discharged_by": who} for i, t, who in _assumptions(bound)],
+            "assumptions": [{"id": i, "text": t, "discharged_by": who} for i, t, who in _assumptions(bound, report)],
             "evidence": [
                 {"obligation": r.id, "seconds": round(r.seconds, 4), "items": [_item(e) for e in r.evidence]}
                 for r in report.results
             ],
+            "requires": list(report.requires),
             "widths": dict(report.widths),
             "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
@@ -154,16 +161,18 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
     )
 
 
-def _assumptions(bound: Bound) -> tuple[tuple[str, str, str], ...]:
-    """The ledger: what every certificate assumes, the contract of each saved input, and the facts about each
-    integer input."""
+def _assumptions(bound: Bound, report: Report) -> tuple[tuple[str, str, str], ...]:
+    """The ledger: what every certificate assumes, what the candidate requires of sizes, the contract of each saved
+    input, and the facts about each integer input."""
+    requires = tuple(("requires", f"proved for sizes where {text}, and for no others", "launcher")
+                     for text in report.requires)  # fmt: skip
     saved = tuple(
         (f"saved-{t.name}", f"{t.name} is what the spec defines it to be, up to rounding to its dtype",
          f"the certificate of the kernel that stored {t.name}, through the caller")
         for t, _ in bound.inputs if t.saved
     )  # fmt: skip
     facts = tuple((f"facts-{t.name}", text, "launcher") for t, _ in bound.inputs if (text := fact_text(t)))
-    return ASSUMPTIONS + saved + facts
+    return ASSUMPTIONS + requires + saved + facts
 
 
 def _derived(bound: Bound) -> list[ast.Definition]:

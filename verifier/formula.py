@@ -42,8 +42,9 @@ class Sizes:
         """The sizes a model of the symbols stands for; symbols it leaves open take their minimum."""
         symbols = {d.name: max(model.get(d.name, d.minimum), d.minimum) for d in dims}
         out = dict(symbols)
-        for name, (whole, part) in self.quotients.items():
-            out[whole] = out[part] * max(1, model.get(name, 1))
+        for _ in self.quotients:  # a divisor may be a multiple of something itself
+            for name, (whole, part) in self.quotients.items():
+                out[whole] = out[part] * max(1, model.get(name, 1))
         return out
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ir import program as core
+from ir.requirements import narrowed, texts
 from ir.spec import Bound
 from verifier import integers, refute
 from verifier.contents import run_to_run
@@ -38,13 +39,15 @@ CHECKS: Mapping[str, Check] = {
 def prove(
     program: core.Program, bound: Bound, source: str = "", evidence: bool = True, search: bool = True
 ) -> Report:
-    """Verdict on every obligation; counterexamples are replayed before they are reported.
+    """Verdict on every obligation, at the sizes the spec and the program require; counterexamples are replayed
+    before they are reported.
 
     `seconds` of the report is proof time, refutation included, without the writing of evidence. With
     `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs. Without `search`
     no counterexample is looked for, so that what is not proved is unproved.
     """
     begun = time.perf_counter()
+    bound = narrowed(bound, program)
     integers.reset()
     proof, failure = _analysed(program, bound)
     findings: dict[str, Finding] = {}
@@ -83,8 +86,8 @@ def prove(
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
         facts = (*widths.facts, ("witness shape", witness), ("run to run", run_to_run(proof.layers if proof else {})))
-        return Report(tuple(results), total, widths.bits, widths.index_bits, facts)
-    return Report(tuple(results), total)
+        return Report(tuple(results), total, widths.bits, widths.index_bits, facts, texts(program))
+    return Report(tuple(results), total, requires=texts(program))
 
 
 def _analysed(program: core.Program, bound: Bound) -> tuple[Proof | None, str]:

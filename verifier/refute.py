@@ -17,11 +17,12 @@ from ir import program as core
 from ir.ast import Name, Span
 from ir.binding import walk
 from ir.compare import Mismatch, mismatch
-from ir.evaluate import EvaluationError, check_requires, evaluate, parameters_default
+from ir.evaluate import EvaluationError, evaluate, parameters_default
 from ir.facts import settled
 from ir.inputs import describe, generate
 from ir.interpret import InterpretError, Mode, Outcome, grid_extents, interpret, interpret_program_instance
 from ir.memory import Fault
+from ir.nearby import multiples, nearby
 from ir.spec import Bound, Dim
 from verifier.proof import Finding, Proof
 from verifier.verdict import Counterexample
@@ -102,15 +103,14 @@ def _shapes(
     program: core.Program, bound: Bound, findings: Mapping[str, Finding], proof: Proof | None
 ) -> Iterator[dict[str, int]]:
     seen: set[tuple[int, ...]] = set()
-    for sizes in (*_from_models(bound, findings, proof), *_ragged(program, bound)):
-        key = tuple(sizes[d.name] for d in bound.dims)
-        if key not in seen and _admitted(bound, sizes):
+    ragged = list(_ragged(program, bound))
+    even = multiples(program, bound, ragged[0]) if ragged else ()
+    for sizes in (*_from_models(bound, findings, proof), *even, *ragged):
+        moved = nearby(bound, sizes)
+        key = tuple(moved[d.name] for d in bound.dims) if moved is not None else ()
+        if moved is not None and key not in seen:
             seen.add(key)
-            yield sizes
-
-
-def _admitted(bound: Bound, sizes: Mapping[str, int]) -> bool:
-    return check_requires(bound, sizes)
+            yield moved
 
 
 def _from_models(bound: Bound, findings: Mapping[str, Finding], proof: Proof | None) -> Iterator[dict[str, int]]:
@@ -315,8 +315,9 @@ def _width(
         candidates.insert(0, proof.sizes.concrete(finding.model, bound.dims))
     candidates += [{**candidates[-1], d.name: max(d.minimum, 1)} for d in bound.dims]
     for sizes in candidates:
-        if not _admitted(bound, sizes):
+        if (moved := nearby(bound, sizes)) is None:
             continue
+        sizes = moved
         parameters = _parameters(bound, sizes, extreme=True)
         for kernel in program.kernels:
             for ids in islice(_corners(kernel, bound, sizes, finding.model), 4):

@@ -31,10 +31,12 @@ UNTRUSTED = {
     "ir/inputs.py": REPLAY,
     "ir/facts.py": REPLAY,
     "ir/compare.py": REPLAY,
+    "ir/nearby.py": REPLAY,
     "ir/random.py": "says which number `random` gives; a proof holds for every function of two integers into [0, 1)",
     "verifier/sympy_view.py": "a second opinion on the scan rule's identities, which can only turn `proved` into "
     "`unproved`, and formulas for people to read",
-    "ir/printer.py": "words the facts about integer inputs in a certificate's ledger, next to the spec's own text",
+    "ir/printer.py": "words what a kernel requires, and the facts about integer inputs, in a certificate's ledger, "
+    "next to the candidate's and the spec's own text",
     "ir/diagnostics.py": _WORDING,
     "ir/syntax_errors.py": _WORDING,
     "ir/positions.py": _WORDING,

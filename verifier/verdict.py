@@ -85,13 +85,15 @@ class Result:
 class Report:
     """`widths` gives the proved address width in bits per kernel (32 or 64), `index_widths` that of its
     other integers; `facts` are further
-    things a certificate prints: the largest safe shape, exp bounds, the witness shape."""
+    things a certificate prints: the largest safe shape, exp bounds, the witness shape. `requires`: what the program
+    requires of sizes beyond the spec; whatever the verdict says, it says of sizes where these hold."""
 
     results: tuple[Result, ...]
     seconds: float
     widths: tuple[tuple[str, int], ...] = ()
     index_widths: tuple[tuple[str, int], ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())
+    requires: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -101,6 +103,11 @@ class Report:
         if ids == sorted(OBLIGATIONS) and all(r.verdict is Verdict.PROVED for r in self.results):
             return Verdict.PROVED
         return Verdict.UNPROVED
+
+    @property
+    def answers(self) -> bool:
+        """Proved for every size the spec admits. A kernel proved for some of them only is part of an answer."""
+        return self.verdict is Verdict.PROVED and not self.requires
 
     def result(self, obligation: str) -> Result:
         return next(r for r in self.results if r.id == obligation)

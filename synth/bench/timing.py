@@ -20,9 +20,10 @@ import torch
 from ir.ast import Name
 from ir.evaluate import check_requires, parameters_default, tensor_shape
 from ir.inputs import generate
+from ir.nearby import admits
 from ir.program import Program
 from ir.spec import Bound, Shapes
-from lowering.assumptions import DTYPES
+from lowering.assumptions import DTYPES, AssumptionViolated
 from lowering.cpu import execute
 from lowering.launch import load
 from lowering.lower import require_certified
@@ -178,9 +179,15 @@ def _gpu_seconds(run: Callable[[], Any], warm: int, times: int) -> float:
 def measure_certified(certificate: Certificate, path: Path, program: Program, bench: Bench) -> tuple[Measurement, ...]:
     """Time a certified kernel on every shape; `path` is where the certificate lies, with its emitted Triton.
 
-    Raises NotCertified for a program the certificate is not about.
+    Raises NotCertified for a program the certificate is not about, AssumptionViolated where the program requires what
+    some shape is not: nothing is timed on the shapes it likes alone.
     """
     require_certified(certificate, program, bench.bound)
+    for shape in bench.shapes:
+        if not admits(program, bench.bound, dict(shape.sizes)):
+            only = " and ".join(certificate.requires) or "the spec's requirements hold"
+            message = f"it is proved for sizes where {only}; {shape.name} is not one"
+            raise AssumptionViolated("sizes", message, "time a kernel that is proved for every size")
     found = []
     kernel = load(path) if bench.device.type == "cuda" else None
     for shape in bench.shapes:

@@ -31,6 +31,13 @@ WORDS = {
 
 
 def proved(tried: Tried, program: Program | None, bound: Bound) -> list[str]:
+    report = tried.proof.report
+    if report is not None and report.requires:
+        return [
+            f"All obligations are proved, but only for sizes where {' and '.join(report.requires)}.",
+            "A kernel must be right at every size the spec admits: take out `require`, put back the masks and tails",
+            "that the other sizes need, and submit the whole file again. Even sizes get a version of their own later.",
+        ]
     lines = ["All obligations are proved for all sizes."]
     if tried.problem:
         return [*lines, *_stopped(tried)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ir.ast import Call, DTypeOf, Element, Kernel, Meta, Module, Scratch, Store
+from ir.ast import Call, DTypeOf, Element, Kernel, Meta, Module, Require, Scratch, Store
 from synth.propose.rewrites.bounds import number
 from synth.propose.rewrites.rewrite import Subject
 from synth.propose.tree import Node, every_place, identifiers, nodes, renamed
@@ -76,6 +76,7 @@ class _Guest:
 
     kernels: tuple[Kernel, ...]
     metas: tuple[Meta, ...]
+    requires: tuple[Require, ...]
     scratch: tuple[Scratch, ...]
     shared: frozenset[str]
 
@@ -87,11 +88,12 @@ def _joined(first: Subject, kept: tuple[Kernel, ...], second: Subject, added: tu
     kernels = (*kept, *(k for k in guest.kernels if not writes(k) <= guest.shared))
     used = identifiers(kernels)
     scratch = tuple(s for s in (*first.module.scratch, *guest.scratch) if s.name in used)
-    used |= identifiers(scratch)
+    requires = tuple(dict.fromkeys((*first.module.requires, *guest.requires)))  # each half is right where both hold
+    used |= identifiers(scratch) | identifiers(requires)
     metas = (*first.module.metas, *guest.metas)
     for meta in reversed(metas):
         used |= identifiers(meta.value) if meta.name in used else frozenset()
-    return Module(tuple(m for m in metas if m.name in used), scratch, kernels)
+    return Module(tuple(m for m in metas if m.name in used), requires, scratch, kernels)
 
 
 def _guest(first: Subject, made: frozenset[str], second: Subject, kernels: tuple[Kernel, ...]) -> _Guest:
@@ -126,6 +128,7 @@ def _guest(first: Subject, made: frozenset[str], second: Subject, kernels: tuple
     return _Guest(
         called_apart(kernels),
         called_apart(tuple(m for m in second.module.metas if m.name not in own or m.name in names)),
+        called_apart(second.module.requires),
         called_apart(tuple(s for s in second.module.scratch if s.name not in shared)),
         shared,
     )

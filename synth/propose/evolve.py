@@ -20,7 +20,6 @@ from synth.propose.crossover import kernels_of_both, scheduled_as
 from synth.propose.rewrites import REWRITES, Rewrite, Subject
 from synth.propose.rewrites.rewrite import kernel_text
 from synth.search.tried import Brief, Conversation, Tried
-from verifier.verdict import Verdict
 
 CROSSOVER = 0.2  # share of drafts with two parents, where there are two
 CHAIN = (6, 3, 1)  # weights of one, two and three rewrites in a row
@@ -43,14 +42,14 @@ class Evolver:
         proved = [parent for parent in pool if parent is not None]
         if not proved:
             return
-        own = sum(1 for t in brief.parents if t.verdict is Verdict.PROVED) or len(proved)
+        own = sum(1 for t in brief.parents if t.answers) or len(proved)
         draw = random.Random(f"{brief.seed}/{brief.step}/{brief.slot}")
         brood = _Brood(proved[:own], proved, brief, self.rewrites, draw)
         first = tuple(islice(brood.children(), self.drafts))
         if not first:
             return
         answers = yield first
-        failed = [t for t in answers if t.verdict is not Verdict.PROVED]
+        failed = [t for t in answers if not t.answers]
         brood.learn(failed)
         if second := tuple(islice(brood.children(), len(failed))):
             yield second
@@ -63,8 +62,8 @@ class _Parent:
 
     @staticmethod
     def of(tried: Tried, bound: Bound) -> _Parent | None:
-        """None for what is not proved: a rewrite of a wrong kernel is wrong."""
-        if tried.verdict is not Verdict.PROVED:
+        """None for what is not proved, or for some sizes only: a rewrite of a wrong kernel is wrong."""
+        if not tried.answers:
             return None
         try:
             return _Parent(tried.candidate, Subject.of(tried.candidate.text, bound))

@@ -106,7 +106,7 @@ class Archive:
         """Greater is better; equal merits rank in the order in which candidates came."""
         if tried.proof.report is None:
             return Stage.TEXT, 0.0
-        if tried.verdict is not Verdict.PROVED or tried.problem:
+        if not tried.answers or tried.problem:
             proved = sum(r.verdict is Verdict.PROVED for r in tried.proof.report.results)
             return Stage.MISSED, float(proved)
         if tried.measurements:

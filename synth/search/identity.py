@@ -3,7 +3,7 @@
 The hash is over the typed program with what carries no meaning taken out: names of locals, loop variables, program
 ids, lanes, kernels and scratch tensors become the number of their binding place; comments, spans and layout are not
 in the typed core; metas and known integers are values there already. What stays is every node with its dtype and
-shape, the order of statements, the schedule, and the names of the spec's sizes, parameters and tensors.
+shape, the order of statements, the schedule, what is required of sizes, and the spec's own names.
 
 Sound, because the encoding can be read back: it is JSON of a fixed form, every binder is numbered in the order it is
 met, the typed core assigns each name once, and the spec with its settings is hashed along. Two texts of one identity
@@ -45,7 +45,8 @@ def normal_form(program: Program) -> Any:
     met: dict[str, int] = {}
     kernels = [_Kernel(scratch, met).kernel(kernel) for kernel in program.kernels]
     unused = sorted(json.dumps(_tensor(t)) for name, t in scratch.items() if name not in met)
-    return [kernels, [_tensor(scratch[name]) for name in met], unused]
+    requires = [_Kernel({}, {}).node(r) for r in program.requires]
+    return [kernels, [_tensor(scratch[name]) for name in met], unused, requires]
 
 
 def _subject(bound: Bound) -> Any:

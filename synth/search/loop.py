@@ -211,8 +211,11 @@ class Search:
     def _build(self, fresh: list[Tried]) -> Iterator[Event]:
         def job(t: Tried) -> Job | None:
             certificate = t.proof.certificate
-            return None if certificate is None else Build(t.candidate.name, certificate, self.target)
+            return None if certificate is None or t.problem else Build(t.candidate.name, certificate, self.target)
 
+        for t in fresh:
+            if t.proof.certificate is not None and t.problem:
+                yield Failed(t.candidate, "every size", t.problem)
         for index, answer in self._each(fresh, job):
             assert isinstance(answer, Built)
             fresh[index] = replace(fresh[index], built=answer)

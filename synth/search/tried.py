@@ -41,6 +41,11 @@ class Tried:
         return self.proof.verdict
 
     @property
+    def answers(self) -> bool:
+        """Proved for every size the spec admits."""
+        return self.proof.report is not None and self.proof.report.answers
+
+    @property
     def certified(self) -> bool:
         """Proved, compiled and cross-checked: what may be timed and handed out."""
         return self.checked is not None and not self.checked.problem
