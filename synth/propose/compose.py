@@ -125,17 +125,20 @@ class _Kernel:
         return f"store({name}[{', '.join(places)}], {stored}{f', mask={mask.text}' if mask else ''})"
 
     def _safe(self, expr: Expr) -> Expr:
-        """A sum in a denominator may be empty, and its quotient is then 0 by the spec: divide by 1 there."""
-        if self.bound.spec.empty_row != "zero":
-            return expr
+        """A sum of a row in a denominator is inverted once a row. Where the spec says that an empty sum's quotient is
+        0, it may be 0: divide by 1 there."""
         match expr:
-            case Binary("/", top, Name(id)) if id in self.results:
-                variable = self.results[id]
-                safe = f"{variable.text}_safe"
-                if safe not in self.emitter.variables:
-                    self.emitter.names.taken.add(safe)
-                    self.lines.append(f"{safe} = where({variable.text} == 0.0, 1.0, {variable.text})")
-                    self.emitter.variables[safe] = Variable(safe, variable.axes, DType.F32)
-                return Binary("/", self._safe(top), Name(safe))
+            case Binary("/", top, Name(id)) if id in self.results and self.results[id].axes == (ROW,):
+                return Binary("*", self._safe(top), Name(self._inverse(self.results[id])))
             case _:
                 return rebuild(expr, self._safe)
+
+    def _inverse(self, total: Variable) -> str:
+        name = f"{total.text}_inverse"
+        if name not in self.emitter.variables:
+            self.emitter.names.taken.add(name)
+            empty = self.bound.spec.empty_row == "zero"
+            safe = f"where({total.text} == 0.0, 1.0, {total.text})" if empty else total.text
+            self.lines.append(f"{name} = 1.0 / {safe}")
+            self.emitter.variables[name] = Variable(name, total.axes, DType.F32)
+        return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ir.ast import Binary, Element, Expr, Name
+from ir.ast import Binary, Element, Expr, Name, Number
 from ir.program import DType
 from synth.propose import NothingToPropose
 from synth.propose.choices import Choices
@@ -20,7 +20,11 @@ SCORES = (ROW, KEY)
 
 @dataclass
 class Loop:
-    """Accumulates every fold of a group over `segments`. `results` says where folds and pivot are afterwards."""
+    """Accumulates every fold of a group over `segments`. `results` says where folds and pivot are afterwards.
+
+    With a `unit`, scores stay as the matrix product leaves them and the pivot is in units of exp2: an exponential is
+    exp2(s * unit - m), one fused multiply-add for each score, and the maximum is scaled once a row.
+    """
 
     emitter: Emitter
     choices: Choices
@@ -29,6 +33,7 @@ class Loop:
     results: dict[str, Variable] = field(default_factory=dict)
     pivot: str = ""
     score: Expr | None = None
+    unit: str = ""
     masked: bool = True
 
     def lines(self) -> list[str]:
@@ -36,7 +41,7 @@ class Loop:
         emitter.variables[self.group.key] = Variable(self.group.key, (KEY,))
         if self.group.score is not None:
             self.pivot = emitter.names.fresh("m")
-            self.score = self._in_base(self.group.score)
+            self.score = self._scaled(self.group.score) if self.choices.base2 else self.group.score
         lines = [f"{self.pivot} = full([BM], -inf, f32)"] if self.pivot else []
         two_pass = bool(self.pivot) and self.choices.pivot == "two-pass"
         if two_pass:
@@ -51,7 +56,7 @@ class Loop:
         for segment in self.segments:
             lines += self._for(segment, carried, self._weighted if self.pivot else self._unweighted)
         if self.pivot:
-            text = f"({self.pivot} * ln2)" if self.choices.base2 else self.pivot
+            text = f"({self.pivot} * ln2)" if self.unit else self.pivot
             self.results[self.group.pivot] = Variable(text, (ROW,), DType.F32)
         return lines
 
@@ -66,20 +71,30 @@ class Loop:
         """The lanes of an accumulator besides its rows."""
         return tuple(a for a in self.emitter.axes_of(fold.rest) if a not in SCORES)
 
-    def _in_base(self, score: Expr) -> Expr:
-        """The score in units of the chosen base; scalar factors and log2(e) are multiplied together once."""
-        if not self.choices.base2:
-            return score
+    def _scaled(self, score: Expr) -> Expr:
+        """The score without its positive scalar factors, which become the unit, together with log2(e).
+
+        A positive factor moves out of a maximum. One whose sign is not known stays with the score.
+        """
         emitter = self.emitter
         parts = factors(score)
-        scalars = [(f, n) for f, n in parts if emitter.is_scalar_parameter(f)]
-        others = [part for part in parts if part not in scalars]
-        if not scalars:
-            return Binary("*", score, Name("log2e"))
-        value = emitter.real(Binary("*", product(scalars), Name("log2e")), ())
-        value = emitter.name("scale_log2", value, (), "folded once: exp(x) is exp2(x * log2e)")
-        emitter.variables[value.text] = Variable(value.text, (), DType.F32)
-        return product([*others, (Name(value.text), 1)])
+        moved = [part for part in parts if self._is_positive(part[0])]
+        value = emitter.real(product([*moved, (Name("log2e"), 1)]), ())
+        self.unit = "log2e"
+        if moved:
+            value = emitter.name("scale_log2", value, (), "exp(scale * x) is exp2(scale_log2 * x)")
+            emitter.variables[value.text] = Variable(value.text, (), DType.F32)
+            self.unit = value.text
+        return product([part for part in parts if part not in moved])
+
+    def _is_positive(self, factor: Expr) -> bool:
+        match factor:
+            case Number(value):
+                return value > 0
+            case Name(id):
+                return any(p.name == id and not p.integer and p.lower > 0 for p in self.emitter.bound.spec.parameters)
+            case _:
+                return False
 
     # ---- bodies ----
 
@@ -131,29 +146,37 @@ class Loop:
 
     def _maximum(self) -> None:
         """First of two passes."""
-        self.emitter.inner.lines.append(f"{self.pivot} = maximum({self.pivot}, max({self._scores().text}, axis=1))")
+        self.emitter.inner.lines.append(f"{self.pivot} = maximum({self.pivot}, {self._top(self._scores().text)})")
+
+    def _top(self, scores: str) -> str:
+        """The largest score of each row, in the pivot's unit."""
+        return f"max({scores}, axis=1)" + (f" * {self.unit}" if self.unit else "")
+
+    def _weights(self, scores: str, pivot: str) -> Value:
+        """exp(score - pivot) for the tile."""
+        name, scaled = ("exp2", f"{scores} * {self.unit}") if self.unit else ("exp", scores)
+        return self.emitter.name("p", Value(f"{name}({scaled} - {pivot}[:, None])", DType.F32), SCORES)
 
     def _weighted(self) -> None:
         """Sums of exp(score - pivot) * rest; when the pivot moves, what was summed so far is rescaled."""
         emitter, m = self.emitter, self.pivot
         lines, names = emitter.inner.lines, emitter.names
-        exp = "exp2" if self.choices.base2 else "exp"
         scores = self._scores().text
         if self.choices.pivot == "two-pass":
-            p = emitter.name("p", Value(f"{exp}({scores} - {m}_safe[:, None])", DType.F32), SCORES)
+            p = self._weights(scores, f"{m}_safe")
             for fold in self.group.folds:
                 self._add(fold, p, "")
             return
         new, safe, alpha = (names.fresh(n) for n in (f"{m}_new", f"{m}_safe", "alpha"))
         if self.choices.pivot == "lazy":
             top = names.fresh("top")
-            lines.append(f"{top} = maximum({m}, max({scores}, axis=1))")
+            lines.append(f"{top} = maximum({m}, {self._top(scores)})")
             lines.append(f"{new} = where({top} > {m} + {LAZY_THRESHOLD}, {top}, {m})  # moves only when it must")
         else:
-            lines.append(f"{new} = maximum({m}, max({scores}, axis=1))")
+            lines.append(f"{new} = maximum({m}, {self._top(scores)})")
         lines.append(f"{safe} = where({new} == -inf, 0.0, {new})  # a row that has seen no key yet")
-        p = emitter.name("p", Value(f"{exp}({scores} - {safe}[:, None])", DType.F32), SCORES)
-        lines.append(f"{alpha} = {exp}({m} - {safe})")
+        p = self._weights(scores, safe)
+        lines.append(f"{alpha} = {'exp2' if self.unit else 'exp'}({m} - {safe})")
         for fold in self.group.folds:
             self._add(fold, p, alpha)
         lines.append(f"{m} = {new}")

@@ -133,6 +133,8 @@ def _modulo_heads(node: Node) -> Iterator[Node]:
 
 def _no_division(node: Node) -> Iterator[Node]:
     match node:
+        case Binary("/", Number(), right):  # a factor that was to be inverted
+            yield right
         case Binary("/", left, _):
             yield left
 

@@ -186,6 +186,23 @@ def test_the_leading_attention_kernel_reads_like_one() -> None:
     assert "acc = dot(cast(p, V.dtype), v, acc * alpha[:, None])" in text
 
 
+def test_in_base_two_a_positive_scale_enters_with_the_exponential_and_one_of_unknown_sign_stays() -> None:
+    leading = compose(attention("none"), Choices(base2=True))
+    assert "s = dot(q, trans(k))\n" in leading
+    assert "p = exp2(s * scale_log2 - m_safe[:, None])" in leading
+    assert "maximum(m, max(s, axis=1) * scale_log2)" in leading
+    signed = load_spec("attention").source.replace("scale = { min = 1e-6", "scale = { min = -1e3")
+    text = compose(bind(parse_spec(signed)), Choices(base2=True))
+    assert "s = scale * dot(q, trans(k))\n" in text
+    assert "p = exp2(s * log2e - m_safe[:, None])" in text
+
+
+def test_a_row_is_divided_by_its_sum_once() -> None:
+    text = compose(attention("none"), Choices())
+    assert "l_inverse = 1.0 / where(l == 0.0, 1.0, l)" in text
+    assert "acc * l_inverse[:, None]" in text
+
+
 def test_the_maximum_that_a_paper_subtracts_is_not_computed_twice() -> None:
     bound, _ = SPECS["bias, slopes"]
     text = compose(bound, Choices())
