@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := ir verifier lowering synth
 
-.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search clean
+.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search resources clean
 
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
@@ -31,6 +31,10 @@ bench-cost: $(READY)
 
 bench-search: $(READY)
 	$(BIN)/python benchmarks/bench_search.py
+
+# every shipped kernel compiled ahead of time for every target, no GPU: docs/resources.md
+resources: $(READY)
+	$(BIN)/synth resources --out benchmarks/results/resources.jsonl --page docs/resources.md
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.

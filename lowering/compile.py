@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from lowering.emitted import emitted_module
-from lowering.occupancy import occupancy
+from lowering.occupancy import occupancy, warps_of
 from lowering.phases import code_summary
 
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -50,10 +50,11 @@ class CompileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one kernel takes on `target`. `registers` per lane, `spills` and `shared` in bytes,
+    """What one kernel takes on `target`. `registers` per lane, `spills` (to memory) and `shared` in bytes,
     `warps` after compilation (warp specialisation adds some), `tensor_core` and `exponentials` count
     instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says what its loops
-    do (`lowering.phases`), None where the machine code could not be read."""
+    do (`lowering.phases`), None where the machine code could not be read. `tensor_memory` in columns of sm_100's 512;
+    `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones."""
 
     kernel: str
     target: str
@@ -70,6 +71,8 @@ class Resources:
     assembly_sha256: str
     triton: str
     code: dict[str, Any] | None = None
+    tensor_memory: int = 0
+    scalar_spills: int = 0
 
 
 def compile_kernels(
@@ -98,6 +101,7 @@ def compile_kernels(
     for r in rows:
         if r.occupancy == 0:
             need = f"{r.warps} warps of {r.registers} registers a lane and {r.shared} bytes of shared memory"
+            need += f" and {r.tensor_memory} columns of tensor memory" if r.tensor_memory else ""
             raise CompileError(f"{r.kernel} does not fit on {target}: {need}; use smaller tiles or fewer stages")
     return rows
 
@@ -163,14 +167,26 @@ def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> A
     attrs = {(position,): [["tt.divisibility", 16]] for position in aligned}
     source = ASTSource(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
     schedule = launch["schedule"]
-    options = {"num_warps": schedule["num_warps"], "num_stages": schedule["num_stages"]}
+    warps = warps_of(schedule["num_warps"], TARGETS[target][2])
+    options = {"num_warps": warps, "num_stages": schedule["num_stages"]}
     if schedule["maxnreg"] is not None:
         options["maxnreg"] = schedule["maxnreg"]
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
-def _nvidia(compiled: Any) -> tuple[int, int, str, str]:
-    """Registers, spilled bytes, machine code text and assembly text of a cubin."""
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a target's own tools say of a binary: bytes spilled to memory, text of code and assembly."""
+
+    registers: int
+    spills: int
+    scalar_spills: int
+    code: str
+    assembly: str
+
+
+def _nvidia(compiled: Any) -> Machine:
+    """From the cubin, by `cuobjdump`."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -180,19 +196,23 @@ def _nvidia(compiled: Any) -> tuple[int, int, str, str]:
         usage = subprocess.run([tool, "-res-usage", cubin.name], check=True, capture_output=True, text=True).stdout
         sass = subprocess.run([tool, "-sass", cubin.name], check=True, capture_output=True, text=True).stdout
     found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    return found["REG"], found["STACK"] + found["LOCAL"], sass, compiled.asm["ptx"]
+    return Machine(found["REG"], found["STACK"] + found["LOCAL"], 0, sass, compiled.asm["ptx"])
 
 
-def _amd(compiled: Any) -> tuple[int, int, str, str]:
-    """The same of a code object; gfx942 unifies vector and accumulation registers."""
+def _amd(compiled: Any) -> Machine:
+    """From the code object's metadata (AMDGPUUsage, code object V3). gfx942 has one register file for vector and
+    accumulation registers, and `vgpr_count` counts both. A vector register that is spilled takes 4 bytes of a lane's
+    private segment; a scalar one goes to a lane of a vector register, which costs no memory."""
     text = compiled.asm["amdgcn"]
 
     def metadata(key: str) -> int:
         match = re.search(rf"\.{key}:\s+(\d+)", text)
-        return int(match.group(1)) if match else 0
+        if match is None:
+            raise CompileError(f"the code object's metadata has no {key}: Triton's AMD backend changed")
+        return int(match.group(1))
 
-    registers = metadata("vgpr_count")
-    return registers, metadata("private_segment_fixed_size"), text, text
+    spills = max(metadata("private_segment_fixed_size"), 4 * metadata("vgpr_spill_count"))
+    return Machine(metadata("vgpr_count"), spills, metadata("sgpr_spill_count"), text, text)
 
 
 def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: float) -> Resources:
@@ -200,28 +220,31 @@ def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: fl
     import triton
 
     cuda = TARGETS[target][0] == "cuda"
-    registers, spills, code, assembly = _nvidia(compiled) if cuda else _amd(compiled)
+    machine = _nvidia(compiled) if cuda else _amd(compiled)
     binary = compiled.asm["cubin" if cuda else "hsaco"]
     # Warp specialisation adds warps: the launch bound of the assembly is what will really run.
-    bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", assembly)
+    bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", machine.assembly)
     warps = int(bound.group(1)) // 32 if cuda and bound else int(compiled.metadata.num_warps)
     shared = int(compiled.metadata.shared)
+    columns = int(getattr(compiled.metadata, "tmem_size", None) or 0)
     return Resources(
         kernel=launch["kernel"],
         target=target,
-        registers=registers,
-        spills=spills,
+        registers=machine.registers,
+        spills=machine.spills,
         shared=shared,
         warps=warps,
-        tensor_core=len(TENSOR_CORE.findall(code)),
-        exponentials=len(EXPONENTIAL.findall(code)),
-        occupancy=occupancy(target, registers, shared, warps),
+        tensor_core=len(TENSOR_CORE.findall(machine.code)),
+        exponentials=len(EXPONENTIAL.findall(machine.code)),
+        occupancy=occupancy(target, machine.registers, shared, warps, columns),
         warp_specialized="ttg.warp_specialize" in compiled.asm["ttgir"],
         seconds=round(seconds, 3),
         binary_sha256=hashlib.sha256(binary).hexdigest(),
-        assembly_sha256=hashlib.sha256(assembly.encode()).hexdigest(),
+        assembly_sha256=hashlib.sha256(machine.assembly.encode()).hexdigest(),
         triton=triton.__version__,
-        code=code_summary(code, target),
+        code=code_summary(machine.code, target),
+        tensor_memory=columns,
+        scalar_spills=machine.scalar_spills,
     )
 
 

@@ -6,9 +6,9 @@ is an assumption with an id, and a call that breaks one raises `AssumptionViolat
 runs. The file is read once and its content hash checked; what runs is made from that text in memory,
 so that nothing written to disk later, before the first launch or after, can take its place.
 
-Self-contained on purpose: with `lowering.assumptions`, `facts`, `choose`, `versions` and `emitted` it imports nothing
-but the standard library, torch and (through the emitted module) Triton, so that a certificate can be used where none
-of the proving code is installed.
+Self-contained on purpose: with `lowering.assumptions`, `facts`, `choose`, `versions`, `occupancy` and `emitted` it
+imports nothing but the standard library, torch and (through the emitted module) Triton, so that a certificate can be
+used where none of the proving code is installed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from lowering.assumptions import (
 )
 from lowering.choose import choose, target_of
 from lowering.emitted import emitted_module
+from lowering.occupancy import warps_of
 from lowering.versions import NoVersion, Version, versions_in
 
 FORMAT = 3
@@ -56,10 +57,15 @@ def run_launches(
             continue
         arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
         schedule = launch["schedule"]
-        options = {"num_warps": schedule["num_warps"], "num_stages": schedule["num_stages"]}
+        options = {"num_warps": warps_of(schedule["num_warps"], _lanes()), "num_stages": schedule["num_stages"]}
         if schedule["maxnreg"] is not None and torch.version.hip is None:
             options["maxnreg"] = schedule["maxnreg"]
         getattr(module, launch["kernel"])[(programs,)](*arguments, **options)
+
+
+def _lanes() -> int:
+    """Threads of a warp on the current device; 32 where there is none, as in Triton's interpreter."""
+    return torch.cuda.get_device_properties().warp_size if torch.version.hip is not None else 32
 
 
 def _argument(

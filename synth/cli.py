@@ -162,11 +162,12 @@ def fmt(
     return 0
 
 
-from synth import cli_report, cli_search, cli_state  # noqa: E402  their commands join the app
+from synth import cli_report, cli_resources, cli_search, cli_state  # noqa: E402  their commands join the app
 
 cli_search.add_to(app)
 cli_report.add_to(app)
 cli_state.add_to(app)
+cli_resources.add_to(app)
 
 if __name__ == "__main__":
     raise SystemExit(main())

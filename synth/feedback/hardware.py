@@ -6,7 +6,7 @@ Every number comes from the tables the benchmarks and the compiler's reports use
 
 from __future__ import annotations
 
-from lowering.occupancy import PROCESSORS, Processor, occupancy
+from lowering.occupancy import PROCESSORS, Processor, occupancy, warps_of
 from synth.bench.hardware import TERA, Device, device_of
 
 # Seen in what Triton 3.7 compiles from an online softmax (machine code and resource reports) for each target.
@@ -29,7 +29,7 @@ TRITON = {
         "warp_specialize = true takes effect and adds 8 to 16 warps, which share the registers.",
     ),
     "gfx942": (
-        "dot becomes mfma of 32x32x8; a wave has 64 lanes, so num_warps = 4 is 256 lanes.",
+        "dot becomes mfma of 32x32x8; a wave has 64 lanes, so num_warps = 4, which is 128 lanes, runs as 2 waves.",
         "shared memory is small: 2 or 3 stages of 64x64 tiles fill it.",
         "warp_specialize and maxnreg have no effect.",
     ),
@@ -86,13 +86,14 @@ def _schedule(target: str, p: Processor) -> list[str]:
         "maxnreg 24 to 255; warp_specialize; offset_bits.",
         "- shared memory holds the dots' operands that come from memory: those loaded in the loop num_stages times, "
         "those loaded before it once; rows * columns * 2 bytes each at 16 bits.",
-        "- an f32 accumulator takes rows * columns / (num_warps * lanes) registers a lane; scores of the same shape as "
+        "- an f32 accumulator takes rows * columns / (num_warps * 32) registers a lane; scores of the same shape as "
         "much again; above 255 in all they spill:",
     ]
     for rows, columns, warps in TILES:
-        each = rows * columns // (warps * p.lanes)
+        waves = warps_of(warps, p.lanes)
+        each = rows * columns // (waves * p.lanes)
         used = min(255, 2 * each + 48)  # scores and accumulator of that shape, and about 48 for all else
-        fit = round(occupancy(target, used, 0, warps) * p.warps / warps)
+        fit = round(occupancy(target, used, 0, waves) * p.warps / waves)
         lines.append(
             f"  {rows}x{columns}, {warps} warps: {each} registers a lane; with scores of that shape about {used}, "
             f"so {fit} resident by registers"

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ir.spec import Bound
+from ir.spec import Bound, Spec
 from synth.propose import Candidate
 
 
 def seeds(bound: Bound) -> Iterator[Candidate]:
     """The kernels next to the spec's file that are for these settings, by name."""
-    folder = Path(bound.spec.path).with_suffix("")
     values = {name: str(value) for name, value in bound.settings}
-    for path in sorted(folder.glob("*.tile")) if bound.spec.path.endswith(".toml") else ():
+    for candidate in shipped(bound.spec):
+        if all(values.get(name) == value for name, value in candidate.choices):
+            yield candidate
+
+
+def shipped(spec: Spec) -> Iterator[Candidate]:
+    """Every kernel next to a spec's file, by name; `choices` are the settings it is for."""
+    folder = Path(spec.path).with_suffix("")
+    for path in sorted(folder.glob("*.tile")) if spec.path.endswith(".toml") else ():
         text = path.read_text(encoding="utf-8")
-        wanted = wanted_settings(text)
-        if all(values.get(name) == value for name, value in wanted.items()):
-            yield Candidate(path.stem, text, tuple(wanted.items()), source="shipped")
+        yield Candidate(path.stem, text, tuple(wanted_settings(text).items()), source="shipped")
 
 
 def wanted_settings(text: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from lowering_cases import EVERY_OPERATION, attention, certificate_for, document
 
 from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, reason
 from lowering.lower import lower
-from lowering.occupancy import occupancy
+from lowering.occupancy import occupancy, warps_of
 from lowering.plan import launches_of
 from lowering.triton import emit_program
 from lowering.versions import versions_in
@@ -125,3 +125,11 @@ def test_occupancy_counts_whole_programs() -> None:
     assert occupancy("sm_90", registers=32, shared=100 * 1024, warps=8) == 0.25  # two programs by shared memory
     assert occupancy("sm_90", registers=255, shared=0, warps=16) == 0.0  # one program does not fit
     assert occupancy("gfx942", registers=128, shared=32 * 1024, warps=4) == 0.25
+    assert occupancy("gfx942", registers=512, shared=0, warps=4) == 0.125  # one wave on each of 4 SIMDs
+    assert occupancy("sm_100", registers=64, shared=0, warps=4, tensor_memory=256) == 0.125  # two have half each
+
+
+def test_a_schedule_means_the_same_threads_on_every_target() -> None:
+    assert [warps_of(warps, 64) for warps in (1, 2, 4, 8)] == [1, 1, 2, 4] and warps_of(8, 32) == 8
+    (nvidia,), (amd,) = compiled(ROW_MAXIMUM, "sm_90", dtype="fp32"), compiled(ROW_MAXIMUM, "gfx942", dtype="fp32")
+    assert nvidia.warps == 2 * amd.warps

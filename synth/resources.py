@@ -1,0 +1,210 @@
+"""What every shipped kernel takes of every target, by ahead-of-time compilation: registers, spills, shared memory.
+
+A subject is one kernel under one choice of settings: each file of `specs/NAME/` at every head dim and at fp32, as far
+as its header leaves them open, and the embedded proposer's first composition where no file answers. Every subject goes
+through the gate before it is compiled, so a row is about a proved kernel. What a target refuses is a row that says so.
+
+A target's default is the kernel predicted fastest (`synth.bench.cost`) among those that compile for it without spills:
+no kernel is written for a target by name. A row is kept as long as its emitted text and the compiler are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ir.loader import bind, load_spec, packaged_specs
+from ir.parser import parse
+from ir.program import Dot, DType, Program
+from ir.spec import Bound, Spec
+from ir.typing import check
+from lowering.compile import CompileError, compile_kernels
+from lowering.plan import plan, walk
+from lowering.triton import emit_program
+from synth.bench.cost import predict
+from synth.certify import certify
+from synth.propose import NothingToPropose
+from synth.propose.embedded import propose
+from synth.propose.seeds import shipped
+from verifier.certificate import digest
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+WIDE = "fp32"
+KEPT = ("registers", "spills", "shared", "warps", "tensor_core", "exponentials", "occupancy", "warp_specialized",
+        "tensor_memory", "scalar_spills")  # fmt: skip
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`settings` as `ir.loader.bind` takes them; `case` names what of them is not the spec's default: a static
+    dimension or the dtype ("" where nothing is)."""
+
+    spec: str
+    kernel: str
+    text: str
+    settings: tuple[tuple[str, str], ...]
+    case: str
+
+    @property
+    def key(self) -> str:
+        return digest(json.dumps([self.spec, self.text, self.settings]))
+
+
+def cases(spec: Spec) -> Iterator[dict[str, str]]:
+    """Settings that every spec must have a kernel for: its defaults, each other choice of a static dimension, fp32."""
+    fixed = {d.name: str(d.default) for d in spec.dims if d.choices}
+    dtypes = {t.dtype for t in (*spec.inputs, *spec.outputs)}
+    floats = {o.name: o.default for o in spec.options if o.name in dtypes}
+    yield {**fixed, **floats}
+    for dim in spec.dims:
+        for choice in dim.choices:
+            if choice != dim.default:
+                yield {**fixed, **floats, dim.name: str(choice)}
+    wide = {o.name: WIDE for o in spec.options if o.name in floats and WIDE in o.choices}
+    if wide and wide != floats:
+        yield {**fixed, **floats, **wide}
+
+
+def case_name(spec: Spec, settings: Mapping[str, str]) -> str:
+    first = next(cases(spec))
+    return " ".join(f"{name}={settings[name]}" for name, value in first.items() if settings.get(name, value) != value)
+
+
+def subjects(spec: Spec) -> Iterator[Subject]:
+    """Every kernel that ships with a spec, under each case its header leaves open; for a case that none answers, the
+    first composition that the embedded proposer makes of it, if it can."""
+    answered: set[str] = set()
+    for candidate in shipped(spec):
+        wanted = dict(candidate.choices)
+        open_to = [c for c in cases(spec) if all(wanted.get(k, v) == v for k, v in c.items())]
+        for case in open_to or [{}]:
+            settings = {**case, **wanted}
+            name = case_name(spec, settings)
+            answered.add(name)
+            yield Subject(spec.path, candidate.name, candidate.text, tuple(sorted(settings.items())), name)
+    for case in cases(spec):
+        name = case_name(spec, case)
+        if name in answered:
+            continue
+        try:
+            found = next(propose(bind(spec, case)))
+        except NothingToPropose:
+            continue
+        yield Subject(spec.path, found.name, found.text, tuple(sorted(case.items())), name)
+
+
+# ---- one subject -----------------------------------------------------------------------------
+
+
+def rows_of(subject: Subject, targets: Sequence[str], known: Sequence[Row] = ()) -> list[Row]:
+    """One row for each target and version emitted for it. `known`: rows of this very subject from earlier; where the
+    emitted text and the compiler have not changed they are taken as they are. A kernel that the gate does not prove is
+    not compiled."""
+    bound = bind(load_spec(subject.spec), dict(subject.settings))
+    program = check(parse(subject.text), bound)
+    kept = _current(known, subject, program, bound)
+    if all((t, v.name) in kept for t in targets for v in _emitted(kept, subject, program, bound, t)) and kept:
+        return [row for (target, _), row in kept.items() if target in targets]
+    certificate = certify(subject.text, bound).certificate
+    about = {"spec": bound.spec.name, "kernel": subject.kernel, "settings": dict(subject.settings),
+             "case": subject.case, "subject": subject.key}  # fmt: skip
+    if certificate is None:
+        return [{**about, "target": t, "version": "", "problem": "not proved", "kernels": []} for t in targets]
+    widths = {name: certificate.body[name] for name in WIDTHS if name in certificate.body}
+    rows = []
+    for version in versions_of(certificate, program, bound):
+        for target in version.targets(targets):
+            row = kept.get((target, version.name)) or _compiled(version, program, bound, target)
+            rows.append({**about, "widths": widths, **row})
+    return rows
+def _dots(kernel: object) -> str:
+    """ "half" where a kernel multiplies 16-bit tiles, "single" where only f32 ones, else nothing."""
+    types = {node.left.type.dtype for node in walk(kernel) if isinstance(node, Dot)}
+    if not types:
+        return ""
+    return "single" if types == {DType.F32} else "half"
+
+
+# ---- many ------------------------------------------------------------------------------------
+
+
+def survey(
+    wanted: Iterable[Subject], targets: Sequence[str], known: Iterable[Row] = (), workers: int = 2
+) -> Iterator[tuple[Subject, list[Row]]]:
+    """The rows of every subject, as they are done."""
+    by_key: dict[str, list[Row]] = {}
+    for row in known:
+        by_key.setdefault(row["subject"], []).append(row)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        asked = {pool.submit(rows_of, s, targets, by_key.get(s.key, ())): s for s in wanted}
+        try:
+            for done in as_completed(asked):
+                yield asked[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def all_specs(names: Sequence[str] = ()) -> list[Spec]:
+    """The packaged specs, or the ones named (a name or a path)."""
+    return [load_spec(name) for name in names or sorted(packaged_specs().glob("*.toml"))]
+
+
+def clean(row: Row) -> bool:
+    """Proved, compiled, fits, nothing spilled."""
+    return not row["problem"] and all(k["spills"] == 0 for k in row["kernels"])
+
+
+def defaults(rows: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
+    """By spec, settings and target: the clean row predicted fastest."""
+    found: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = row["spec"], said(row["settings"]), row["target"]
+        if clean(row) and (key not in found or row.get("predicted", 0.0) < found[key].get("predicted", 0.0)):
+            found[key] = row
+    return found
+
+
+def said(settings: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def exceptions(specs: Iterable[Spec], rows: Iterable[Row], targets: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(spec, case, target) for which nothing proved compiles without spills."""
+    answered = {(row["spec"], row["case"], row["target"]) for row in rows if clean(row)}
+    asked = ((s.name, case_name(s, c), t) for s in specs for c in cases(s) for t in targets)
+    return [key for key in asked if key not in answered]
+
+
+def without_tensor_cores(rows: Iterable[Row]) -> list[tuple[str, str, str, str]]:
+    """(spec, kernel, launch, target) where 16-bit tiles are multiplied without the target's matrix instructions."""
+    return sorted(
+        {
+            (row["spec"], row["kernel"], k["name"], row["target"])
+            for row in rows
+            for k in row["kernels"]
+            if k["dots"] == "half" and k["tensor_core"] == 0
+        }
+    )
+
+
+def load(path: Path) -> list[Row]:
+    """Rows kept from earlier; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def save(path: Path, rows: Iterable[Row]) -> None:
+    """One row a line, in order; never half written."""
+    ordered = sorted(rows, key=lambda r: (r["spec"], r["kernel"], said(r["settings"]), r["target"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in ordered), encoding="utf-8")
+    beside.replace(path)

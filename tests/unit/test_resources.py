@@ -1,0 +1,99 @@
+"""What ships, compiled for every target: kernels and settings, which one is a target's default, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ir.loader import load_spec
+from synth.cli import main
+from synth.resources import (
+    TARGETS,
+    Row,
+    case_name,
+    cases,
+    clean,
+    defaults,
+    exceptions,
+    load,
+    save,
+    subjects,
+    without_tensor_cores,
+)
+from synth.resources_page import page_of
+
+DECODE = load_spec("decode")
+
+
+def row(kernel: str, spills: int = 0, **changed: Any) -> Row:
+    """A row of `decode` at its defaults on sm_90."""
+    of_kernel = {
+        "name": "split", "registers": 100, "spills": spills, "shared": 2048, "warps": 4, "tensor_core": 8,
+        "dots": "half", "exponentials": 4, "occupancy": 0.25, "warp_specialized": False, "tensor_memory": 0, "scalar_spills": 0,
+    }  # fmt: skip
+    return {
+        "spec": "decode", "kernel": kernel, "settings": {"causal": "none"}, "case": "", "target": "sm_90",
+        "subject": kernel, "problem": "", "kernels": [of_kernel], "predicted": 1e-3, "triton": "3.7.1", **changed,
+    }  # fmt: skip
+
+
+def test_a_spec_is_asked_at_every_head_dim_and_at_fp32() -> None:
+    spec = load_spec("attention_bwd")
+    assert [case_name(spec, c) for c in cases(spec)] == ["", "D=128", "D=256", "dtype=fp32 o_dtype=fp32"]
+    assert [case_name(s, c) for s in [load_spec("softmax")] for c in cases(s)] == ["", "dtype=fp32"]
+
+
+def test_a_kernel_is_compiled_for_what_its_header_leaves_open() -> None:
+    found = {(s.kernel, s.case) for s in subjects(load_spec("attention_bwd"))}
+    assert {("three_kernels_none", c) for c in ("", "D=128", "D=256", "dtype=fp32 o_dtype=fp32")} <= found
+    assert {case for kernel, case in found if kernel == "fused_atomic_none"} == {"dtype=fp32 o_dtype=fp32"}
+
+
+def test_what_no_file_answers_is_composed() -> None:
+    spec = load_spec("alibi")
+    (composed,) = [s for s in subjects(spec) if s.case == "dtype=fp32"]
+    assert dict(composed.settings)["dtype"] == "fp32" and "kernel " in composed.text
+
+
+def test_the_default_of_a_target_is_the_fastest_predicted_that_spills_nothing() -> None:
+    rows = [row("slow", predicted=3e-3), row("fast", predicted=2e-3), row("spilling", spills=8, predicted=1e-3)]
+    rows.append(row("refused", problem="out of shared memory", kernels=[], predicted=1e-4))
+    assert [clean(r) for r in rows] == [True, True, False, False]
+    ((_, default),) = defaults(rows).items()
+    assert default["kernel"] == "fast"
+
+
+def test_what_is_missing_is_told_target_by_target() -> None:
+    rows = [row("a", target=t) for t in TARGETS if t != "sm_80"] + [row("b", spills=4, target="sm_80")]
+    missing = exceptions([DECODE], rows, TARGETS)
+    assert ("decode", "", "sm_80") in missing and ("decode", "", "sm_90") not in missing
+    assert ("decode", "D=128", "sm_90") in missing
+
+
+def test_a_product_without_matrix_instructions_is_a_finding() -> None:
+    scalar = row("a")
+    scalar["kernels"][0]["tensor_core"] = 0
+    single = row("b")
+    single["kernels"][0] |= {"tensor_core": 0, "dots": "single"}  # f32 products are not rounded to tf32
+    assert without_tensor_cores([scalar, single, row("c")]) == [("decode", "a", "split", "sm_90")]
+
+
+def test_the_page_has_defaults_exceptions_and_what_spills() -> None:
+    page = page_of([DECODE], [row("chunks"), row("even", spills=12)])
+    assert "| causal=none | sm_90 | `chunks` | `split` | 100 | 2 KiB | 4 | 8 | 4 | 25% | 1 ms |" in page
+    assert "decode D=128: nothing proved compiles for sm_90 without spills" in page
+    assert "`split` spills 12 B" in page
+
+
+def test_rows_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert load(path) == []
+    save(path, [row("b"), row("a")])
+    assert [r["kernel"] for r in load(path)] == ["a", "b"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_target_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resources", "decode", "--target", "sm_75"]) == 64
+    assert "gfx942" in capsys.readouterr().err
