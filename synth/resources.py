@@ -26,20 +26,22 @@ from ir.program import Dot, DType, Program
 from ir.spec import Bound, Spec
 from ir.typing import check
 from lowering.compile import CompileError, compile_kernels
-from lowering.plan import plan, walk
-from lowering.triton import emit_program
+from lowering.lower import versions_of
+from lowering.plan import walk
+from lowering.versions import Version
 from synth.bench.cost import predict
 from synth.certify import certify
 from synth.propose import NothingToPropose
 from synth.propose.embedded import propose
 from synth.propose.seeds import shipped
-from verifier.certificate import digest
+from verifier.certificate import Certificate, digest
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 WIDE = "fp32"
 KEPT = ("registers", "spills", "shared", "warps", "tensor_core", "exponentials", "occupancy", "warp_specialized",
         "tensor_memory", "scalar_spills")  # fmt: skip
-Row = dict[str, Any]
+WIDTHS = ("widths", "index_widths")  # what of a certificate the emitted text depends on, besides its subject
+Row = dict[str, Any]  # one subject, target and version, as it is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +107,72 @@ def subjects(spec: Spec) -> Iterator[Subject]:
 
 
 def rows_of(subject: Subject, targets: Sequence[str], known: Sequence[Row] = ()) -> list[Row]:
-    """One row for each target and version emitted for it. `known`: rows of this very subject from earlier; where the
-    emitted text and the compiler have not changed they are taken as they are. A kernel that the gate does not prove is
-    not compiled."""
+    """One row for each target and each version emitted for it. `known`: rows of this very subject from earlier; those
+    whose emitted text and compiler have not changed are taken as they are. What the gate does not prove is not
+    compiled."""
     bound = bind(load_spec(subject.spec), dict(subject.settings))
     program = check(parse(subject.text), bound)
-    kept = _current(known, subject, program, bound)
-    if all((t, v.name) in kept for t in targets for v in _emitted(kept, subject, program, bound, t)) and kept:
-        return [row for (target, _), row in kept.items() if target in targets]
+    again = _reissued(subject, bound, known)
+    kept = _kept(known, again, program, bound) if again else {}
+    wanted = [(t, v) for v in versions_of(again, program, bound) for t in v.targets(targets)] if again else []
+    if wanted and all((t, v.name) in kept for t, v in wanted):
+        return [kept[t, v.name] for t, v in wanted]
     certificate = certify(subject.text, bound).certificate
-    about = {"spec": bound.spec.name, "kernel": subject.kernel, "settings": dict(subject.settings),
-             "case": subject.case, "subject": subject.key}  # fmt: skip
+    about = {"spec": bound.spec.name, "kernel": subject.kernel, "settings": dict(subject.settings)}
+    about |= {"case": subject.case, "subject": subject.key}
     if certificate is None:
         return [{**about, "target": t, "version": "", "problem": "not proved", "kernels": []} for t in targets]
-    widths = {name: certificate.body[name] for name in WIDTHS if name in certificate.body}
-    rows = []
-    for version in versions_of(certificate, program, bound):
-        for target in version.targets(targets):
-            row = kept.get((target, version.name)) or _compiled(version, program, bound, target)
-            rows.append({**about, "widths": widths, **row})
-    return rows
+    about["widths"] = {name: certificate.body[name] for name in WIDTHS if name in certificate.body}
+    return [
+        kept.get((t, v.name)) or {**about, **_compiled(v, program, bound, t)}
+        for v in versions_of(certificate, program, bound)
+        for t in v.targets(targets)
+    ]
+
+
+def _reissued(subject: Subject, bound: Bound, known: Sequence[Row]) -> Certificate | None:
+    """Enough of the certificate that rows were made from to emit its versions again; it claims nothing."""
+    widths = next((row["widths"] for row in known if row.get("widths")), None)
+    if widths is None:
+        return None
+    spec = {"text": bound.spec.source, "sha256": digest(bound.spec.source), "name": bound.spec.name}
+    candidate = {"text": subject.text, "sha256": digest(subject.text)}
+    return Certificate({"subject": {"candidate": candidate, "spec": spec, "settings": dict(bound.settings)}, **widths})
+
+
+def _kept(known: Sequence[Row], certificate: Certificate, program: Program, bound: Bound) -> dict[tuple[str, str], Row]:
+    """Rows that would come out the same again, by target and version."""
+    sources = {v.name: _source(v) for v in versions_of(certificate, program, bound)}
+    return {
+        (row["target"], row["version"]): row
+        for row in known
+        if row.get("source") == sources.get(row["version"], "") and row["triton"] == version("triton")
+    }
+
+
+def _source(emitted: Version) -> str:
+    return digest(emitted.source + json.dumps(emitted.launches))
+
+
+def _compiled(emitted: Version, program: Program, bound: Bound, target: str) -> Row:
+    found: Row = {"target": target, "version": emitted.name, "source": _source(emitted), "triton": version("triton")}
+    try:
+        resources = [asdict(r) for r in compile_kernels(emitted.source, emitted.launches, target)]
+    except CompileError as error:
+        return {**found, "problem": str(error), "kernels": []}
+    found["problem"] = ""
+    found["seconds"] = round(sum(r["seconds"] for r in resources), 2)
+    found["kernels"] = [
+        {"name": r["kernel"], **{key: r[key] for key in KEPT}, "dots": _dots(kernel)}
+        for r, kernel in zip(resources, program.kernels, strict=True)
+    ]
+    if bound.spec.search_shapes:
+        shape = bound.spec.search_shapes[0]
+        predicted = predict(program, bound, dict(shape.sizes), target, resources)
+        found |= {"shape": shape.name, "predicted": float(f"{predicted.seconds:.3g}")}
+    return found
+
+
 def _dots(kernel: object) -> str:
     """ "half" where a kernel multiplies 16-bit tiles, "single" where only f32 ones, else nothing."""
     types = {node.left.type.dtype for node in walk(kernel) if isinstance(node, Dot)}
@@ -155,7 +203,8 @@ def survey(
 
 def all_specs(names: Sequence[str] = ()) -> list[Spec]:
     """The packaged specs, or the ones named (a name or a path)."""
-    return [load_spec(name) for name in names or sorted(packaged_specs().glob("*.toml"))]
+    paths = sorted(packaged_specs().glob("*.toml"))
+    return [load_spec(name) for name in names] if names else [load_spec(path) for path in paths]
 
 
 def clean(row: Row) -> bool:
@@ -164,13 +213,27 @@ def clean(row: Row) -> bool:
 
 
 def defaults(rows: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
-    """By spec, settings and target: the clean row predicted fastest."""
+    """By spec, settings and target: the kernel predicted fastest among those all of whose versions are clean there,
+    in its first version."""
     found: dict[tuple[str, str, str], Row] = {}
-    for row in rows:
+    for versions in _by_target(rows).values():
+        row = versions[0]
         key = row["spec"], said(row["settings"]), row["target"]
-        if clean(row) and (key not in found or row.get("predicted", 0.0) < found[key].get("predicted", 0.0)):
+        if all(map(clean, versions)) and (key not in found or _predicted(row) < _predicted(found[key])):
             found[key] = row
     return found
+
+
+def _by_target(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The versions of each subject on each target, best first."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["subject"], row["target"]), []).append(row)
+    return found
+
+
+def _predicted(row: Row) -> float:
+    return float(row.get("predicted", 0.0))
 
 
 def said(settings: Mapping[str, str]) -> str:
@@ -179,7 +242,7 @@ def said(settings: Mapping[str, str]) -> str:
 
 def exceptions(specs: Iterable[Spec], rows: Iterable[Row], targets: Sequence[str]) -> list[tuple[str, str, str]]:
     """(spec, case, target) for which nothing proved compiles without spills."""
-    answered = {(row["spec"], row["case"], row["target"]) for row in rows if clean(row)}
+    answered = {(row["spec"], row["case"], row["target"]) for row in defaults(rows).values()}
     asked = ((s.name, case_name(s, c), t) for s in specs for c in cases(s) for t in targets)
     return [key for key in asked if key not in answered]
 
@@ -203,7 +266,7 @@ def load(path: Path) -> list[Row]:
 
 def save(path: Path, rows: Iterable[Row]) -> None:
     """One row a line, in order; never half written."""
-    ordered = sorted(rows, key=lambda r: (r["spec"], r["kernel"], said(r["settings"]), r["target"]))
+    ordered = sorted(rows, key=lambda r: (r["spec"], r["kernel"], said(r["settings"]), r["target"]))  # versions stay
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}.part")
     beside.write_text("".join(json.dumps(row) + "\n" for row in ordered), encoding="utf-8")

@@ -63,8 +63,8 @@ def _default(row: Row) -> str:
     memory = f"{k['shared'] / 1024:.0f} KiB" + (f" + {k['tensor_memory']} columns" if k["tensor_memory"] else "")
     predicted = f"{row['predicted'] * 1e3:.3g} ms" if "predicted" in row else ""
     cells = (
-        said(row["settings"]), row["target"], f"`{row['kernel']}`", f"`{k['name']}`", k["registers"], memory,
-        k["warps"], k["tensor_core"], k["exponentials"], f"{k['occupancy']:.0%}", predicted,
+        said(row["settings"]), row["target"], f"`{row['kernel']}`, {row['version']}", f"`{k['name']}`", k["registers"],
+        memory, k["warps"], k["tensor_core"], k["exponentials"], f"{k['occupancy']:.0%}", predicted,
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -76,5 +76,7 @@ def _unclean(rows: Iterable[Row]) -> list[str]:
     for row in dirty:
         spilled = ", ".join(f"`{k['name']}` spills {k['spills']} B" for k in row["kernels"] if k["spills"])
         what = row["problem"].splitlines()[0].replace("|", "\\|") if row["problem"] else spilled
-        parts.append(f"| {row['spec']}/{row['kernel']} | {said(row['settings'])} | {row['target']} | {what} |")
+        parts.append(
+            f"| {row['spec']}/{row['kernel']} | {said(row['settings'])} | {row['target']}, {row['version']} | {what} |"
+        )
     return [*parts, ""] if dirty else []

@@ -23,7 +23,7 @@ def show(
     specs = all_specs(names)
     wanted = [s for spec in specs for s in subjects(spec)]
     kept = load(out)
-    known = {(row["subject"], row["target"]): row for row in kept}
+    known = {place(row): row for row in kept}
     console = Console(highlight=False, stderr=as_json)
     console = console if console.is_terminal else Console(highlight=False, stderr=as_json, width=200)
     found: list[Row] = []
@@ -33,7 +33,7 @@ def show(
             task = progress.add_task("", total=len(wanted))
             for subject, rows in survey(wanted, targets, [] if fresh else kept, workers):
                 found += rows
-                known |= {(row["subject"], row["target"]): row for row in rows}
+                known |= {place(row): row for row in rows}
                 for row in rows:
                     console.print(json.dumps(row) if as_json else line(row), markup=False, soft_wrap=True)
                 progress.update(task, advance=1, description=f"{rows[0]['spec']} {subject.kernel}")
@@ -44,7 +44,7 @@ def show(
         save(out, known.values())
     current = {(s.key, t) for s in wanted for t in targets}
     if not names:  # what no longer ships is forgotten
-        save(out, (row for key, row in known.items() if key in current))
+        save(out, (row for row in known.values() if (row["subject"], row["target"]) in current))
     missing = exceptions(specs, found, targets)
     _summary(console, found, missing, time.monotonic() - begin)
     if page is not None:
@@ -60,9 +60,13 @@ def _progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
+def place(row: Row) -> tuple[str, str, str]:
+    return row["subject"], row["target"], row["version"]
+
+
 def line(row: Row) -> str:
     """One row: of each launch its registers and what else matters."""
-    head = f"{row['spec']}/{row['kernel']} {said(row['settings'])} {row['target']}"
+    head = f"{row['spec']}/{row['kernel']} {said(row['settings'])} {row['target']} {row['version']}"
     if row["problem"]:
         return f"{head}: {row['problem'].splitlines()[0]}"
     launches = (

@@ -31,10 +31,12 @@ def row(kernel: str, spills: int = 0, **changed: Any) -> Row:
     """A row of `decode` at its defaults on sm_90."""
     of_kernel = {
         "name": "split", "registers": 100, "spills": spills, "shared": 2048, "warps": 4, "tensor_core": 8,
-        "dots": "half", "exponentials": 4, "occupancy": 0.25, "warp_specialized": False, "tensor_memory": 0, "scalar_spills": 0,
+        "dots": "half", "exponentials": 4, "occupancy": 0.25, "warp_specialized": False, "tensor_memory": 0,
+        "scalar_spills": 0,
     }  # fmt: skip
     return {
         "spec": "decode", "kernel": kernel, "settings": {"causal": "none"}, "case": "", "target": "sm_90",
+        "version": "pointers",
         "subject": kernel, "problem": "", "kernels": [of_kernel], "predicted": 1e-3, "triton": "3.7.1", **changed,
     }  # fmt: skip
 
@@ -82,7 +84,7 @@ def test_a_product_without_matrix_instructions_is_a_finding() -> None:
 
 def test_the_page_has_defaults_exceptions_and_what_spills() -> None:
     page = page_of([DECODE], [row("chunks"), row("even", spills=12)])
-    assert "| causal=none | sm_90 | `chunks` | `split` | 100 | 2 KiB | 4 | 8 | 4 | 25% | 1 ms |" in page
+    assert "| causal=none | sm_90 | `chunks`, pointers | `split` | 100 | 2 KiB | 4 | 8 | 4 | 25% | 1 ms |" in page
     assert "decode D=128: nothing proved compiles for sm_90 without spills" in page
     assert "`split` spills 12 B" in page
 
