@@ -26,6 +26,7 @@ from ir.spec import Bound
 from lowering.occupancy import PROCESSORS, occupancy
 from synth.bench.counts import Counts, Floats, Traffic, count, extents, tensor_bytes
 from synth.bench.hardware import Device, device_of
+from synth.bench.processor import work
 
 SAMPLE = 2048  # programs of a grid that are counted, spread evenly
 LAUNCH = 3e-6  # seconds from one kernel of a graph to the next
@@ -34,6 +35,7 @@ WAIT = 700.0  # cycles until a load from memory arrives
 STEP = 60.0  # cycles of a loop step, a reduction or a dot that the next operation waits for
 LANES = 128  # plain 32-bit operations per clock and processor
 ATOMIC = 4.0  # an atomic addition costs the cache's ports that many bytes for each of its own
+SUSTAINED = 0.85  # of the peak clock while tensor cores work: cuBLAS, too, stops at 75 to 85 % of an H100's peak
 REGISTERS = 128  # assumed of a kernel that was not compiled
 OVERLAP = 0.75  # of two resident programs' phases, what still adds up when many are resident
 
@@ -41,7 +43,8 @@ OVERLAP = 0.75  # of two resident programs' phases, what still adds up when many
 @dataclass(frozen=True, slots=True)
 class Part:
     """One kernel, in seconds. `tensor`, `exponential` (with lane arithmetic) and `memory` are what each alone would
-    take; `latency` is what the prediction has beyond the largest of them. `resident` programs share a processor."""
+    take; `latency` is what the prediction has beyond the largest of them. `resident` programs share a processor.
+    `source` is "machine code" where that was read, "program" where only the typed program is known."""
 
     kernel: str
     seconds: float
@@ -53,6 +56,7 @@ class Part:
     resident: int
     flops: float
     bytes: float
+    source: str = "program"
 
     @property
     def bound(self) -> str:
@@ -151,21 +155,27 @@ def _kernel(
         return Part(kernel.name, LAUNCH, 0.0, 0.0, 0.0, LAUNCH, 0, 0, 0.0, 0.0)
     counts = count(kernel, program, bound, sizes, _spread(grid, programs))
     warps = int(compiled["warps"]) if compiled else kernel.schedule.num_warps
-    spills = float(compiled["spills"]) if compiled else 0.0
-    specialized = bool(compiled["warp_specialized"]) if compiled else False
     resident = _resident(kernel, counts, device, compiled, warps)
     here = max(1, min(resident, -(-programs // device.processors)))
-    tensor, lanes = _tensor_cycles(counts, device, warps), _lane_cycles(counts, device)
-    busy = _busy(counts, tensor, lanes, here, warps, specialized, kernel.schedule.num_stages)
-    busy = busy + spills * PROCESSORS[device.target].lanes * warps * 2 * counts.iterations / device.port
-    computing = _makespan(busy * here, programs, device.processors * here) / device.clock
-    each = programs / device.processors / device.clock
     moved, through = _memory(kernel, program, bound, sizes, device, counts, programs, device.processors * here)
+    cached = 1.0 - min(1.0, moved / through) if through else 0.0
+    stages = kernel.schedule.num_stages
+    found = work(counts, compiled, stages, here, device, cached) if compiled else None
+    if found is not None:
+        # at the clock the power limit leaves, as cycles of the peak one
+        cycles, tensor, lanes = (c / SUSTAINED for c in (found.cycles, found.tensor, found.lanes))
+        lanes = np.maximum(lanes, found.shared / SUSTAINED)
+    else:
+        tensor, lanes = _tensor_cycles(counts, device, warps), _lane_cycles(counts, device)
+        cycles = here * _busy(counts, tensor, lanes, here, warps, compiled, device, stages)
+    computing = _makespan(cycles, programs, device.processors * here) / device.clock
+    each = programs / device.processors / device.clock
     memory = max(moved / device.memory, through / (device.port * device.processors * device.clock))
     taken = (float(tensor.mean()) * each, float(lanes.mean()) * each, memory)
     seconds = LAUNCH + max(computing, *taken)
     flops = float((counts.half + counts.single).mean()) * programs
-    return Part(kernel.name, seconds, *taken, seconds - max(taken), programs, here, flops, moved)
+    source = "machine code" if found is not None else "program"
+    return Part(kernel.name, seconds, *taken, seconds - max(taken), programs, here, flops, moved, source)
 
 
 def _spread(grid: Sequence[int], programs: int) -> NDArray[np.int64]:
@@ -214,14 +224,23 @@ def _lane_cycles(counts: Counts, device: Device) -> Floats:
 
 
 def _busy(
-    counts: Counts, tensor: Floats, lanes: Floats, here: int, warps: int, specialized: bool, stages: int
+    counts: Counts,
+    tensor: Floats,
+    lanes: Floats,
+    here: int,
+    warps: int,
+    compiled: Mapping[str, Any] | None,
+    device: Device,
+    stages: int,
 ) -> Floats:
-    """Cycles of its processor that a program takes with `here` of them resident."""
-    together = here + (1 if specialized else 0)
+    """Cycles of its processor that a program takes with `here` of them resident, where no machine code tells."""
+    together = here + (1 if compiled and compiled["warp_specialized"] else 0)
     both = (tensor + lanes) * (OVERLAP + (1 - OVERLAP) / together)
     alone = (tensor + lanes) / min(1.0, warps / PROCESSORS["sm_90"].partitions) / here
     waits = WAIT * (counts.waits + counts.hidden / stages) + STEP * counts.steps + START
-    return np.asarray(np.maximum(np.maximum(both, alone), np.maximum(tensor, lanes)) + waits / here)
+    spills = float(compiled["spills"]) if compiled else 0.0
+    spilling = spills * PROCESSORS[device.target].lanes * warps * 2 * counts.iterations / device.port
+    return np.asarray(np.maximum(np.maximum(both, alone), np.maximum(tensor, lanes)) + waits / here + spilling)
 
 
 def _makespan(durations: Floats, programs: int, slots: int) -> float:

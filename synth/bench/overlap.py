@@ -3,7 +3,7 @@
 A partition (a quarter of a processor) has one issue slot a clock, units that each warp instruction holds for some
 cycles, and a tensor core that serves groups of asynchronous products one after the other. Its warps run the phases
 that the compiler's code consists of (`lowering.phases`) and stop where that code stops: for their products, for loads
-that take `FAR` cycles, at barriers of their program. Whoever has waited longest goes first, as the hardware's
+that take their time, at barriers of their program. Whoever has waited longest goes first, as the hardware's
 schedulers do; the rest get what it leaves. What overlaps and what does not then follows from the code: softmax of one
 warp group runs under the products of another unless a barrier keeps them together.
 
@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-
-from lowering.instructions import FAR
 
 UNITS = ("issue", "fma", "alu", "special", "shared", "tensor")
 LAPS = 8  # iterations simulated; the second half is measured
@@ -71,10 +69,10 @@ class _Warp:
 
 @lru_cache(maxsize=4096)
 def iteration(
-    roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, partitions: int = 4
+    roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, far: float, partitions: int = 4
 ) -> float:
     """Cycles from one iteration to the next with `resident` programs on a processor, each with the given roles: the
-    phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead."""
+    phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead, `far` the cycles a load takes."""
     warps: list[_Warp] = []
     for program in range(resident):
         for phases, count in roles:
@@ -97,7 +95,7 @@ def iteration(
         now = after
         for w in running:
             if w.done >= 1.0 - 1e-9:
-                tensor = _finish(w, now, tensor, stages, warps)
+                tensor = _finish(w, now, tensor, stages, far, warps)
     finished = [w for w in warps if len(w.laps) >= LAPS] or [w for w in warps if len(w.laps) > 1]
     spans = [(w.laps[-1] - w.laps[len(w.laps) // 2 - 1]) / (len(w.laps) - len(w.laps) // 2) for w in finished]
     return sum(spans) / len(spans) if spans else sum(p.alone + p.dots for p in warps[0].phases)
@@ -118,13 +116,13 @@ def _rates(running: Sequence[_Warp]) -> list[float]:
     return rates
 
 
-def _finish(w: _Warp, now: float, tensor: float, stages: int, warps: Sequence[_Warp]) -> float:
+def _finish(w: _Warp, now: float, tensor: float, stages: int, far: float, warps: Sequence[_Warp]) -> float:
     """A warp has issued a phase: start what it starts, see until when it waits. The tensor core's next free time."""
     phase = w.phases[w.at]
     if phase.dots:
         tensor = max(tensor, now) + phase.dots
         w.products.append(tensor)
-    w.copies += [now + FAR] * phase.groups
+    w.copies += [now + far] * phase.groups
     w.done, w.ready = 0.0, now
     match phase.until:
         case "dots":
