@@ -72,7 +72,8 @@ def iteration(
     roles: tuple[tuple[tuple[Phase, ...], int], ...], resident: int, stages: int, far: float, partitions: int = 4
 ) -> float:
     """Cycles from one iteration to the next with `resident` programs on a processor, each with the given roles: the
-    phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead, `far` the cycles a load takes."""
+    phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead, `far` the
+    cycles a load takes."""
     warps: list[_Warp] = []
     for program in range(resident):
         for phases, count in roles:

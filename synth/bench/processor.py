@@ -41,7 +41,7 @@ class Work:
 def work(
     counts: Counts, compiled: Mapping[str, Any], stages: int, resident: int, device: Device, cached: float
 ) -> Work | None:
-    """`compiled` as `lowering.compile.Resources`; `cached` is the share of its loads that the last-level cache answers."""
+    """`compiled` as `lowering.compile.Resources`; `cached` is the share of loads that the last-level cache answers."""
     code = compiled.get("code")
     if not code:
         return None
