@@ -157,6 +157,16 @@ class Writer:
             return "tl.int64" if self.width == 64 or dtype is DType.I64 else "tl.int32"
         return FLOATS[dtype]
 
+    def special(self, e: Expr) -> Piece | None:
+        """What a language beside Triton's own spells in another way; None for the spelling below."""
+        return None
+
+    def full(self, shape: tuple[int, ...], text: str, dtype: str) -> str:
+        return f"tl.full({list(shape)}, {text}, {dtype})"
+
+    def broadcast(self, piece: Piece, shape: tuple[int, ...]) -> str:
+        return f"tl.broadcast_to({piece.text}, {list(shape)})"
+
     def line(self, depth: int, text: str, comment: str = "") -> None:
         pad = "    " * depth
         notes = [note.strip().lstrip("#").strip() for note in comment.splitlines() if note.strip()]
@@ -204,23 +214,19 @@ def _join(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(extents) for extents in zip(*tiles, strict=True))
 
 
-def full(shape: tuple[int, ...], text: str, dtype: str) -> str:
-    return f"tl.full({list(shape)}, {text}, {dtype})"
-
-
 def tensor(w: Writer, piece: Piece, type_: Type) -> Piece:
     """The piece as a Triton tensor of the right dtype (a Python number becomes a 0-d constant)."""
     if not piece.literal:
         return piece
-    return Piece(full((), piece.text, w.dtype(type_.dtype)))
+    return Piece(w.full((), piece.text, w.dtype(type_.dtype)))
 
 
 def shaped(w: Writer, piece: Piece, type_: Type) -> Piece:
     """The piece with exactly the typed shape and dtype."""
     if piece.literal:
-        return Piece(full(type_.shape, piece.text, w.dtype(type_.dtype)), shape=type_.shape)
+        return Piece(w.full(type_.shape, piece.text, w.dtype(type_.dtype)), shape=type_.shape)
     if piece.shape != type_.shape:
-        return Piece(f"tl.broadcast_to({piece.text}, {list(type_.shape)})", shape=type_.shape)
+        return Piece(w.broadcast(piece, type_.shape), shape=type_.shape)
     return piece
 
 
@@ -339,9 +345,8 @@ def address(w: Writer, name: str, index: tuple[Expr, ...], shape: tuple[int, ...
         terms.append(_infix("*", PRODUCT, tensor(w, piece, e.type), stride))
     terms.sort(key=lambda t: sum(n > 1 for n in t.shape) if t.shape else -1)
     text = " + ".join([argument_name(name)] + [t.within(PRODUCT) for t in terms])
-    if _join(*(t.shape for t in terms)) != shape:
-        return f"tl.broadcast_to({text}, {list(shape)})"
-    return text
+    lanes = _join(*(t.shape for t in terms))
+    return text if lanes == shape else w.broadcast(Piece(text, SUM, lanes), shape)
 
 
 def _random(w: Writer, e: Random) -> Piece:
@@ -363,6 +368,9 @@ def _load(w: Writer, e: Load) -> Piece:
 
 
 def expr(w: Writer, e: Expr) -> Piece:
+    special = w.special(e)
+    if special is not None:
+        return special
     match e:
         case Literal():
             return _literal(e)
