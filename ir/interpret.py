@@ -120,7 +120,7 @@ def _float(value: Fraction) -> Any:
         return np.float64(math.inf if value > 0 else -math.inf)
 
 
-class _Machine:
+class Machine:
     """Runs kernels on a memory. `iterations`: how many of a loop to run, None for all of them."""
 
     def __init__(
@@ -355,7 +355,7 @@ def _layouts(
     if missing:
         raise InterpretError(f"no value given for {', '.join(missing)}")
     layouts = {}
-    machine = _Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
+    machine = Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
     for requirement, text in zip(program.requires, texts(program), strict=True):
         if not machine.value(requirement):
             raise InterpretError(f"the program requires {text}, which does not hold at {dict(sizes)}")
@@ -379,13 +379,15 @@ def interpret(
     strides: Mapping[str, tuple[int, ...]] | None = None,
     fuel: int = FUEL,
     watch: Callable[[Memory], Memory] = lambda memory: memory,
+    machine: Callable[..., Machine] = Machine,
 ) -> Outcome:
     """Run every kernel of `program`, in order, and report the tensors and what went wrong.
 
     `sizes` has a value for each symbolic dimension, `parameters` for each parameter, `inputs` an array
     for each input tensor (rounded to its dtype in machine mode). `strides` (elements, per dimension)
     replaces the contiguous layout of a tensor where address width is checked; values do not depend on
-    it. `watch` may put something between kernels and memory that sees every access, e.g. to draw them.
+    it. `watch` may put something between kernels and memory that sees every access, e.g. to draw them;
+    `machine` makes the `Machine`, e.g. one that runs kernels by other steps.
     Raises InterpretError, BudgetExceeded.
     """
     log = FaultLog()
@@ -403,9 +405,9 @@ def interpret(
         floats = {t.name: t.dtype for t in program.tensors if t.dtype.is_float}
         given = {name: rounded(x, floats[name]) if name in floats else x for name, x in given.items()}
         memory = ArrayMemory(layouts, given, log, rounded)
-        machine = _Machine(sizes, parameters, mode, watch(memory), log, fuel)
+        runner = machine(sizes, parameters, mode, watch(memory), log, fuel)
         for kernel in program.kernels:
-            machine.launch(kernel)
+            runner.launch(kernel)
         memory.unwritten()
     return Outcome(memory.tensors(), tuple(log.faults))
 
@@ -436,7 +438,7 @@ def interpret_program_instance(
     log = FaultLog()
     layouts = _layouts(program, bound, sizes, parameters, strides or {})
     memory = VirtualMemory(layouts, log, lambda name, index: far_cell(bound, name, sizes, index))
-    machine = _Machine(sizes, parameters, Mode.EXACT, memory, log, fuel, max_iterations)
+    machine = Machine(sizes, parameters, Mode.EXACT, memory, log, fuel, max_iterations)
     for axis in chosen.grid:
         if not 0 <= ids.get(axis.name, -1) < machine.integer(axis.extent):
             raise InterpretError(f"{axis.name} = {ids.get(axis.name)} is not a program id of kernel {kernel}")
@@ -448,5 +450,5 @@ def interpret_program_instance(
 
 def grid_extents(kernel: Kernel, sizes: Mapping[str, int]) -> dict[str, int]:
     """The concrete extent of every grid axis of a kernel."""
-    machine = _Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
+    machine = Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
     return {axis.name: machine.integer(axis.extent) for axis in kernel.grid}

@@ -1,0 +1,280 @@
+"""Runs asynchronous kernels on arrays, with everything that may happen at any time happening at a bad time.
+
+The off-device cross-check of the Hopper lowering: what `interpret` says a program means is compared with what its
+asynchronous kernels compute here, for all programs of the grid, under several adversaries. The machine is that of the
+hardware, not that of the contract: barriers count arrivals and have a parity, slots are memory. A slot is NaN
+from its release until the next copy has landed; a copy lands when the adversary says, between its issue and the moment
+nobody could go on without it; a dot reads its shared operands when it is issued or when it is retired, and its
+result is NaN until then. Arithmetic is the reference interpreter's own (`ir.interpret.Machine`).
+
+A run decides nothing: the checker (`lowering.hopper.protocol`) does. A fault here of a kernel it verified is a bug of
+one of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ir.arithmetic import Array, Value
+from ir.ast import NOWHERE
+from ir.interpret import Machine, Mode, Outcome, interpret
+from ir.memory import Access, poison
+from ir.program import Kernel, Let, Program, Store
+from ir.spec import Bound
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    Copy,
+    If,
+    IssueDot,
+    Loop,
+    Read,
+    Release,
+    Ring,
+    Statement,
+    Tile,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
+
+Ready = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Adversary:
+    """`first`: who goes on when both partitions can. `landing`: when copies land. `reading`: when a dot reads its
+    operands. Each one end of what the hardware may do, or "any": a new choice each time, from `seed`."""
+
+    first: str = "any"  # producer, consumer, any
+    landing: str = "any"  # early, late, any
+    reading: str = "any"  # early, late, any
+    seed: int = 0
+
+
+def adversaries(count: int) -> tuple[Adversary, ...]:
+    """`count` of them, the extremes first."""
+    extremes = [
+        Adversary(first, landing, reading)
+        for reading in ("late", "early")
+        for first, landing in (("producer", "early"), ("consumer", "late"), ("producer", "late"), ("consumer", "early"))
+    ]
+    return tuple([*extremes, *(Adversary(seed=seed) for seed in range(count))][:count])
+
+
+def simulate(
+    kernels: Mapping[str, AsyncKernel],
+    program: Program,
+    bound: Bound,
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, Array],
+    adversary: Adversary,
+) -> Outcome:
+    """Run `program` as `interpret` does in machine mode, the kernels named in `kernels` by their asynchronous form.
+
+    Besides the interpreter's faults there are "deadlock" (the instance stops there), "protocol" (something the
+    hardware leaves undefined) and "in flight" (a copy or a dot running when its partition ended).
+    """
+
+    def machine(*args: Any) -> Machine:
+        return _AsyncMachine(kernels, program, adversary, *args)
+
+    return interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE, machine=machine)
+
+
+class _Slot:
+    """One buffer and its two barriers: completions of each since the start. `landing`: copies that run."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.cells = np.full(ring.shape, poison(ring.dtype))
+        self.full = 0
+        self.empty = 0
+        self.landing: list[Array] = []
+
+    def land(self) -> None:
+        self.cells = self.landing.pop(0)
+        self.full += 1
+
+
+class _Block:
+    """Shared memory of one thread block, and what runs on it."""
+
+    def __init__(self, rings: tuple[Ring, ...]) -> None:
+        self.rings = {ring.name: ring for ring in rings}
+        self.slots = {ring.name: [_Slot(ring) for _ in range(ring.stages)] for ring in rings}
+        self.copied = dict.fromkeys(self.rings, 0)
+        self.waited = dict.fromkeys(self.rings, 0)
+        self.released = dict.fromkeys(self.rings, 0)
+        self.dots: list[tuple[str, Callable[[], Array]]] = []  # running: name, and what computes its result
+
+    def at(self, ring: str, number: int) -> _Slot:
+        return self.slots[ring][number % self.rings[ring].stages]
+
+    def passes(self, ring: str, number: int, full: bool) -> bool:
+        """mbarrier.try_wait.parity for completion `number` div stages of the slot's barrier: true unless the phase
+        under way has that parity."""
+        slot = self.at(ring, number)
+        parity = (number // self.rings[ring].stages - (0 if full else 1)) % 2
+        return (slot.full if full else slot.empty) % 2 != parity
+
+    def landing(self) -> list[_Slot]:
+        return [slot for slots in self.slots.values() for slot in slots if slot.landing]
+
+
+class _AsyncMachine(Machine):
+    def __init__(
+        self, kernels: Mapping[str, AsyncKernel], program: Program, adversary: Adversary, *args: Any
+    ) -> None:
+        super().__init__(*args)
+        self.kernels = kernels
+        self.program = program
+        self.adversary = adversary
+        self.chance = random.Random(adversary.seed)
+
+    # ---- control -----------------------------------------------------------------------------
+
+    def instance(self, kernel: Kernel, ids: tuple[tuple[str, int], ...], number: int) -> None:
+        chosen = self.kernels.get(kernel.name)
+        super().instance(kernel if chosen is None else Kernel(kernel.name, (), kernel.schedule, ()), ids, number)
+        if chosen is None:
+            return
+        block = _Block(chosen.rings)
+        envs: list[dict[str, Value]] = [dict(ids), dict(ids)]
+        running = [self.steps(block, chosen.producer), self.steps(block, chosen.consumer)]
+        ready: list[Ready | None] = [lambda: True, lambda: True]
+        while any(test is not None for test in ready):
+            able = [who for who, test in enumerate(ready) if test is not None and test()]
+            copies = block.landing()
+            who = self.next_step(able, len(copies))
+            if who is None and not copies:
+                self.log.add("deadlock", "both partitions wait for ever", self.site, "", (), NOWHERE)
+                return
+            if who is None:
+                self.chance.choice(copies).land()
+                continue
+            self.env = envs[who]
+            ready[who] = next(running[who], None)
+        if block.landing() or block.dots:
+            self.log.add("in flight", "the kernel ends with a copy or a dot running", self.site, "", (), NOWHERE)
+
+    def next_step(self, able: list[int], copies: int) -> int | None:
+        """Which partition goes on; None to let a copy land."""
+        policy = self.adversary
+        drawn = self.chance.randrange(len(able) + copies or 1)
+        if {"early": copies > 0, "late": not able, "any": drawn >= len(able)}[policy.landing]:
+            return None
+        if policy.first == "any":
+            return self.chance.choice(able) if able else None
+        return (min if policy.first == "producer" else max)(able, default=None)
+
+    def steps(self, block: _Block, statements: tuple[Statement, ...]) -> Iterator[Ready]:
+        """Executes the statements of a partition; before each that must wait or is seen outside, yields when it may."""
+        for statement in statements:
+            self.spend(0)
+            match statement:
+                case Let() | Store():
+                    self.run((statement,))
+                case Loop():
+                    yield from self.turns(block, statement, self.integer(statement.start), self.integer(statement.stop))
+                case If():
+                    yield from self.turns(block, statement, 0, int(bool(self.value(statement.condition))))
+                case WaitEmpty(ring=ring):
+                    yield self.when(block, ring, full=False)
+                case WaitFull(ring=ring):
+                    yield self.when(block, ring, full=True)
+                    block.waited[ring] += 1
+                case Copy():
+                    yield lambda: True
+                    self.copy(block, statement)
+                case Release(ring=ring):
+                    yield lambda: True
+                    self.release(block, ring)
+                case Read(name=name, tile=tile):
+                    self.env[name] = oriented(self.held(block, tile).cells, tile)
+                case IssueDot():
+                    self.issue(block, statement)
+                case WaitDots(pending=pending):
+                    while len(block.dots) > pending:
+                        self.retire(block)
+
+    def turns(self, block: _Block, loop: Loop | If, start: int, stop: int) -> Iterator[Ready]:
+        self.env.update([(carry.name, self.value(carry.init)) for carry in loop.carries])
+        for counter in range(start, stop):
+            if isinstance(loop, Loop):
+                self.env[loop.counter] = counter
+            yield lambda: True
+            yield from self.steps(block, loop.body)
+            self.env.update([(carry.name, self.value(carry.next)) for carry in loop.carries])
+
+    def when(self, block: _Block, ring: str, full: bool) -> Ready:
+        number = (block.waited if full else block.copied)[ring]
+        return lambda: block.passes(ring, number, full)
+
+    # ---- what the hardware does --------------------------------------------------------------
+
+    def copy(self, block: _Block, copy: Copy) -> None:
+        ring = block.rings[copy.ring]
+        slot = block.at(copy.ring, block.copied[copy.ring])
+        block.copied[copy.ring] += 1
+        if slot.landing:
+            self.log.add("protocol", f"two copies run into one slot of {copy.ring}", self.site, "", (), NOWHERE)
+        slot.cells = np.full(ring.shape, poison(ring.dtype))
+        slot.landing.append(self.box(ring, [self.integer(k) for k in copy.index]).reshape(ring.shape))
+
+    def box(self, ring: Ring, first: list[int]) -> Array:
+        """The box of a tensor at `first`; cells outside are 0."""
+        rank = len(ring.box)
+        index = [
+            np.arange(start, start + n, dtype=np.int64).reshape([n if d == axis else 1 for d in range(rank)])
+            for axis, (start, n) in enumerate(zip(first, ring.box, strict=True))
+        ]
+        inside = np.ones(ring.box, dtype=bool)
+        for k, extent in zip(index, self.program.tensor(ring.tensor).shape, strict=True):
+            inside &= (k >= 0) & (k < self.integer(extent))
+        self.spend(math.prod(ring.box))
+        return self.memory.load(Access(ring.tensor, tuple(index), ring.box, inside, self.site, NOWHERE), 0)
+
+    def release(self, block: _Block, ring: str) -> None:
+        slot = block.at(ring, block.released[ring])
+        block.released[ring] += 1
+        slot.cells = np.full(block.rings[ring].shape, poison(block.rings[ring].dtype))
+        slot.empty += 1
+
+    def held(self, block: _Block, tile: Tile) -> _Slot:
+        return block.at(tile.ring, block.waited[tile.ring] - 1 - tile.age)
+
+    def issue(self, block: _Block, dot: IssueDot) -> None:
+        operands = [dot.left, dot.right]
+        slots = {k: self.held(block, t) for k, t in enumerate(operands) if isinstance(t, Tile)}
+        given = {k: np.asarray(self.value(e)) for k, e in enumerate(operands) if not isinstance(e, Tile)}
+        acc = None if dot.acc is None else self.value(dot.acc)
+        reading = self.adversary.reading
+        early = reading == "early" or (reading == "any" and self.chance.random() < 0.5)
+
+        def operand(k: int) -> Array:
+            tile = operands[k]
+            return oriented(slots[k].cells, tile) if isinstance(tile, Tile) else given[k]
+
+        now = [operand(0), operand(1)] if early else []
+
+        def result() -> Array:
+            left, right = now or (operand(0), operand(1))
+            product = np.matmul(left, right)
+            return np.asarray(self.rounded(product if acc is None else product + acc, dot.type.dtype))
+
+        self.env[dot.name] = np.full(dot.type.shape, math.nan)
+        block.dots.append((dot.name, result))
+
+    def retire(self, block: _Block) -> None:
+        name, result = block.dots.pop(0)
+        self.env[name] = result()
+
+
+def oriented(cells: Array, tile: Tile) -> Array:
+    return cells.T if tile.transposed else cells

@@ -1,0 +1,151 @@
+"""Is an `AsyncKernel` one at all? Names, rings, shapes: everything about its statements that needs no order of events.
+
+Names are assigned once in a partition. So a register operand of a dot in flight cannot be overwritten, and the checker
+of the protocol need not ask.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ir.program import Dot, DType, Let, Store, Var
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    Copy,
+    If,
+    IssueDot,
+    Loop,
+    Read,
+    Release,
+    Ring,
+    Statement,
+    Tile,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
+from lowering.plan import walk
+
+PRODUCER = (Let, Loop, If, WaitEmpty, Copy)
+CONSUMER = (Let, Loop, If, Store, WaitFull, Release, Read, IssueDot, WaitDots)
+
+
+def defects(kernel: AsyncKernel) -> list[str]:
+    """What is wrong with the statements of `kernel`, in order."""
+    found = [text for ring in kernel.rings for text in _ring(ring)]
+    if len({ring.name for ring in kernel.rings}) < len(kernel.rings):
+        found.append("two rings have one name")
+    for name, body, kinds in (("producer", kernel.producer, PRODUCER), ("consumer", kernel.consumer, CONSUMER)):
+        reader = _Reader(kernel, kinds, {axis.name for axis in kernel.grid})
+        reader.statements(body, set(reader.assigned))
+        found += [f"{name}: {text}" for text in reader.found]
+    return found
+
+
+def _ring(ring: Ring) -> list[str]:
+    found = []
+    if ring.stages < 1:
+        found.append(f"ring {ring.name} has {ring.stages} slots")
+    kept = tuple(n for n in ring.box if n != 1)
+    if prod(ring.box) != prod(ring.shape) or kept != tuple(n for n in ring.shape if n != 1):
+        found.append(f"ring {ring.name} copies boxes of {list(ring.box)} as tiles of {list(ring.shape)}")
+    return found
+
+
+class _Reader:
+    """One partition. `assigned`: every name so far; `statements` is given those in scope."""
+
+    def __init__(self, kernel: AsyncKernel, kinds: tuple[type, ...], ids: set[str]) -> None:
+        self.kernel = kernel
+        self.rings = {ring.name: ring for ring in kernel.rings}
+        self.kinds = kinds
+        self.assigned = set(ids)
+        self.found: list[str] = []
+
+    def statements(self, statements: tuple[Statement, ...], scope: set[str]) -> None:
+        for statement in statements:
+            if not isinstance(statement, self.kinds):
+                self.found.append(f"{type(statement).__name__} does not belong here")
+            elif isinstance(statement, Loop | If):
+                self.block(statement, scope)
+            else:
+                self.statement(statement, scope)
+
+    def block(self, block: Loop | If, scope: set[str]) -> None:
+        head = (block.start, block.stop) if isinstance(block, Loop) else (block.condition,)
+        self.expressions((head, tuple(c.init for c in block.carries)), scope)
+        counters = [block.counter] if isinstance(block, Loop) else []
+        for name in (*counters, *(c.name for c in block.carries)):
+            self.assign(name)
+        inside = scope | set(counters) | {c.name for c in block.carries}
+        self.statements(block.body, inside)
+        self.expressions(tuple(c.next for c in block.carries), inside)
+        scope |= {c.name for c in block.carries}
+
+    def statement(self, statement: Statement, scope: set[str]) -> None:
+        match statement:
+            case Let(name=name, value=value):
+                self.expressions(value, scope)
+                self.assign(name, scope)
+            case Store(index=index, value=value, mask=mask):
+                self.expressions((index, value, mask), scope)
+            case Copy(ring=ring, index=index):
+                self.expressions(index, scope)
+                if self.known(ring) and len(index) != len(self.rings[ring].box):
+                    self.found.append(f"a copy to {ring} has {len(index)} coordinates")
+            case WaitEmpty(ring=ring) | WaitFull(ring=ring) | Release(ring=ring):
+                self.known(ring)
+            case Read(name=name, tile=tile, type=type_):
+                self.tile(tile, type_.shape, type_.dtype)
+                self.assign(name, scope)
+            case IssueDot():
+                self.dot(statement, scope)
+            case WaitDots(pending=pending) if pending < 0:
+                self.found.append("a wait for less than no dots")
+
+    def dot(self, dot: IssueDot, scope: set[str]) -> None:
+        (m, n), right = dot.type.shape, dot.right
+        dtype = self.rings[right.ring].dtype if right.ring in self.rings else DType.F16
+        if isinstance(dot.left, Tile):
+            width = self.shape(dot.left)[1]
+            self.tile(dot.left, (m, width), dtype)
+        else:
+            self.expressions(dot.left, scope)
+            width = dot.left.type.shape[1]
+            if dot.left.type.shape != (m, width) or dot.left.type.dtype is not dtype:
+                self.found.append(f"dot {dot.name} has a left operand of type {dot.left.type}")
+        self.tile(right, (width, n), dtype)
+        if dot.acc is not None:
+            self.expressions(dot.acc, scope)
+            if dot.acc.type != dot.type:
+                self.found.append(f"dot {dot.name} has an accumulator of type {dot.acc.type}")
+        self.assign(dot.name, scope)
+
+    def shape(self, tile: Tile) -> tuple[int, int]:
+        shape = self.rings[tile.ring].shape if tile.ring in self.rings else (0, 0)
+        return (shape[1], shape[0]) if tile.transposed else shape
+
+    def tile(self, tile: Tile, shape: tuple[int, ...], dtype: DType) -> None:
+        if self.known(tile.ring) and (self.shape(tile) != shape or self.rings[tile.ring].dtype is not dtype):
+            self.found.append(f"a tile of {tile.ring} is {list(self.shape(tile))}, read as {list(shape)} {dtype.value}")
+        if tile.age < 0:
+            self.found.append(f"a tile of {tile.ring} younger than the newest")
+
+    def known(self, ring: str) -> bool:
+        if ring not in self.rings:
+            self.found.append(f"there is no ring {ring}")
+        return ring in self.rings
+
+    def assign(self, name: str, scope: set[str] | None = None) -> None:
+        if name in self.assigned:
+            self.found.append(f"{name} is assigned twice")
+        self.assigned.add(name)
+        if scope is not None:
+            scope.add(name)
+
+    def expressions(self, node: object, scope: set[str]) -> None:
+        for part in walk(node):
+            if isinstance(part, Var) and part.name not in scope:
+                self.found.append(f"{part.name} is used where it has no value")
+            if isinstance(part, Dot):
+                self.found.append("a dot inside an expression")

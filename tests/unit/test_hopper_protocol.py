@@ -1,0 +1,248 @@
+"""Asynchronous protocols that must be verified, and a numbered taxonomy of those that must never be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ir.program import Binary, DType, Size, Type
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    If,
+    Loop,
+    Release,
+    Tile,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
+from lowering.hopper.protocol import ProtocolViolated, Rule, Source, Use, Verified, Violation, require, verify
+from tests.unit.hopper_cases import (
+    HALF,
+    INT,
+    STORE,
+    ZEROS,
+    Body,
+    T,
+    changed,
+    consumer,
+    dot,
+    dropped,
+    fill,
+    instead,
+    kernel,
+    least,
+    let,
+    loop,
+    number,
+    pipelined,
+    plain,
+    plus,
+    producer,
+    ring,
+    twice,
+    var,
+)
+
+N, M = var("n", INT), Size("M", INT)
+
+
+def head(change: Callable[[Loop], Loop], counter: str) -> Callable[[object], Body | None]:
+    return lambda s: (change(s),) if isinstance(s, Loop) and s.counter == counter else None
+
+
+def unrolled(counter: str) -> Callable[[object], Body | None]:
+    return lambda s: s.body if isinstance(s, Loop) and s.counter == counter else None
+
+
+def persistent(inner: Body = (), stages: int = 2) -> AsyncKernel:
+    """A loop over tiles of queries around the loop over keys, which is as long as the outer counter says."""
+    keys = Binary("add", var("q", INT), T, INT)
+    copies = (loop("q", (*fill("Q", var("q", INT)), loop("n", fill("K", N), stop=keys)), stop=M),)
+    body: Body = inner or (WaitFull("K"), dot("s", Tile("Q"), "K"), WaitDots(0), Release("K"))
+    mine = Binary("add", var("r", INT), T, INT)
+    work = (loop("r", (WaitFull("Q"), loop("m", body, stop=mine), Release("Q")), stop=M),)
+    k = kernel(copies, work, stages)
+    return replace(k, rings=k.rings[:2])
+
+
+def two_sweeps(second: Body = ()) -> AsyncKernel:
+    """The keys twice, over one ring: the second sweep starts at whatever slot the first one ended at."""
+    body: Body = (WaitFull("K"), dot("s", Tile("Q"), "K"), WaitDots(0), Release("K"))
+    again: Body = second or (WaitFull("K"), dot("s2", Tile("Q"), "K"), WaitDots(0), Release("K"))
+    copies = (*fill("Q", number(0)), loop("n", fill("K", N)), loop("n2", fill("K", var("n2", INT))))
+    k = kernel(copies, (WaitFull("Q"), loop("m", body), loop("m2", again), Release("Q")), 3)
+    return replace(k, rings=k.rings[:2])
+
+
+def overlapping(stages: int) -> AsyncKernel:
+    """Holds a tile until the next one has been read: needs two slots."""
+    first: Body = (WaitFull("K"),)
+    body: Body = (WaitFull("K"), dot("s", Tile("K", 1), "K"), WaitDots(0), Release("K"))
+    k = kernel((*fill("K", number(0)), loop("n", fill("K", N))), (*first, loop("m", body), Release("K")), stages)
+    return replace(k, rings=k.rings[1:2])
+
+
+def guarded(mine: int, theirs: int) -> AsyncKernel:
+    """A tile that is used only where there are more than so many keys."""
+    copies = If(Binary("lt", number(theirs), T, Type(DType.BOOL)), (), fill("K", number(0)))
+    work = If(Binary("lt", number(mine), T, Type(DType.BOOL)), (), (WaitFull("K"), Release("K")))
+    k = kernel((copies,), (work,))
+    return replace(k, rings=k.rings[1:2])
+
+
+RIGHT = {
+    "one slot": plain(1, 1),
+    "two and three slots": plain(2, 3),
+    "four slots": plain(4, 4),
+    "pipelined, one slot": pipelined(1, 1),
+    "pipelined": pipelined(2, 2),
+    "pipelined, unequal slots": pipelined(3, 2),
+    "persistent": persistent(),
+    "two sweeps": two_sweeps(),
+    "two tiles held, two slots": overlapping(2),
+    "two tiles held, three slots": overlapping(3),
+    "guarded": guarded(0, 0),
+    "guarded by more": guarded(2, 2),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_protocols_are_verified_with_few_states(name: str) -> None:
+    verdict = verify(RIGHT[name])
+    assert isinstance(verdict, Verified), verdict
+    assert verdict.states < 2000
+
+
+def swapped(s: object) -> Body | None:
+    return (V_DONE,) if s == K_DONE else (K_DONE,) if s == V_DONE else None
+
+
+S_DOT, ACC_DOT = dot("s", Tile("Q"), "K"), dot("acc_next", var("p16", HALF), "V", var("acc"))
+K_FULL, V_FULL, Q_FULL = WaitFull("K"), WaitFull("V"), WaitFull("Q")
+K_DONE, V_DONE = Release("K"), Release("V")
+COPY_K, COPY_V = fill("K", N)[1], fill("V", N)[1]
+NEXT = dot("s_more", Tile("Q"), "K")
+
+# number: what is wrong, the program, the rules that may be named
+WRONG: dict[str, tuple[AsyncKernel, set[Rule]]] = {
+    "01 released before the dot is retired": (
+        consumer(consumer(plain(), dropped(K_DONE)), lambda s: (s, K_DONE) if s == S_DOT else None),
+        {Rule.RELEASED_EARLY},
+    ),
+    "02 never released": (consumer(plain(), dropped(K_DONE)), {Rule.ACROSS_EDGE}),
+    "03 released twice": (consumer(plain(), twice(K_DONE)), {Rule.RELEASED_AGAIN}),
+    "04 full not waited for": (consumer(plain(), dropped(K_FULL)), {Rule.NOT_HELD}),
+    "05 waits on the wrong ring": (consumer(plain(), instead(K_FULL, V_FULL)), {Rule.NOT_HELD}),
+    "06 empty not waited for": (producer(plain(), dropped(WaitEmpty("K"))), {Rule.OVERWRITTEN}),
+    "07 waits for the wrong ring to be empty": (
+        producer(plain(1, 2), instead(WaitEmpty("K"), WaitEmpty("V"))), {Rule.OVERWRITTEN},
+    ),
+    "08 peeled first iteration missing": (
+        consumer(pipelined(), lambda s: () if isinstance(s, Loop) and s.counter == "first" else None),
+        {Rule.LEFT_OVER, Rule.DEADLOCK, Rule.NOT_HELD},
+    ),
+    "09 first iteration run even if there is none": (consumer(pipelined(), unrolled("first")), {Rule.DEADLOCK}),
+    "10 end consumes one too many": (
+        consumer(pipelined(), head(lambda s: replace(s, stop=least(number(2), T)), "last")), {Rule.DEADLOCK},
+    ),
+    "11 end missing": (consumer(pipelined(), head(lambda s: replace(s, stop=number(0)), "last")), {Rule.LEFT_OVER}),
+    "12 producer runs one longer": (
+        producer(plain(), head(lambda s: replace(s, stop=plus(T, 1)), "n")), {Rule.LEFT_OVER},
+    ),
+    "13 producer runs one shorter": (
+        producer(plain(), head(lambda s: replace(s, stop=plus(T, -1)), "n")), {Rule.DEADLOCK},
+    ),
+    "14 loops of unrelated lengths": (
+        producer(plain(), head(lambda s: replace(s, stop=M), "n")), {Rule.LEFT_OVER, Rule.DEADLOCK},
+    ),
+    "15 one slot for a reader of two tiles": (overlapping(1), {Rule.DEADLOCK}),
+    "16 waits for one dot too few": (
+        consumer(pipelined(), instead(WaitDots(1), WaitDots(2))), {Rule.RELEASED_EARLY},
+    ),
+    "17 result used before the dot is retired": (
+        consumer(plain(), dropped(WaitDots(0))), {Rule.NOT_RETIRED, Rule.RELEASED_EARLY},
+    ),
+    "18 accumulator read while the dot runs": (
+        consumer(plain(), lambda s: (s, let("x", var("acc_next"))) if s == ACC_DOT else None), {Rule.NOT_RETIRED},
+    ),
+    "19 register operand overwritten": (
+        consumer(plain(), lambda s: (s, let("p16", ZEROS)) if s == ACC_DOT else None), {Rule.MALFORMED},
+    ),
+    "20 query tile not waited for": (consumer(plain(), dropped(Q_FULL)), {Rule.NOT_HELD, Rule.RELEASED_AGAIN}),
+    "21 releases swapped": (
+        consumer(pipelined(), head(lambda s: replace(s, body=changed(s.body, swapped)), "m")), {Rule.RELEASED_EARLY},
+    ),
+    "22 dot in flight across the edge of a loop": (
+        consumer(plain(), lambda s: (s, NEXT) if s == V_FULL else None), set(Rule),
+    ),
+    "23 an older tile than is held": (
+        consumer(plain(), instead(S_DOT, replace(S_DOT, right=Tile("K", 1)))), {Rule.NOT_HELD},
+    ),
+    "24 tile of another shape": (
+        replace(plain(), rings=tuple(replace(r, shape=(32, 128), box=(1, 1, 32, 128)) for r in plain().rings)),
+        {Rule.MALFORMED},
+    ),
+    "25 copied twice": (producer(plain(), twice(COPY_K)), {Rule.OVERWRITTEN, Rule.LEFT_OVER}),
+    "26 second sweep one shorter": (
+        consumer(two_sweeps(), head(lambda s: replace(s, stop=plus(T, -1)), "m2")), {Rule.LEFT_OVER},
+    ),
+    "27 second sweep keeps its tiles": (consumer(two_sweeps(), dropped(K_DONE, 1)), {Rule.ACROSS_EDGE}),
+    "28 conditions differ": (guarded(0, 1), {Rule.DEADLOCK}),
+    "29 conditions differ the other way": (guarded(1, 0), {Rule.LEFT_OVER}),
+    "30 copies in another order than they are waited for": (
+        replace(consumer(plain(1, 1), lambda s: (K_FULL, s) if s == K_FULL else None), rings=plain().rings),
+        {Rule.DEADLOCK, Rule.ACROSS_EDGE},
+    ),
+    "31 inner loop as long as the wrong outer counter says": (
+        producer(persistent(), head(lambda s: replace(s, stop=plus(s.stop, 1)), "n")), {Rule.LEFT_OVER, Rule.DEADLOCK},
+    ),
+    "32 query slot released before the keys are done": (
+        consumer(consumer(persistent(), dropped(Release("Q"))), lambda s: (s, Release("Q")) if s == Q_FULL else None),
+        {Rule.NOT_HELD, Rule.ACROSS_EDGE},
+    ),
+    "33 a copy nobody waits for": (
+        producer(plain(), lambda s: None if s != WaitEmpty("Q") else (*fill("V", number(0)), s)),
+        {Rule.LEFT_OVER, Rule.DEADLOCK},
+    ),
+    "34 held tiles differ after an iteration": (consumer(plain(), twice(V_FULL)), {Rule.DEADLOCK, Rule.ACROSS_EDGE}),
+    "35 a slot less than none": (replace(plain(), rings=(ring("Q", 0), *plain().rings[1:])), {Rule.MALFORMED}),
+    "36 the consumer copies": (consumer(plain(), lambda s: (COPY_V, s) if s == Q_FULL else None), {Rule.MALFORMED}),
+    "37 an unknown ring": (consumer(plain(), instead(K_FULL, WaitFull("X"))), {Rule.MALFORMED}),
+    "38 stores with the last dot in flight": (
+        consumer(plain(), lambda s: (dot("o", var("acc"), "V"), s) if s == STORE else None), set(Rule),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_protocols_are_never_verified(name: str) -> None:
+    wrong, rules = WRONG[name]
+    verdict = verify(wrong)
+    assert isinstance(verdict, Violation), name
+    assert verdict.rule in rules, str(verdict)
+
+
+def test_a_wait_for_another_ring_may_serve() -> None:
+    """The consumer releases K before V and both rings have two slots, so V's being empty says that K is."""
+    assert isinstance(verify(producer(plain(2, 2), instead(WaitEmpty("K"), WaitEmpty("V")))), Verified)
+
+
+def test_the_trace_says_who_did_what() -> None:
+    late = verify(producer(plain(), dropped(WaitEmpty("K"))))
+    assert isinstance(late, Violation)
+    assert late.message == "producer fills K slot 0 (fill 2) while fill 0, in the same slot, has not been consumed"
+    assert late.trace[-1] == "producer starts iteration 2 of the loop over n"
+    with pytest.raises(ProtocolViolated, match="toy: producer fills K slot 0"):
+        require(producer(plain(), dropped(WaitEmpty("K"))))
+
+
+def test_each_use_has_one_source() -> None:
+    """Iteration n of the consumer reads what iteration n of the producer copied; a pipelined one V of n - 1."""
+    verdict = require(plain(3, 3))
+    k_copy, v_copy = 5, 7  # running numbers of the producer's statements
+    assert verdict.sources[Use(4, 1)] == {Source(k_copy, (0,))}
+    assert verdict.sources[Use(10, 0)] == {Source(v_copy, (0,))}
+    assert Source(v_copy, (-1,)) in {source for found in require(pipelined()).sources.values() for source in found}
