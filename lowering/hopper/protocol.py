@@ -61,7 +61,7 @@ from lowering.hopper.async_program import (
     WaitEmpty,
     WaitFull,
 )
-from lowering.hopper.partition import Back, Do, End, Enter, Head, partitions, text, tiles, visible
+from lowering.hopper.control import Back, Do, End, Enter, Head, partitions, text, tiles, visible
 from lowering.hopper.states import Canonical, Facts, Flight, Frame, Known, Path, Place, RingState, State, path
 from lowering.hopper.trips import largest_constant
 from lowering.hopper.wellformed import defects

@@ -4,7 +4,7 @@
 states that again have one key, so following one of them is enough. The argument, piece by piece:
 
 - rings: rules speak of differences of the three counts only;
-- a line (`lowering.hopper.partition`) is renumbered: a number below `cap` is kept, from `cap` on it is taken less a
+- a line (`lowering.hopper.control`) is renumbered: a number below `cap` is kept, from `cap` on it is taken less a
   shift s. Steps compare numbers on a line with each other or, where a loop is entered and in peeled loops, with the
   constants of loop bounds, all below `cap`. s is 0 as long as either partition may still enter an unbounded loop
   of the line, and otherwise the smallest number at which a partition is in such a loop, less `cap`, so that a length
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lowering.hopper.partition import Line, Partition
+from lowering.hopper.control import Line, Partition
 
 Path = tuple[tuple[Line, int], ...]  # the loops around a place: line and value of each counter, outermost first
 Fill = tuple[int, Path]  # a copy: the producer's statement number, and where the producer was
