@@ -17,6 +17,7 @@ from ir.spec import Bound
 from ir.typing import check
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
+from lowering.narrow import conditions, under
 from lowering.plan import launches_of, plan
 from lowering.statement import statement
 from lowering.triton import emit
@@ -48,22 +49,40 @@ def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tup
     return (Version("pointers", source, digest(source), launches_of(program)),)
 
 
+def narrow_versions(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
+    """Everything emitted for a certificate that is proved for some sizes only, to run in place of `program` there.
+
+    Raises NotNarrower, NotCertified, UnsupportedByTriton.
+    """
+    narrow = check(parse(certificate.candidate), bound)
+    return under(conditions(narrow, program, bound), certificate, versions_of(certificate, narrow, bound))
+
+
 def lower(
-    certificate: Certificate, program: Program, bound: Bound, targets: Sequence[str] = ("sm_90",)
+    certificate: Certificate,
+    program: Program,
+    bound: Bound,
+    targets: Sequence[str] = ("sm_90",),
+    narrower: Sequence[Certificate] = (),
 ) -> Certificate:
     """The certificate with its section "lowered": what a launcher checks and allocates, and the versions it may run,
-    each with its source, its launches and what it takes on each of `targets`.
+    each with its source, its launches and what it takes on each of `targets`. Those of `narrower` certificates, proved
+    for some sizes only, come first, with these certificates.
 
-    A version with conditions that a compiler refuses is left out. Raises NotCertified, UnsupportedByTriton, and
-    CompileError where the version that runs everywhere is refused.
+    A version with conditions that a compiler refuses is left out. Raises NotCertified, NotNarrower,
+    UnsupportedByTriton, and CompileError where the version that runs everywhere is refused.
     """
-    versions = [compiled for v in versions_of(certificate, program, bound) if (compiled := _compiled(v, targets))]
+    emitted = [v for narrow in narrower for v in narrow_versions(narrow, program, bound)]
+    emitted += versions_of(certificate, program, bound)
+    versions = [compiled for v in emitted if (compiled := _compiled(v, targets))]
+    kept = {v.certificate for v in versions}
     section = {
         "plan": plan(program, bound),
         "contracts": contracts(bound),
         "gradients": gradients(bound),
         "statement": statement(bound),
         "versions": [v.to_json() for v in versions],
+        "narrower": {narrow.id: narrow.body for narrow in narrower if narrow.id in kept},
     }
     return certificate.with_section("lowered", section)
 

@@ -21,7 +21,8 @@ class NoVersion(Exception):
 @dataclass(frozen=True, slots=True)
 class Version:
     """`when`: ["target", "sm_90", ...] (one of these), ["size", expression] (true at the call's sizes). `launches`:
-    what to launch, in order. `resources`: per target it was compiled for, what each kernel takes."""
+    what to launch, in order. `resources`: per target it was compiled for, what each kernel takes. `certificate`: the id
+    of the narrower certificate it was emitted from (`lowering.narrow`), empty where that is the one that holds it."""
 
     name: str
     source: str
@@ -29,6 +30,7 @@ class Version:
     launches: list[dict[str, Any]]
     when: list[Condition] = field(default_factory=list)
     resources: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    certificate: str = ""
 
     def targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of the wanted targets it may run on."""
@@ -56,4 +58,5 @@ def version_on(lowered: Mapping[str, Any], target: str) -> Version:
     Raises NoVersion.
     """
     found = versions_in(lowered)
-    return next((v for v in found if target in v.resources), found[-1])
+    anywhere = (v for v in found if all(condition[0] != "size" for condition in v.when))
+    return next((v for v in anywhere if target in v.resources), found[-1])

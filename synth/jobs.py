@@ -20,7 +20,7 @@ from lowering.compile import CompileError
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
 from lowering.versions import version_on
-from synth.certify import certify
+from synth.certify import certify, narrower
 from synth.events import Measurement
 from synth.propose import Candidate
 from synth.propose.mutate import mutants
@@ -157,12 +157,12 @@ def lost(job: Job, reason: str, seconds: float) -> Answer:
 
 
 def build(job: Build, bound: Bound) -> Built:
-    """Where Triton is not installed, emits only."""
+    """With a version for even sizes, where that is proved. Where Triton is not installed, emits only."""
     certificate = job.certificate
     program = check(parse(certificate.candidate), bound)
     targets = (job.target,) if importlib.util.find_spec("triton") else ()
     try:
-        certificate = lower(certificate, program, bound, targets)
+        certificate = lower(certificate, program, bound, targets, narrower(certificate, bound))
     except (CompileError, UnsupportedByTriton) as error:
         return Built(certificate, problem=str(error))
     best = version_on(certificate.body["lowered"], job.target)

@@ -14,7 +14,7 @@ from lowering.compile import CompileError
 from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.lower import lower
 from lowering.spelling import UnsupportedByTriton
-from synth.certify import Judgement
+from synth.certify import Judgement, narrower
 from verifier.certificate import Certificate, NotProved
 
 
@@ -31,7 +31,7 @@ def ship(found: Judgement, bound: Bound, targets: Sequence[str] = (), checked: b
     if found.certificate is None:
         raise NotProved(f"the report says {found.report.verdict.value}; only proved candidates are certified")
     try:
-        certificate = lower(found.certificate, found.program, bound, targets)
+        certificate = lower(found.certificate, found.program, bound, targets, narrower(found.certificate, bound))
         if not checked or not importlib.util.find_spec("triton"):
             return certificate
         cases = crosscheck_versions(certificate.body["lowered"], found.program, bound)

@@ -135,6 +135,10 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     for section in ("lowered", "tests", "benchmarks"):
         if section in body:
             console.print(f"[bold]{section}[/]: recorded (evidence, not proof)")
+    for version in body.get("lowered", {}).get("versions", ()):
+        own = version.get("certificate", "")
+        by = f", proved by the certificate {own[:12]} kept in lowered.narrower" if own else ""
+        console.print(f"  version {version['name']}{by}", markup=False, soft_wrap=True)
     console.print("\n[bold]candidate[/]")
     console.print(textwrap.indent(certificate.candidate, "  "), markup=False, soft_wrap=True)
 

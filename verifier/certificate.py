@@ -62,7 +62,7 @@ class Certificate:
     @property
     def requires(self) -> tuple[str, ...]:
         """What the candidate requires of sizes beyond the spec; proved for sizes where these hold, and no others."""
-        return tuple(self.body["requires"])
+        return tuple(self.body.get("requires", ()))
 
     @property
     def widths(self) -> dict[str, int]:

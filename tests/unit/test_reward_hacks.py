@@ -16,6 +16,11 @@ from ir.typing import check
 from lowering.lower import lower
 from lowering.versions import version_on
 from synth.certify import certify
+from synth.jobs import SOME_SIZES, Prove
+from synth.jobs import prove as prove_job
+from synth.propose import Candidate
+from synth.search.archive import Archive
+from synth.search.tried import Tried
 from verifier.prove import prove
 from verifier.verdict import Report, Verdict
 
@@ -95,6 +100,27 @@ def test_work_left_out() -> None:
 def test_right_at_the_benchmark_shape_only() -> None:
     two_blocks = HONEST.replace("range(0, cdiv(C, BC))", "range(0, min(cdiv(C, BC), 2))")
     refuted(two_blocks.replace("meta BC = 2048", "meta BC = 64"), "E1", "C1")  # right up to 128 columns
+
+
+@pytest.mark.parametrize("condition", ["C == 2048", "R == 1 and C == 2048", "C % BC == 0", "R == 1"])
+def test_right_by_requirement_at_some_sizes_only(condition: str) -> None:
+    """Proved where it says, and said to be so; built and timed nowhere: it is no answer."""
+    narrow = HONEST.replace("meta BC = 2048\n", f"meta BC = 2048\nrequire {condition}\n")
+    if "C" in condition:
+        narrow = narrow.replace(", mask=j < C, other=0", "").replace(", mask=j < C", "")
+        narrow = narrow.replace("where(j < C, x, -inf)", "x").replace("where(j < C, exp(x - top), 0.0)", "exp(x - top)")
+    answer = prove_job(Prove("narrow", narrow), SOFTMAX)
+    assert answer.report is not None and answer.report.verdict is Verdict.PROVED and not answer.report.answers
+    assert answer.problem.startswith(SOME_SIZES) and answer.certificate is not None and answer.certificate.requires
+    tried = Tried(Candidate("narrow", narrow), "narrow", answer)
+    archive = Archive(SOFTMAX, "sm_90", 0)
+    archive.insert(tried)
+    assert not archive.leaders(1) and not tried.answers and not tried.certified
+
+
+def test_a_requirement_that_no_size_meets() -> None:
+    report = judged("require C < R and R < C\n" + every_cell("full([BC], 0.0, f32)"))
+    assert report.verdict is Verdict.UNPROVED and report.result("V1").verdict is Verdict.UNPROVED
 
 
 def test_stale_buffer() -> None:

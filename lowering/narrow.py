@@ -1,0 +1,66 @@
+"""Versions of a certified kernel that are proved for some sizes only, next to the one that runs at every size.
+
+A *narrower* certificate is about another text for the same spec, with requirements on sizes. Its versions join those of
+a kernel for every size under these requirements as conditions. What may run is proved either way: the narrower
+certificate is kept whole next to its versions, so that whoever doubts one can take it out and check it by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ir.parser import parse
+from ir.program import Program
+from ir.spec import Bound
+from ir.typing import check
+from lowering.plan import plan
+from lowering.versions import Version
+from verifier.certificate import Certificate, CertificateError
+
+
+class NotNarrower(Exception):
+    """A certificate is not about the same launch at some of the sizes."""
+
+
+def conditions(narrow: Program, program: Program, bound: Bound) -> list[list[Any]]:
+    """When `narrow` may run in place of `program`. Raises NotNarrower unless a launcher checks and allocates the same
+    for both, and the former requires something the latter does not."""
+    theirs, ours = plan(narrow, bound), plan(program, bound)
+    when = [["size", r] for r in theirs["requires"] if r not in ours["requires"]]
+    if not when or {**theirs, "requires": ours["requires"]} != ours:
+        raise NotNarrower("it does not differ from the kernel for every size in what it requires of sizes alone")
+    return when
+
+
+def under(when: list[list[Any]], certificate: Certificate, versions: tuple[Version, ...]) -> tuple[Version, ...]:
+    """A narrower certificate's versions under its conditions."""
+    where = " and ".join(certificate.requires)
+    return tuple(
+        replace(v, name=f"{v.name} where {where}", when=[*when, *v.when], certificate=certificate.id) for v in versions
+    )
+
+
+def narrower_in(lowered: Mapping[str, Any]) -> dict[str, Certificate]:
+    """The narrower certificates of a section "lowered", by id. Raises CertificateError where one is not what its id
+    says."""
+    found = {name: Certificate(body) for name, body in lowered.get("narrower", {}).items()}
+    for name, certificate in found.items():
+        if certificate.id != name:
+            raise CertificateError(f"narrower certificate {name[:12]}: content does not match its id")
+    return found
+
+
+def program_of(version: Version, lowered: Mapping[str, Any], program: Program, bound: Bound) -> Program:
+    """The program a version was emitted from: the certificate's own, or a narrower one's. Raises CertificateError where
+    that one is not there, and NotNarrower where the version may run at sizes it is not proved for."""
+    if not version.certificate:
+        return program
+    found = narrower_in(lowered).get(version.certificate)
+    if found is None:
+        raise CertificateError(f"version {version.name}: the certificate it was emitted from is not there")
+    narrow = check(parse(found.candidate), bound)
+    if any(condition not in version.when for condition in conditions(narrow, program, bound)):
+        raise NotNarrower(f"version {version.name} may run at sizes it is not proved for")
+    return narrow

@@ -1,0 +1,128 @@
+"""The same kernel for even sizes: what its masks keep out cannot occur there, so they go.
+
+A mask `i < M` with `i = t * BM + arange(BM)` keeps out the ragged end of a tile. Where M is a multiple of BM there is
+none. `specialised` writes that requirement into the file, drops the conditions it speaks of from loads, stores and
+scores, and drops loops over the tail that have become empty. Like any rewrite it is proposed, not trusted: nothing
+here knows whether a condition holds for some other reason, or fails in spite of the requirement; the gate proves the
+result for the sizes it requires, or it is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from ir.ast import Assign, Binary, Call, Element, Expand, Expr, For, Kernel, Name, Number, Require, Statement
+from ir.parser import parse
+from ir.printer import print_expr
+from ir.spec import Bound
+from synth.propose.rewrites.bounds import number, settled
+from synth.propose.rewrites.rewrite import kernel_text
+from synth.propose.tree import Node, every_place, nodes, reads, substituted
+
+LIMIT = 2**31  # the tiles are the kernel's own
+
+
+def specialised(text: str, bound: Bound) -> Iterator[str]:
+    """The kernel for sizes that are multiples of its tiles: of all tiles its masks speak of, then of one at a time.
+    Nothing where no mask speaks of a size, or where something is required already."""
+    module = parse(text)
+    sizes = frozenset(d.name for d in bound.dims)
+    found = [tuple(_conditions(kernel, sizes)) for kernel in module.kernels]
+    every = list(dict.fromkeys(multiple for conditions in found for _, multiple in conditions))
+    if module.requires or not every:
+        return
+    for chosen in [every, *([m] for m in every if len(every) > 1)]:
+        kernels = [_without(k, [c for c in cs if c[1] in chosen]) for k, cs in zip(module.kernels, found, strict=True)]
+        requires = tuple(Require(_even(*multiple)) for multiple in chosen)
+        changed = kernel_text(replace(module, requires=requires, kernels=tuple(kernels)), bound, LIMIT)
+        if changed is not None:
+            yield changed
+
+
+Multiple = tuple[Expr, Expr]  # a length, and the extent of the tile it is a multiple of
+
+
+def _even(length: Expr, tile: Expr) -> Expr:
+    return Binary("==", Binary("%", length, tile), number(0))
+
+
+def _conditions(kernel: Kernel, sizes: frozenset[str]) -> Iterator[tuple[Expr, Multiple]]:
+    """Comparisons `x < L` of one lane index with a length made of sizes, and of which multiple that speaks."""
+    values = _values(kernel)
+    seen = set[Expr]()
+    for node in nodes(kernel.body):
+        if not isinstance(node, Binary) or node.op not in ("<", ">") or node in seen:
+            continue
+        seen.add(node)
+        low, high = (node.left, node.right) if node.op == "<" else (node.right, node.left)
+        tiles = {print_expr(tile): tile for tile in _lanes(low, values)}
+        length = _length(high, values, sizes)
+        if length is not None and len(tiles) == 1:
+            yield node, (length, next(iter(tiles.values())))
+
+
+def _values(kernel: Kernel) -> dict[str, tuple[Expr, ...]]:
+    """What each name is assigned anywhere in the kernel."""
+    found: dict[str, tuple[Expr, ...]] = {}
+    for node in nodes(kernel.body):
+        if isinstance(node, Assign):
+            found[node.name] = (*found.get(node.name, ()), node.value)
+    return found
+
+
+def _lanes(e: Expr, values: Mapping[str, tuple[Expr, ...]], depth: int = 0) -> Iterator[Expr]:
+    """The extents of the lanes that count one by one in an index: BM of t * BM + arange(BM)."""
+    if depth > 16:
+        return
+    match e:
+        case Call("arange", (extent,), ()):
+            yield extent
+        case Name(name):
+            for value in values.get(name, ()):
+                yield from _lanes(value, values, depth + 1)
+        case Binary("+", left, right):
+            yield from _lanes(left, values, depth + 1)
+            yield from _lanes(right, values, depth + 1)
+        case Expand(operand) | Call("trans", (operand,), ()) | Call("broadcast", (operand, _), ()):
+            yield from _lanes(operand, values, depth + 1)
+
+
+def _length(e: Expr, values: Mapping[str, tuple[Expr, ...]], sizes: frozenset[str]) -> Expr | None:
+    """A length written over sizes alone, names it was given put in."""
+    e = substituted(e, {name: values[name][0] for name in reads(e) - sizes if len(values.get(name, ())) == 1})
+    plain = all(isinstance(n, (Name, Number, Binary)) for n in nodes(e))
+    return e if plain and reads(e) & sizes and not any(isinstance(n, Element) for n in nodes(e)) else None
+
+
+# ---- a kernel without conditions that hold --------------------------------------------------------
+
+
+def _without(kernel: Kernel, conditions: list[tuple[Expr, Multiple]]) -> Kernel:
+    """The kernel with these conditions taken as true, blocks of even lengths counted, and empty loops gone."""
+    body = settled(kernel.body, tuple(condition for condition, _ in conditions))
+    even = frozenset((print_expr(length), print_expr(tile)) for _, (length, tile) in conditions)
+    return replace(kernel, body=_nonempty(every_place(body, lambda n: _whole(n, even))))
+
+
+def _whole(node: Node, even: frozenset[tuple[str, str]]) -> Node:
+    """cdiv(L, T) as L // T, where T divides L: with one way to say it, a range from one to the other is seen empty."""
+    match node:
+        case Call("cdiv", (length, tile), ()) if (print_expr(length), print_expr(tile)) in even:
+            return Binary("//", length, tile)
+        case _:
+            return node
+
+
+def _nonempty(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """Without loops that end where they start: what they carry stays what it was."""
+    kept = list[Statement]()
+    for statement in body:
+        if isinstance(statement, For):
+            if statement.start == statement.stop:
+                continue
+            statement = replace(statement, body=_nonempty(statement.body))
+        kept.append(statement)
+    return tuple(kept)
+
+
