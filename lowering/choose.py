@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lowering.assumptions import LaunchError, evaluate
+from lowering.tensormap import unfit
 from lowering.versions import Condition, Version
 
 
@@ -33,6 +34,8 @@ def holds(
             return target in targets
         case ["size", expression]:
             return bool(evaluate(expression, sizes))
+        case ["descriptor", name] if name in tensors:
+            return not unfit(tensors[name])
         case _:
             raise LaunchError(f"the certificate holds a condition this version cannot read: {condition!r}")
 

@@ -41,6 +41,7 @@ POINTERS = {
 }  # fmt: skip
 TENSOR_CORE = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMMA|DMMA|v_s?mfma\w*)")
 EXPONENTIAL = re.compile(r"\bMUFU\.EX2|\bv_exp_f32")
+BOX_MOVED = re.compile(r"\bUTMA(?:LDG|STG)")
 TIMEOUT = 240.0
 
 
@@ -51,8 +52,8 @@ class CompileError(Exception):
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one kernel takes on `target`. `registers` per lane, `spills` (to memory) and `shared` in bytes,
-    `warps` after compilation (warp specialisation adds some), `tensor_core` and `exponentials` count
-    instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says what its loops
+    `warps` after compilation (warp specialisation adds some), `tensor_core`, `exponentials` and `tma`
+    (boxes loaded or stored) count instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says what its loops
     do (`lowering.phases`), None where the machine code could not be read. `tensor_memory` in columns of sm_100's 512;
     `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones."""
 
@@ -64,6 +65,7 @@ class Resources:
     warps: int
     tensor_core: int
     exponentials: int
+    tma: int
     occupancy: float
     warp_specialized: bool
     seconds: float
@@ -133,6 +135,8 @@ def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str,
     aligned = []
     for position, argument in enumerate(args):
         match argument:
+            case ["descriptor", name, dtype, box]:
+                types[f"{name} {box}"] = f"tensordesc<{POINTERS[dtype].removeprefix('*')}{json.dumps(box)}>"
             case ["tensor", name, dtype]:
                 types[name] = POINTERS[dtype]
                 aligned.append(position)
@@ -236,6 +240,7 @@ def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: fl
         warps=warps,
         tensor_core=len(TENSOR_CORE.findall(machine.code)),
         exponentials=len(EXPONENTIAL.findall(machine.code)),
+        tma=len(BOX_MOVED.findall(machine.code)),
         occupancy=occupancy(target, machine.registers, shared, warps, columns),
         warp_specialized="ttg.warp_specialize" in compiled.asm["ttgir"],
         seconds=round(seconds, 3),

@@ -31,10 +31,12 @@ from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
 from ir.requirements import narrowed
 from ir.spec import Bound
 from lowering.assumptions import evaluate
+from lowering.choose import holds
 from lowering.compile import child_environment
+from lowering.launch import allocate
 from lowering.narrow import NotNarrower, program_of
 from lowering.plan import formula, launches_of, plan, walk
-from lowering.versions import versions_in
+from lowering.versions import Version, versions_in
 from verifier.certificate import CertificateError
 
 # Relative to a cell and to its tensor's largest value: a few roundings of the coarsest dtype involved.
@@ -106,7 +108,7 @@ def crosscheck(
 
 def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bound) -> list[dict[str, Any]]:
     """Every version of a certificate's section "lowered" against the reference interpreter, as JSON for its section
-    "tests": the cases, each with the version's name; one for some sizes only is run at such sizes. Raises
+    "tests": the cases, each with the version's name; one for some sizes or tensors only is run at such. Raises
     CrosscheckFailed where one disagrees, or may run where it is not proved."""
     rows: list[dict[str, Any]] = []
     for version in versions_in(lowered):
@@ -114,9 +116,35 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
             its = program_of(version, lowered, program, bound)
         except (CertificateError, NotNarrower) as error:
             raise CrosscheckFailed(str(error)) from error
-        cases = crosscheck(version.source, its, bound, launches=version.launches).require().cases
+        shapes = shapes_for(version, lowered["plan"], its, bound)
+        cases = crosscheck(version.source, its, bound, shapes, launches=version.launches).require().cases
         rows += ({"version": version.name, **asdict(case)} for case in cases)
     return rows
+
+
+def shapes_for(
+    version: Version, assumed: Mapping[str, Any], program: Program, bound: Bound
+) -> tuple[dict[str, int], ...]:
+    """Those ragged shapes at which contiguous tensors meet a version's conditions; where none does, the same with
+    every length rounded up to a multiple of 16."""
+    every = ragged(program, bound)
+    for shapes in (every, [_even(shape, bound) for shape in every]):
+        found = tuple(shape for shape in shapes if shape and _meets(version, assumed, shape))
+        if found:
+            return found
+    return ()
+
+
+def _meets(version: Version, assumed: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
+    tensors = allocate(assumed, sizes, ("input", "output", "scratch"), "meta")
+    return all(holds(c, "", tensors, sizes) for c in version.when if c[0] != "target")
+
+
+def _even(sizes: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
+    wanted = {name: -(-size // 16) * 16 for name, size in sizes.items() if size > 1}
+    found = _complete(wanted, bound)
+    shape = None if found is None else settled(bound, found)
+    return shape if shape is not None and check_requires(bound, shape) else None
 
 
 @dataclass(frozen=True, slots=True)

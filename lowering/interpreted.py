@@ -28,7 +28,7 @@ from triton.runtime import interpreter
 
 from lowering.assumptions import DTYPES
 from lowering.emitted import emitted_module
-from lowering.launch import allocate, run_launches
+from lowering.launch import allocate, prepared
 
 Array = NDArray[Any]
 
@@ -126,7 +126,7 @@ def run_case(
     for tensor in made.values():
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))  # a cell nobody stores must show
-    run_launches(module, request["launches"], {**tensors, **made}, sizes, parameters)
+    prepared(module, request["launches"], {**tensors, **made}, sizes, parameters)()
     return {t["name"]: made[t["name"]].to(torch.float64).numpy() for t in plan["tensors"] if t["role"] == "output"}
 
 

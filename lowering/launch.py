@@ -35,6 +35,7 @@ from lowering.assumptions import (
 from lowering.choose import choose, target_of
 from lowering.emitted import emitted_module
 from lowering.occupancy import warps_of
+from lowering.tensormap import descriptor
 from lowering.versions import NoVersion, Version, versions_in
 
 FORMAT = 3
@@ -43,24 +44,32 @@ FORMAT = 3
 # ---- running a plan --------------------------------------------------------------------------
 
 
-def run_launches(
+def prepared(
     module: ModuleType,
     launches: Sequence[Mapping[str, Any]],
     tensors: Mapping[str, torch.Tensor],
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
-) -> None:
-    """Launch every kernel in order on tensors that already exist."""
+) -> Callable[[], None]:
+    """A function that launches every kernel in order on these tensors; grids and arguments (descriptors among them)
+    are made once, here."""
+    calls = []
     for launch in launches:
         programs = grid(launch, sizes)
         if programs <= 0:
             continue
-        arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
         schedule = launch["schedule"]
         options = {"num_warps": warps_of(schedule["num_warps"], _lanes()), "num_stages": schedule["num_stages"]}
         if schedule["maxnreg"] is not None and torch.version.hip is None:
             options["maxnreg"] = schedule["maxnreg"]
-        getattr(module, launch["kernel"])[(programs,)](*arguments, **options)
+        arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
+        calls.append((getattr(module, launch["kernel"])[(programs,)], arguments, options))
+
+    def run() -> None:
+        for call, arguments, options in calls:
+            call(*arguments, **options)
+
+    return run
 
 
 def _lanes() -> int:
@@ -75,6 +84,8 @@ def _argument(
     parameters: Mapping[str, float],
 ) -> Any:
     match argument:
+        case ["descriptor", name, _, box]:
+            return descriptor(tensors[name], box)
         case ["tensor", name, *_]:
             return tensors[name]
         case ["stride", name, axis]:
@@ -147,10 +158,12 @@ class Launcher:
         version = choose(self.versions, target_of(device), tensors, sizes)
         check_determinism(version.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
+        with torch.cuda.device(device):
+            launch = prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)
 
         def run() -> dict[str, torch.Tensor]:
             with torch.cuda.device(device):
-                run_launches(emitted_module(version.source), version.launches, tensors, sizes, parameters)
+                launch()
             return outputs
 
         return run

@@ -12,17 +12,20 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ir.parser import parse
-from ir.program import Program
+from ir.program import Kernel, Program
 from ir.spec import Bound
 from ir.typing import check
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
+from lowering.descriptors import boxed_tensors, with_boxes
 from lowering.narrow import conditions, under
 from lowering.plan import launches_of, plan
 from lowering.statement import statement
 from lowering.triton import emit
-from lowering.versions import Version
+from lowering.versions import Condition, Version
 from verifier.certificate import Certificate, digest
+
+TMA_TARGETS = ("sm_90", "sm_100")
 
 
 class NotCertified(Exception):
@@ -42,11 +45,26 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
 def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
     """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere.
 
+    Warps are specialised in none: on Hopper Triton refuses loads through pointers there, cuts a descriptor's box in
+    two without asking (3.6.0), and lets both halves of the warps do all the work where it cannot cut.
     Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
-    source = emit(certificate, program, bound)
-    return (Version("pointers", source, digest(source), launches_of(program)),)
+    plain = replace(program, kernels=tuple(map(_unspecialised, program.kernels)))
+    boxed = with_boxes(plain, certificate.body.get("index_widths") or certificate.widths)
+    tensors = boxed_tensors(boxed)
+    when: list[Condition] = [["target", *TMA_TARGETS], *(["descriptor", name] for name in tensors)]
+    emitted = [("descriptors", boxed, when)] if tensors else []
+    emitted.append(("pointers", plain, []))
+    versions = []
+    for name, written, met in emitted:
+        source = emit(certificate, written, bound)
+        versions.append(Version(name, source, digest(source), launches_of(written), met))
+    return tuple(versions)
+
+
+def _unspecialised(kernel: Kernel) -> Kernel:
+    return replace(kernel, schedule=replace(kernel.schedule, warp_specialize=False))
 
 
 def narrow_versions(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:

@@ -17,6 +17,7 @@ from ir import ast
 from ir.program import Binary, Expr, Kernel, Literal, Load, Param, Program, Size, Store, Tensor, Unary
 from ir.requirements import narrowed
 from ir.spec import NO_FACTS, Bound, Facts
+from lowering.accesses import BoxLoad, BoxStore
 
 # Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
 RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh"})
@@ -59,18 +60,24 @@ def used_nodes(kernel: Kernel) -> list[object]:
     return [*walk(kernel.body), *walk(tuple(axis.extent for axis in kernel.grid[1:]))]
 
 
-def arguments(kernel: Kernel, program: Program) -> list[list[str | int]]:
-    """A kernel's arguments in order: ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"],
-    ["parameter", "scale"] (a real), ["integer", "seed"].
+def arguments(kernel: Kernel, program: Program) -> list[list[Any]]:
+    """A kernel's arguments in order: ["descriptor", "K", "bf16", [1, 1, 64, 128]] (of boxes of that extent),
+    ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"], ["parameter", "scale"] (a real), ["integer", "seed"].
 
     Only what the kernel uses, in the order the spec lists it.
     """
     nodes = used_nodes(kernel)
-    tensors = {n.tensor for n in nodes if isinstance(n, Load | Store)}
+    boxes = {(n.tensor, n.box) for n in nodes if isinstance(n, BoxLoad | BoxStore)}
+    tensors = {n.tensor for n in nodes if isinstance(n, Load | Store) and not isinstance(n, BoxLoad | BoxStore)}
     used = [t for t in program.tensors if t.name in tensors]
     sizes = sorted({n.name for n in nodes if isinstance(n, Size)})
     parameters = sorted({(n.type.dtype.is_int, n.name) for n in nodes if isinstance(n, Param)})
-    result: list[list[str | int]] = [["tensor", t.name, t.dtype.value] for t in used]
+    result: list[list[Any]] = [
+        ["descriptor", t.name, t.dtype.value, list(box)]
+        for t in program.tensors
+        for box in sorted(box for name, box in boxes if name == t.name)
+    ]
+    result += [["tensor", t.name, t.dtype.value] for t in used]
     result += [["stride", t.name, axis] for t in used for axis in range(len(t.shape))]
     result += [["size", name] for name in sizes]
     return result + [["integer" if integer else "parameter", name] for integer, name in parameters]

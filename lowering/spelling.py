@@ -40,6 +40,7 @@ from ir.program import (
     Unary,
     Var,
 )
+from lowering.accesses import BoxLoad, descriptor_name
 from lowering.intervals import Interval, interval
 from lowering.plan import argument_name, stride_name
 
@@ -354,7 +355,15 @@ def _random(w: Writer, e: Random) -> Piece:
     return Piece(f"tl.rand({seed.text}, {counter.text})", shape=counter.shape)
 
 
+def corner(w: Writer, index: tuple[Expr, ...]) -> str:
+    """`[b, h, t * 128, 0]`: where a box starts, for a descriptor."""
+    return f"[{', '.join(expr(w, e).text for e in index)}]"
+
+
 def _load(w: Writer, e: Load) -> Piece:
+    if isinstance(e, BoxLoad):
+        box = f"{descriptor_name(e.tensor, e.box)}.load({corner(w, e.index)})"
+        return Piece(f"{box}.reshape({list(e.type.shape)})", shape=e.type.shape)
     parts = [address(w, e.tensor, e.index, e.type.shape)]
     if e.mask is not None:
         mask = tensor(w, expr(w, e.mask), e.mask.type)

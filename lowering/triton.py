@@ -1,7 +1,7 @@
 """Emits a certified program as one readable Triton module: names and comments are the candidate's.
 
 Decides the shape of the emitted text: one `@triton.jit` function per kernel, its arguments (tensor
-pointers, one stride per dimension, sizes, parameters; meta-parameters are literals), how program ids
+descriptors, pointers with one stride per dimension, sizes, parameters; meta-parameters are literals), how program ids
 come from a linear grid, loops and their carried values, loads and stores. Expressions are spelled by
 `lowering.spelling`. The grid is linear because only its first axis may exceed 65535; the last axis of
 the kernel's header varies fastest.
@@ -13,13 +13,15 @@ Lowering is not trusted: the emitted text is cross-checked against the reference
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ir.program import Binary, Carry, Expr, For, Kernel, Let, Param, Program, Reduce, Size, Statement, Store, Var
 from ir.spec import Bound
+from lowering.accesses import BoxStore, descriptor_name
 from lowering.intervals import UNKNOWN, Interval, interval
 from lowering.naming import shared_names
 from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
-from lowering.spelling import HELPERS, Piece, Writer, address, expr, shaped, tensor
+from lowering.spelling import HELPERS, Piece, Writer, address, corner, expr, shaped, tensor
 from verifier.certificate import Certificate, digest
 
 # How to say "the same value" so that Triton's folding leaves an operation there.
@@ -76,8 +78,10 @@ def _header(program: Program, bound: Bound, subject: str) -> str:
 # ---- a kernel --------------------------------------------------------------------------------
 
 
-def _argument_text(argument: list[str | int]) -> str:
+def _argument_text(argument: list[Any]) -> str:
     match argument:
+        case ["descriptor", str(name), str(), list(box)]:
+            return descriptor_name(name, tuple(box))
         case ["stride", str(name), int(axis)]:
             return stride_name(name, axis)
         case [_, str(name), *_]:
@@ -94,7 +98,7 @@ def _taken(kernel: Kernel, program: Program) -> set[str]:
 def _signature(kernel: Kernel, program: Program) -> list[str]:
     groups: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
-        group = f"stride {argument[1]}" if argument[0] == "stride" else str(argument[0])
+        group = f"stride {argument[1]}" if argument[0] == "stride" else argument[0]
         groups.setdefault(group, []).append(_argument_text(argument))
     # A size is not specialised on: a new sequence length (or seed) must not mean a new compilation.
     fixed = ", ".join(f'"{name}"' for name in (*groups.get("size", ()), *groups.get("integer", ())))
@@ -137,7 +141,7 @@ def _widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> No
     strides: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
         if argument[0] == "stride":
-            strides.setdefault(str(argument[1]), []).append(_argument_text(argument))
+            strides.setdefault(argument[1], []).append(_argument_text(argument))
     for names in strides.values():
         for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
             casts = ", ".join(f"tl.cast({name}, tl.int{bits})" for name in pair)
@@ -186,8 +190,13 @@ def _let(w: Writer, let: Let, depth: int) -> None:
 
 
 def _store(w: Writer, store: Store, depth: int) -> None:
-    value = tensor(w, expr(w, store.value), store.value.type)
     shape = store.value.type.shape
+    if isinstance(store, BoxStore):
+        value = shaped(w, expr(w, store.value), store.value.type).method(f".reshape({list(store.box)})")
+        text = f"{descriptor_name(store.tensor, store.box)}.store({corner(w, store.index)}, {value.text})"
+        w.call(depth, "", text, store.comment)
+        return
+    value = tensor(w, expr(w, store.value), store.value.type)
     if store.value.type.dtype.is_int:
         value = value.method(f".to(tl.int{store.value.type.dtype.bits})")
     parts = [address(w, store.tensor, store.index, shape), value.text]

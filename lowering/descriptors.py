@@ -1,0 +1,330 @@
+"""Which loads and stores of a kernel mean exactly "this box of the tensor", so that TMA may do them.
+
+A box access reads, in lane l, the cell `index(l)` of the tensor where every index is within its dimension, and 0
+elsewhere; a box store writes within and leaves out the rest. A load of the typed core reads `tensor[index]`
+where its mask holds and `other` elsewhere. They are the same when
+
+1. each index is one scalar for all lanes, or a scalar plus the lane's position along one axis of the tile,
+   step 1; each axis of the tile is walked by one dimension, in the tensor's order of dimensions. The cells
+   are then those of a box, in row-major order;
+2. the mask is a conjunction of conditions that are each, as integers, `index[d] < extent[d]` or `0 <= index[d]`
+   for a dimension d of this access, or there is no mask; `other` is 0.
+
+Why no more is needed, negative indices in particular: take a lane. If its mask holds (or there is none), B1 has
+proved that every index is within its dimension, so both read the cell (both store). If its mask does not
+hold, one of the conditions fails, so for some d the index is past the extent or below 0: outside the box's tensor,
+both read 0 (neither stores). The mask itself is no longer computed: conditions are compared as linear forms
+in unbounded integers, which is what they mean. A condition that is narrower, wider or of another dimension equals no
+such form, and the access stays as it was.
+
+The corner is the index in lane 0, spelled with the operations of the candidate, so each of its partial results
+is one that B2 has bounded; corners are 32-bit, hence only kernels whose integers are proved to fit 32 bits.
+
+What the hardware adds: at most 5 dimensions, at most 256 cells a dimension of the box, its last dimension the
+contiguous one, at least 16 bytes of it and starting at a multiple of 16 bytes. Rows of one axis stay
+as they are: a vector is no work for TMA. Layout and alignment are the caller's: `lowering.tensormap` checks them.
+TMA writes through another path than ordinary stores and reads past them; that is no hazard here, for no launch
+reads a cell it stores (R2), and the end of a launch orders all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, get_args
+
+from ir.program import (
+    Arange,
+    Binary,
+    Broadcast,
+    Cast,
+    DType,
+    Expand,
+    Expr,
+    For,
+    Let,
+    Literal,
+    Load,
+    Program,
+    Statement,
+    Store,
+    Transpose,
+    Type,
+    Unary,
+    Var,
+)
+from lowering.accesses import BoxLoad, BoxStore
+from lowering.plan import walk
+
+MAX_RANK = 5
+MAX_EXTENT = 256
+ALIGNMENT = 16  # bytes
+Definitions = Mapping[str, Expr]
+_EXPRESSIONS = get_args(Expr)
+
+
+# ---- integers as linear forms ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`constant + sum(c * scalar) + sum(step[axis] * lane[axis])`. Scalars are expressions of the typed core, equal
+    when they read equal; a step is only ever on an axis of more than one lane."""
+
+    constant: int = 0
+    scalars: frozenset[tuple[Expr, int]] = frozenset()
+    steps: frozenset[tuple[int, int]] = frozenset()
+
+    def plus(self, other: Linear, factor: int = 1) -> Linear:
+        return Linear(
+            self.constant + factor * other.constant,
+            _merged(self.scalars, other.scalars, factor),
+            _merged(self.steps, other.steps, factor),
+        )
+
+    def moved(self, axis: Callable[[int], int]) -> Linear:
+        """The same integers in a tile whose axes have other numbers."""
+        return Linear(self.constant, self.scalars, frozenset((axis(a), step) for a, step in self.steps))
+
+
+def _merged(left: frozenset[Any], right: frozenset[Any], factor: int) -> frozenset[Any]:
+    total = dict(left)
+    for key, count in right:
+        total[key] = total.get(key, 0) + factor * count
+    return frozenset((key, count) for key, count in total.items() if count)
+
+
+def linear(e: Expr, names: Definitions) -> Linear | None:
+    """The linear form of an integer expression; None for a tile that has none."""
+    match e:
+        case Literal(value=value) if e.type.dtype.is_int:
+            return Linear(int(value))
+        case Arange():
+            return Linear(steps=frozenset([(0, 1)])) if e.type.shape[0] > 1 else Linear()
+        case Broadcast(operand=x) | Cast(operand=x) if x.type.dtype.is_int and e.type.dtype.is_int:
+            return linear(x, names)
+        case Expand(operand=x, axis=axis):
+            form = linear(x, names)
+            return None if form is None else form.moved(lambda a: a + (a >= axis))
+        case Transpose(operand=x):
+            form = linear(x, names)
+            return None if form is None else form.moved(lambda a: 1 - a)
+        case Unary(op="neg", operand=x):
+            form = linear(x, names)
+            return None if form is None else Linear().plus(form, -1)
+        case Var(name=name) if name in names:
+            form = linear(names[name], names)
+        case Binary(op="add" | "sub" | "mul" as op, left=left, right=right):
+            form = _combined(op, linear(left, names), linear(right, names))
+        case _:
+            form = None
+    if form is None and not e.type.shape and e.type.dtype.is_int:
+        return Linear(scalars=frozenset([(e, 1)]))
+    return form
+
+
+def _combined(op: str, a: Linear | None, b: Linear | None) -> Linear | None:
+    if a is None or b is None:
+        return None
+    if op != "mul":
+        return a.plus(b, 1 if op == "add" else -1)
+    for factor, other in ((a, b), (b, a)):
+        if not factor.scalars and not factor.steps:
+            return Linear().plus(other, factor.constant)
+    return None
+
+
+def conditions(e: Expr, names: Definitions) -> list[Linear] | None:
+    """A mask as linear forms that must all be positive; None where it is no such conjunction."""
+    match e:
+        case Literal(value=value) if value == 1:
+            return []
+        case Var(name=name) if name in names:
+            return conditions(names[name], names)
+        case Broadcast(operand=x):
+            return conditions(x, names)
+        case Expand(operand=x, axis=axis):
+            found = conditions(x, names)
+            return None if found is None else [c.moved(lambda a: a + (a >= axis)) for c in found]
+        case Binary(op="and", left=left, right=right):
+            first, second = conditions(left, names), conditions(right, names)
+            return None if first is None or second is None else first + second
+        case Binary(op="lt" | "le" | "gt" | "ge" as op, left=left, right=right) if left.type.dtype.is_int:
+            small, large = (left, right) if op in ("lt", "le") else (right, left)
+            low, high = linear(small, names), linear(large, names)
+            if low is None or high is None:
+                return None
+            return [high.plus(low, -1).plus(Linear(int(op in ("le", "ge"))))]
+        case _:
+            return None
+
+
+# ---- one access ------------------------------------------------------------------------------
+
+
+def box_of(
+    access: Load | Store, shape: tuple[int, ...], program: Program, names: Definitions
+) -> tuple[int, ...] | None:
+    """The box of an access to a tile of `shape`, or None where it is not exactly one. `names`: what the names in
+    scope stand for."""
+    tensor = program.tensor(access.tensor)
+    forms = [linear(e, names) for e in access.index]
+    if not tensor.dtype.is_float or len(forms) > MAX_RANK:
+        return None
+    box, walked = [], []
+    for form in forms:
+        if form is None or len(form.steps) > 1:
+            return None
+        for axis, step in form.steps:
+            if step != 1:
+                return None
+            walked.append(axis)
+        box.append(shape[next(iter(form.steps))[0]] if form.steps else 1)
+    if walked != [axis for axis, extent in enumerate(shape) if extent > 1] or len(walked) < 2:
+        return None
+    last, cells = forms[-1], ALIGNMENT * 8 // tensor.dtype.bits
+    if last is None or max(box) > MAX_EXTENT or box[-1] < cells:
+        return None
+    if any(part % cells for part in (last.constant, *(count for _, count in last.scalars))):
+        return None
+    corners = walk(tuple(corner(e, names) for e in access.index))
+    if any(isinstance(n, _EXPRESSIONS) and n.type.dtype is DType.I64 for n in corners):
+        return None  # a corner is 32 bits wide
+    return tuple(box) if _exact(access, [f for f in forms if f is not None], program, names) else None
+
+
+def _exact(access: Load | Store, forms: list[Linear], program: Program, names: Definitions) -> bool:
+    """Whether lanes the mask leaves out are those outside the tensor, and read as 0."""
+    if access.mask is None:
+        return True
+    if isinstance(access, Load) and not (access.other is not None and _zero(access.other, names)):
+        return False
+    found = conditions(access.mask, names)
+    extents = [linear(e, {}) for e in program.tensor(access.tensor).shape]
+    within = [extent.plus(form, -1) for extent, form in zip(extents, forms, strict=True) if extent is not None]
+    within += [form.plus(Linear(1)) for form in forms]
+    return found is not None and all(condition in within for condition in found)
+
+
+def _zero(e: Expr, names: Definitions) -> bool:
+    match e:
+        case Literal(value=value):
+            return value == 0
+        case Broadcast(operand=x) | Cast(operand=x):
+            return _zero(x, names)
+        case Var(name=name) if name in names:
+            return _zero(names[name], names)
+        case _:
+            return False
+
+
+def corner(e: Expr, names: Definitions) -> Expr:
+    """An index that has a linear form, in lane 0: the same operations on scalars."""
+    if not e.type.shape:
+        return e
+    match e:
+        case Arange():
+            return Literal(Fraction(0), Type(e.type.dtype))
+        case Broadcast(operand=x) | Expand(operand=x) | Transpose(operand=x):
+            return corner(x, names)
+        case Cast(operand=x):
+            return replace(e, operand=corner(x, names), type=Type(e.type.dtype))
+        case Unary(operand=x):
+            return replace(e, operand=corner(x, names), type=Type(e.type.dtype))
+        case Var(name=name):
+            return corner(names[name], names)
+        case Binary(op=op, left=left, right=right):
+            a, b = corner(left, names), corner(right, names)
+            if op == "add" and _zero(a, {}):
+                return b
+            if op in ("add", "sub") and _zero(b, {}):
+                return a
+            return replace(e, left=a, right=b, type=Type(e.type.dtype))
+        case _:
+            raise ValueError(f"{type(e).__name__} has no linear form")
+
+
+# ---- a kernel --------------------------------------------------------------------------------
+
+
+def with_boxes(program: Program, index_widths: Mapping[str, int]) -> Program:
+    """The program with every eligible access as a BoxLoad or BoxStore, and without the names that only masks and
+    lanes' indices needed. Kernels whose integers are not proved to fit 32 bits stay as they are."""
+    return replace(
+        program,
+        kernels=tuple(
+            replace(k, body=_needed(_block(k.body, program, {}), set())) if index_widths[k.name] == 32 else k
+            for k in program.kernels
+        ),
+    )
+
+
+def boxed_tensors(program: Program) -> tuple[str, ...]:
+    """The tensors that must be fit for a descriptor when the program is launched, each once."""
+    found = {n.tensor for k in program.kernels for n in walk(k.body) if isinstance(n, BoxLoad | BoxStore)}
+    return tuple(t.name for t in program.tensors if t.name in found)
+
+
+def _block(statements: tuple[Statement, ...], program: Program, outer: Definitions) -> tuple[Statement, ...]:
+    names = dict(outer)
+    result: list[Statement] = []
+    for statement in statements:
+        match statement:
+            case Let():
+                result.append(replace(statement, value=_rewritten(statement.value, program, names)))
+                names[statement.name] = statement.value
+            case Store():
+                result.append(_store(statement, program, names))
+            case For():
+                carries = tuple(replace(c, init=_rewritten(c.init, program, names)) for c in statement.carries)
+                own = {statement.counter, *(c.name for c in carries)}
+                names = {name: e for name, e in names.items() if name not in own and not own & _names(e)}
+                inside = dict(names)
+                body = _block(statement.body, program, inside)
+                inside |= {s.name: s.value for s in statement.body if isinstance(s, Let)}
+                carries = tuple(replace(c, next=_rewritten(c.next, program, inside)) for c in carries)
+                result.append(replace(statement, carries=carries, body=body))
+    return tuple(result)
+
+
+def _store(store: Store, program: Program, names: Definitions) -> Store:
+    value = _rewritten(store.value, program, names)
+    box = None if store.atomic else box_of(store, store.value.type.shape, program, names)
+    if box is None:
+        return replace(store, value=value)
+    index = tuple(corner(e, names) for e in store.index)
+    return BoxStore(store.tensor, index, value, None, False, store.comment, store.span, box)
+
+
+def _rewritten(e: Expr, program: Program, names: Definitions) -> Expr:
+    if isinstance(e, Load):
+        box = box_of(e, e.type.shape, program, names)
+        if box is not None:
+            return BoxLoad(e.tensor, tuple(corner(x, names) for x in e.index), None, None, e.type, e.span, box)
+    changed: dict[str, Any] = {}
+    for f in fields(e):
+        part = getattr(e, f.name)
+        if isinstance(part, tuple) and part and isinstance(part[0], _EXPRESSIONS):
+            changed[f.name] = tuple(_rewritten(x, program, names) for x in part)
+        elif isinstance(part, _EXPRESSIONS):
+            changed[f.name] = _rewritten(part, program, names)
+    return replace(e, **changed) if changed else e
+
+
+def _needed(statements: tuple[Statement, ...], after: set[str]) -> tuple[Statement, ...]:
+    """Without the names nothing reads; expressions have no effects. `after`: names read when the block has ended."""
+    wanted, kept = set(after), []
+    for statement in reversed(statements):
+        match statement:
+            case Let(name=name) if name not in wanted:
+                continue
+            case For(carries=carries, body=body):
+                statement = replace(statement, body=_needed(body, _names(tuple(c.next for c in carries))))
+        kept.append(statement)
+        wanted |= _names(statement)
+    return tuple(reversed(kept))
+
+
+def _names(node: object) -> set[str]:
+    return {n.name for n in walk(node) if isinstance(n, Var)}

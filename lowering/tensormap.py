@@ -1,0 +1,57 @@
+"""May a tensor, as passed, be moved in boxes by TMA, and the descriptor by which it is.
+
+The rules are those of `cuTensorMapEncodeTiled` (CUDA driver API, tensor maps) and of Triton's launcher, which holds
+extents in 32 bits: the base is a multiple of 16 bytes, the last dimension is contiguous, every other stride a
+positive multiple of 16 bytes below 2^40, every extent at least 1. The stride of a dimension of extent 1 moves
+nothing, and torch leaves it arbitrary: the descriptor gets one that is allowed.
+
+Standard library, torch and (when a descriptor is made) Triton only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+ALIGNMENT = 16  # bytes
+MAX_STRIDE = 2**40  # bytes
+MAX_EXTENT = 2**31
+MAX_RANK = 5
+
+
+def strides(x: torch.Tensor) -> list[int]:
+    """Element strides that address the same cells, with those of dimensions of extent 1 chosen to be allowed."""
+    unit = max(ALIGNMENT // x.element_size(), 1)
+    used = [(n, s) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1]
+    reach = max((n * s for n, s in used), default=1)
+    free = -(-reach // unit) * unit
+    chosen = [s if n > 1 else free for n, s in zip(x.shape, x.stride(), strict=True)]
+    if chosen and x.shape[-1] == 1:
+        chosen[-1] = 1
+    return chosen
+
+
+def unfit(x: torch.Tensor) -> str:
+    """Why TMA cannot move boxes of this tensor; empty when it can."""
+    steps = strides(x)
+    size = x.element_size()
+    if not 1 <= x.dim() <= MAX_RANK:
+        return f"it has {x.dim()} dimensions"
+    if not all(0 < n < MAX_EXTENT for n in x.shape):
+        return f"an extent of {list(x.shape)} is outside 1..2^31 - 1"
+    if x.data_ptr() % ALIGNMENT:
+        return f"its base is not a multiple of {ALIGNMENT} bytes"
+    if steps[-1] != 1:
+        return "its last dimension is not contiguous"
+    if not all(s > 0 and s * size % ALIGNMENT == 0 and s * size < MAX_STRIDE for s in steps[:-1]):
+        return f"a stride of {list(x.stride())} is not a positive multiple of {ALIGNMENT} bytes below 2^40"
+    return ""
+
+
+def descriptor(x: torch.Tensor, box: Sequence[int]) -> Any:
+    """Triton's host-side descriptor for boxes of that extent; `unfit(x)` must be empty."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(x, list(x.shape), strides(x), list(box))
