@@ -52,10 +52,10 @@ class CompileError(Exception):
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one kernel takes on `target`. `registers` per lane, `spills` (to memory) and `shared` in bytes,
-    `warps` after compilation (warp specialisation adds some), `tensor_core`, `exponentials` and `tma`
-    (boxes loaded or stored) count instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says what its loops
-    do (`lowering.phases`), None where the machine code could not be read. `tensor_memory` in columns of sm_100's 512;
-    `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones."""
+    `warps` after compilation (warp specialisation adds some), `tensor_core`, `exponentials` and `tma` (boxes loaded or
+    stored) count instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says
+    what its loops do (`lowering.phases`), None where the machine code could not be read. `tensor_memory` in columns of
+    sm_100's 512; `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones."""
 
     kernel: str
     target: str

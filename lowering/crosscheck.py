@@ -128,7 +128,7 @@ def shapes_for(
     """Those ragged shapes at which contiguous tensors meet a version's conditions; where none does, the same with
     every length rounded up to a multiple of 16."""
     every = ragged(program, bound)
-    for shapes in (every, [_even(shape, bound) for shape in every]):
+    for shapes in (every, [_even(shape, program, bound) for shape in every]):
         found = tuple(shape for shape in shapes if shape and _meets(version, assumed, shape))
         if found:
             return found
@@ -140,11 +140,10 @@ def _meets(version: Version, assumed: Mapping[str, Any], sizes: Mapping[str, int
     return all(holds(c, "", tensors, sizes) for c in version.when if c[0] != "target")
 
 
-def _even(sizes: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
+def _even(sizes: Mapping[str, int], program: Program, bound: Bound) -> dict[str, int] | None:
     wanted = {name: -(-size // 16) * 16 for name, size in sizes.items() if size > 1}
     found = _complete(wanted, bound)
-    shape = None if found is None else settled(bound, found)
-    return shape if shape is not None and check_requires(bound, shape) else None
+    return None if found is None else nearby(narrowed(bound, program), settled(bound, found))
 
 
 @dataclass(frozen=True, slots=True)
