@@ -27,7 +27,9 @@ from lowering.assumptions import DTYPES, AssumptionViolated
 from lowering.cpu import execute
 from lowering.launch import load
 from lowering.lower import require_certified
-from synth.bench.peers import TORCH, NotInTorch, peers, saved
+from lowering.values import TORCH
+from synth.bench.formula import NotInTorch
+from synth.bench.peers import peers, saved
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops
 from synth.events import Measurement
 from synth.propose import NothingToPropose
