@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ir.ast import Big, Binary, Call, Element, Expr, If, Name, Number, Unary
@@ -159,7 +160,7 @@ class Evaluator:
             places = [value.over(axes) for value in at]
             inside = [(k >= 0) & (k < n) for k, n in zip(places, tensor.shape, strict=True)]
             if 0 in tensor.shape:
-                shape = torch.broadcast_tensors(*places)[0].shape
+                shape = np.broadcast_shapes(*(tuple(k.shape) for k in places))
                 return Axed(torch.zeros(shape, dtype=self._stored(tensor).dtype, device=self.device), axes)
             safe = [k.clamp(0, n - 1) for k, n in zip(places, tensor.shape, strict=True)]
             whole = all(bool(mask.all()) for mask in inside)
