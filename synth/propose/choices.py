@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """`pivot`: "running" maximum, "lazy" (moves only when it grows by more than a threshold) or "two-pass"."""
+    """`pivot`: "running" maximum, "lazy" (moves only when it grows by more than a threshold) or "two-pass".
+    `persistent`: as many programs as multiprocessors, each taking every so manyeth tile. `specialise`: warps of their
+    own for loads, where the compiler knows how."""
 
     rows: int = 64
     keys: int = 64
@@ -16,8 +18,11 @@ class Choices:
     pivot: str = "running"
     reverse: bool = False
     packed: bool = False
+    persistent: bool = False
     warps: int = 4
     stages: int = 2
+    specialise: bool = False
+    registers: int | None = None
 
     def named(self) -> tuple[tuple[str, str], ...]:
         return tuple((name, str(getattr(self, name))) for name in self.__slots__)

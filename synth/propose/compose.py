@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from ir.ast import Binary, Expr, Name
 from ir.program import DType
 from ir.spec import Bound
-from synth.propose.choices import Choices
+from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.emit import KEY, ROW, Axis, Block, Emitter, Names, Variable
 from synth.propose.formula import Linear, rebuild
 from synth.propose.loops import Loop
 from synth.propose.packing import Packed, packed
-from synth.propose.segments import Rows, segments
+from synth.propose.segments import Rows, later_rows_see_more, segments
 from synth.propose.structure import Nest, Output, nests
-
 
 def compose(bound: Bound, choices: Choices) -> str:
     """Kernel text; raises DoesNotApply for this choice and NothingToPropose for this spec."""
@@ -57,11 +56,27 @@ class _Kernel:
             self.lines += loop.lines()
             self.results |= loop.results
         stores = [self._store(output) for output in self.nest.outputs]
-        grid = [f"{name} < {self._plain(extent)}" for name, extent in self.nest.programs]
-        grid.append(f"{self.tile} < cdiv({self._row_count()}, BM)")
-        schedule = f"schedule num_warps = {self.choices.warps}, num_stages = {self.choices.stages}"
-        body = [schedule, *self.emitter.outer.lines, *self.lines, *stores]
-        return f"kernel {self.name}({', '.join(grid)}):\n" + "".join(f"    {line}\n" for line in body)
+        axes = [(name, self._plain(extent)) for name, extent in self.nest.programs]
+        tiles = f"cdiv({self._row_count()}, BM)"
+        order: list[str] = []
+        if any(later_rows_see_more(self.emitter, group, self.rows) for group in self.nest.groups):
+            if self.choices.persistent:  # a grid is dealt out as programs end, turns are not
+                raise DoesNotApply("turns of tiles that take unequally long")
+            late = self.emitter.names.fresh("late")
+            order.append(f"{self.tile} = {tiles} - 1 - {late}  # rows that see most keys go first")
+            axes.append((late, tiles))
+        else:
+            axes.append((self.tile, tiles))
+        grid = ", ".join(f"{name} < {extent}" for name, extent in axes)
+        body = [self._schedule(), *order, *self.emitter.outer.lines, *self.lines, *stores]
+        return f"kernel {self.name}({grid}):\n" + "".join(f"    {line}\n" for line in body)
+
+    def _schedule(self) -> str:
+        choices = self.choices
+        settings = [f"num_warps = {choices.warps}", f"num_stages = {choices.stages}"]
+        settings += ["warp_specialize = true"] if choices.specialise else []
+        settings += [f"maxnreg = {choices.registers}"] if choices.registers else []
+        return f"schedule {', '.join(settings)}"
 
     def _plain(self, expr: Expr) -> str:
         return self.emitter.emit(expr, ()).text

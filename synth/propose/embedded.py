@@ -1,7 +1,8 @@
 """The embedded proposer: candidates composed from the spec's structure, without a network.
 
-The first ones differ in algorithm, one choice at a time; after them come all combinations in an order that only the
-seed decides. Choices that make no difference for a spec are left out.
+The first ones are the fast forms known for the spec's head dim, then algorithms that differ from them in one choice;
+after them come all combinations in an order that only the seed decides. Choices that make no difference for a spec are
+left out.
 """
 
 from __future__ import annotations
@@ -22,17 +23,13 @@ from lowering.plan import walk
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
+from synth.propose.emit import Names
+from synth.propose.persistent import taking_turns
+from synth.propose.tree import identifiers
 
-LEADING = (
-    Choices(),
-    Choices(rows=128, base2=True, warps=8, stages=3),
-    Choices(rows=128, split=True, base2=True, warps=8, stages=3),
-    Choices(rows=128, base2=True, pivot="lazy", warps=8, stages=3),
-    Choices(packed=True, base2=True),
-    Choices(pivot="two-pass"),
-    Choices(reverse=True, base2=True),
-    Choices(rows=128, keys=128, split=True, base2=True, warps=8),
-)
+# By the longest static extent (the head dim), tiles and schedules that fill a multiprocessor of sm_90 without spills:
+# keys of a block, warps, stages; best predicted first (benchmarks/LOG.md).
+FAST = {64: ((128, 8, 2), (64, 8, 3)), 128: ((128, 8, 2), (64, 8, 3)), 256: ((64, 8, 2), (32, 8, 3))}
 MAX_TILE = 2**15  # elements; a score that is no matrix product needs tiles of rank 3, which registers must hold
 TILES = (Binary, Unary, Reduce, Load, Dot)
 
@@ -41,7 +38,7 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
     """Candidates for a spec, all different. Raises NothingToPropose if its formula has no structure known here."""
     seen: set[str] = set()
     reason: NothingToPropose | None = None
-    for choices in (*LEADING, *_others(seed)):
+    for choices in (*leading(bound), *_others(seed)):
         choices = fitted(choices, bound)
         try:
             text = written(bound, choices)
@@ -63,9 +60,41 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
         raise reason or NothingToPropose("no choice applies to this spec")
 
 
+def leading(bound: Bound) -> tuple[Choices, ...]:
+    """Blocks that need no mask apart, scores in units of exp2, tiles for this head dim; then other algorithms."""
+    longest = longest_extent(bound)
+    first, second = (
+        Choices(rows=128, keys=keys, split=True, base2=True, warps=warps, stages=stages)
+        for keys, warps, stages in FAST[min((d for d in FAST if d >= longest), default=max(FAST))]
+    )
+    return (
+        first,
+        second,
+        replace(second, split=False),
+        Choices(),
+        replace(second, split=False, pivot="lazy"),
+        Choices(packed=True, base2=True),
+        Choices(pivot="two-pass"),
+        Choices(reverse=True, base2=True),
+        replace(second, persistent=True),
+    )
+
+
+def longest_extent(bound: Bound) -> int:
+    """The longest static extent, 1 if there is none."""
+    return max((v for _, v in bound.settings if isinstance(v, int)), default=1)
+
+
 def written(bound: Bound, choices: Choices) -> str:
     """The composed kernel in the language's one layout."""
-    return print_module(parse(compose(bound, choices)))
+    module = parse(compose(bound, choices))
+    if choices.persistent:
+        spec = bound.spec
+        known = {d.name for d in spec.dims} | {t.name for t in (*spec.inputs, *spec.outputs)}
+        names = Names({*identifiers(module), *known, *(p.name for p in spec.parameters)})
+        for number in range(len(module.kernels)):
+            module = taking_turns(module, number, names)
+    return print_module(module)
 
 
 def largest_tile(program: Program) -> int:
@@ -78,8 +107,7 @@ def fitted(choices: Choices, bound: Bound) -> Choices:
     """Smaller tiles for float32 inputs: such products run without tensor cores and hold their operands in registers."""
     if not all(dtype is DType.F32 for tensor, dtype in bound.inputs if len(tensor.shape) > 2):
         return choices
-    longest = max((v for _, v in bound.settings if isinstance(v, int)), default=0)
-    rows = min(choices.rows, 64 if longest <= 64 else 32)
+    rows = min(choices.rows, 64 if longest_extent(bound) <= 64 else 32)
     return replace(choices, rows=rows, keys=min(choices.keys, 32), warps=8)
 
 
@@ -98,6 +126,8 @@ def _others(seed: int) -> list[Choices]:
 
 def _name(choices: Choices) -> str:
     parts = [f"{choices.rows}x{choices.keys}"]
-    parts += [word for word in ("split", "packed", "reverse") if getattr(choices, word)]
+    words = ("split", "packed", "reverse", "persistent", "specialise")
+    parts += [word for word in words if getattr(choices, word)]
     parts += ["exp2" if choices.base2 else "exp", choices.pivot, f"w{choices.warps}s{choices.stages}"]
+    parts += [f"r{choices.registers}"] if choices.registers else []
     return "-".join(parts)

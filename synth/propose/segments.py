@@ -35,13 +35,15 @@ class Rows:
 @dataclass
 class _Bounds:
     """Inclusive bounds on visible keys that some row of the tile, or that every row, obeys. `complete` is False when
-    a condition could not be read as a bound."""
+    a condition could not be read as a bound; `high_moves` and `low_moves` say whether a later row's are greater."""
 
     some_high: list[Linear] = field(default_factory=list)
     some_low: list[Linear] = field(default_factory=list)
     every_high: list[Linear] = field(default_factory=list)
     every_low: list[Linear] = field(default_factory=list)
     complete: bool = True
+    high_moves: bool = False
+    low_moves: bool = False
 
 
 def _bounds(emitter: Emitter, group: Group, rows: Rows) -> _Bounds:
@@ -62,10 +64,18 @@ def _bounds(emitter: Emitter, group: Group, rows: Rows) -> _Bounds:
         if at_key == -1:  # key <= rest + row
             found.some_high.append(high)
             found.every_high.append(low)
+            found.high_moves |= at_row > 0
         else:  # key >= -(rest + row)
             found.some_low.append(Linear().plus(high, -1))
             found.every_low.append(Linear().plus(low, -1))
+            found.low_moves |= at_row < 0
     return found
+
+
+def later_rows_see_more(emitter: Emitter, group: Group, rows: Rows) -> bool:
+    """Whether the number of keys grows with the row, as under a causal mask and not under a window."""
+    bounds = _bounds(emitter, group, rows)
+    return bounds.high_moves and not bounds.low_moves
 
 
 def segments(emitter: Emitter, group: Group, rows: Rows, choices: Choices) -> list[Segment]:

@@ -23,7 +23,7 @@ from ir.typing import check
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
-from synth.propose.embedded import propose
+from synth.propose.embedded import propose, written
 from synth.propose.mutate import MUTATIONS, mutants
 from synth.propose.seeds import seeds
 
@@ -117,6 +117,7 @@ SMALL_TILES = [
     Choices(rows=16, keys=16, reverse=True, base2=True),
     Choices(rows=16, keys=16, reverse=True, split=True),
     Choices(rows=16, keys=32, packed=True, split=True, base2=True),
+    Choices(rows=16, keys=16, base2=True, persistent=True),
 ]
 
 
@@ -150,9 +151,9 @@ def outcome(program: Program, bound: Bound, sizes: dict[str, int], generator: st
 def test_every_composition_computes_the_formula(name: str, choices: Choices) -> None:
     bound, sizes = SPECS[name]
     try:
-        text = compose(bound, choices)
-    except DoesNotApply:
-        assert choices.packed and "G" not in sizes  # the only choice here that needs a certain spec
+        text = written(bound, choices)
+    except DoesNotApply:  # choices that need a certain spec
+        assert choices.packed and "G" not in sizes or choices.persistent and "1 - late" in compose(bound, Choices())
         return
     got, right = outcome(check(parse(text), bound, text), bound, sizes)
     assert right, (got.faults, text)
@@ -181,9 +182,35 @@ def test_the_seed_decides_the_order_after_the_leading_candidates() -> None:
 
 def test_the_leading_attention_kernel_reads_like_one() -> None:
     text = next(propose(attention("bottom_right"))).text
+    assert "t = cdiv(M, BM) - 1 - late  # rows that see most keys go first" in text
     assert "sees = j[None, :] < N and j[None, :] <= i[:, None] + N - M" in text
-    assert "s = scale * dot(q, trans(k))" in text
+    assert "s = dot(q, trans(k))\n" in text
     assert "acc = dot(cast(p, V.dtype), v, acc * alpha[:, None])" in text
+
+
+def test_what_leads_fits_the_head_dim() -> None:
+    leaders = [next(propose(bind(load_spec("attention"), {"D": d}))).name for d in (64, 128, 256)]
+    assert leaders == ["128x128-split-exp2-running-w8s2"] * 2 + ["128x64-split-exp2-running-w8s2"]
+
+
+def test_only_rows_that_see_ever_more_keys_go_last_first() -> None:
+    window, _ = SPECS["softcap, window"]
+    for bound, turned in ((attention("none"), False), (attention("top_left"), True), (window, False)):
+        assert ("1 - late" in compose(bound, Choices())) == turned
+
+
+def test_persistent_programs_take_tiles_in_turn_where_all_take_equally_long() -> None:
+    text = written(attention("none"), Choices(persistent=True))
+    assert "kernel attention(program < PROGRAMS):" in text and "meta PROGRAMS = 132" in text
+    assert "for turn in range(max(0, cdiv(B * H * cdiv(M, BM) - program, PROGRAMS))):" in text
+    with pytest.raises(DoesNotApply, match="unequally"):
+        written(attention("bottom_right"), Choices(persistent=True))
+
+
+def test_a_schedule_names_what_was_chosen_only() -> None:
+    assert "schedule num_warps = 4, num_stages = 2\n" in compose(attention("none"), Choices())
+    chosen = compose(attention("none"), Choices(specialise=True, registers=168))
+    assert "schedule num_warps = 4, num_stages = 2, warp_specialize = true, maxnreg = 168\n" in chosen
 
 
 def test_in_base_two_a_positive_scale_enters_with_the_exponential_and_one_of_unknown_sign_stays() -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 
-from ir.ast import Assign, Axis, Binary, Call, Expr, For, Kernel, Meta, Module, Name, Number
-from synth.propose.emit import Names
+from ir.ast import Assign, Axis, For, Module, Name, Number
 from synth.propose.formula import free, substitute
+from synth.propose.persistent import ONE, ZERO, taken_apart, taking_turns
 from synth.propose.rewrites.rewrite import Rewrite, Subject
-from synth.propose.rewrites.straight import Block, in_straight_form, names_of
-
-PROGRAMS = 132  # multiprocessors of the reference GPU: one persistent program each
-ONE, ZERO = Number(Fraction(1)), Number(Fraction(0))
+from synth.propose.rewrites.straight import in_straight_form, names_of
 
 
 # ---- one axis, persistent programs --------------------------------------------------------------
@@ -29,8 +25,8 @@ def linear_grid(subject: Subject) -> Iterator[Module]:
     for number, kernel in enumerate(subject.module.kernels):
         if len(kernel.grid) > 1:
             program = names.fresh("program")
-            total, taken_apart = _taken_apart(kernel, Name(program), names)
-            changed = replace(kernel, grid=(Axis(program, total),), body=(*taken_apart, *kernel.body))
+            total, parts = taken_apart(kernel, Name(program), names)
+            changed = replace(kernel, grid=(Axis(program, total),), body=(*parts, *kernel.body))
             yield subject.with_kernel(number, changed)
 
 
@@ -40,37 +36,9 @@ def persistent(subject: Subject) -> Iterator[Module]:
     Applies to every kernel with a grid. Launching is paid once, what a program sets up serves all of its tiles, and
     the tail of a grid that does not divide by the machine is shared out evenly.
     """
-    names = names_of(subject)
     for number, kernel in enumerate(subject.module.kernels):
         if any(not isinstance(axis.extent, Number) and free(axis.extent) - set(subject.metas) for axis in kernel.grid):
-            count, program, turn, tile = (names.fresh(n) for n in ("PROGRAMS", "program", "turn", "tile"))
-            total, taken_apart = _taken_apart(kernel, Name(tile), names)
-            at = Assign(tile, Binary("+", Binary("*", Name(turn), Name(count)), Name(program)))
-            turns = Call("max", (ZERO, Call("cdiv", (Binary("-", total, Name(program)), Name(count)))))
-            loop = For(turn, ZERO, turns, ONE, (), (at, *taken_apart, *kernel.body))
-            meta = Meta(count, Number(Fraction(PROGRAMS)))
-            changed = subject.with_kernel(number, replace(kernel, grid=(Axis(program, Name(count)),), body=(loop,)))
-            yield replace(changed, metas=(*changed.metas, meta))
-
-
-def _taken_apart(kernel: Kernel, program: Expr, names: Names) -> tuple[Expr, Block]:
-    """The number of programs of a grid, and what each axis is in program number `program`."""
-    lines: list[Assign] = []
-    rest = program
-    below: Expr | None = None
-    total: Expr | None = None
-    for axis in kernel.grid:
-        total = axis.extent if total is None else Binary("*", total, axis.extent)
-    for k, axis in enumerate(reversed(kernel.grid)):
-        extent = axis.extent
-        if not isinstance(extent, (Name, Number)) and k < len(kernel.grid) - 1:
-            count = names.fresh("tiles")
-            lines.append(Assign(count, extent))
-            extent = Name(count)
-        rest = program if below is None else Binary("//", program, below)
-        lines.append(Assign(axis.name, rest if k == len(kernel.grid) - 1 else Binary("%", rest, extent)))
-        below = extent if below is None else Binary("*", below, extent)
-    return total or ONE, tuple(lines)
+            yield taking_turns(subject.module, number, names_of(subject))
 
 
 def axis_to_loop(subject: Subject) -> Iterator[Module]:
