@@ -18,6 +18,7 @@ from synth.propose.packing import Packed, packed
 from synth.propose.segments import Rows, later_rows_see_more, segments
 from synth.propose.structure import Nest, Output, nests
 
+
 def compose(bound: Bound, choices: Choices) -> str:
     """Kernel text; raises DoesNotApply for this choice and NothingToPropose for this spec."""
     found = nests(bound)

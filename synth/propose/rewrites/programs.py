@@ -11,7 +11,6 @@ from synth.propose.persistent import ONE, ZERO, taken_apart, taking_turns
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 from synth.propose.rewrites.straight import in_straight_form, names_of
 
-
 # ---- one axis, persistent programs --------------------------------------------------------------
 
 
