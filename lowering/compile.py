@@ -29,6 +29,7 @@ from typing import Any
 from lowering.emitted import emitted_module
 from lowering.occupancy import occupancy, warps_of
 from lowering.phases import code_summary
+from lowering.tensormap import shared_layout
 
 TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
@@ -137,6 +138,9 @@ def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str,
         match argument:
             case ["descriptor", name, dtype, box]:
                 types[f"{name} {box}"] = f"tensordesc<{POINTERS[dtype].removeprefix('*')}{json.dumps(box)}>"
+            case ["tiles", name, dtype, box]:
+                extents = f"{POINTERS[dtype].removeprefix('*')}{json.dumps(box)}"
+                types[f"{name} {box}"] = f"tensordesc<{extents},{shared_layout(box, dtype)!r}>"
             case ["tensor", name, dtype]:
                 types[name] = POINTERS[dtype]
                 aligned.append(position)
@@ -162,14 +166,16 @@ def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> A
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     function = getattr(module, launch["kernel"])
+    language = GluonASTSource if function.is_gluon() else ASTSource
     types, constants, aligned = _signature(launch["args"])
     # The emitted names may carry a suffix; positions are what both sides agree on.
     named = dict(zip(types, function.arg_names, strict=True))
     signature = {named[k]: v for k, v in types.items()}
     attrs = {(position,): [["tt.divisibility", 16]] for position in aligned}
-    source = ASTSource(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
+    source = language(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
     schedule = launch["schedule"]
     warps = warps_of(schedule["num_warps"], TARGETS[target][2])
     options = {"num_warps": warps, "num_stages": schedule["num_stages"]}

@@ -248,13 +248,14 @@ def corner(e: Expr, names: Definitions) -> Expr:
 # ---- a kernel --------------------------------------------------------------------------------
 
 
-def with_boxes(program: Program, index_widths: Mapping[str, int]) -> Program:
-    """The program with every eligible access as a BoxLoad or BoxStore, and without the names that only masks and
-    lanes' indices needed. Kernels whose integers are not proved to fit 32 bits stay as they are."""
+def with_boxes(program: Program, index_widths: Mapping[str, int], stores: bool = True) -> Program:
+    """The program with every eligible access as a BoxLoad or BoxStore (or, without `stores`, the loads only), and
+    without the names that only masks and lanes' indices needed. Kernels whose integers are not proved to fit 32
+    bits stay as they are."""
     return replace(
         program,
         kernels=tuple(
-            replace(k, body=_needed(_block(k.body, program, {}), set())) if index_widths[k.name] == 32 else k
+            replace(k, body=_needed(_block(k.body, program, {}, stores), set())) if index_widths[k.name] == 32 else k
             for k in program.kernels
         ),
     )
@@ -266,7 +267,9 @@ def boxed_tensors(program: Program) -> tuple[str, ...]:
     return tuple(t.name for t in program.tensors if t.name in found)
 
 
-def _block(statements: tuple[Statement, ...], program: Program, outer: Definitions) -> tuple[Statement, ...]:
+def _block(
+    statements: tuple[Statement, ...], program: Program, outer: Definitions, stores: bool
+) -> tuple[Statement, ...]:
     names = dict(outer)
     result: list[Statement] = []
     for statement in statements:
@@ -275,22 +278,22 @@ def _block(statements: tuple[Statement, ...], program: Program, outer: Definitio
                 result.append(replace(statement, value=_rewritten(statement.value, program, names)))
                 names[statement.name] = statement.value
             case Store():
-                result.append(_store(statement, program, names))
+                result.append(_store(statement, program, names, stores))
             case For():
                 carries = tuple(replace(c, init=_rewritten(c.init, program, names)) for c in statement.carries)
                 own = {statement.counter, *(c.name for c in carries)}
                 names = {name: e for name, e in names.items() if name not in own and not own & _names(e)}
                 inside = dict(names)
-                body = _block(statement.body, program, inside)
+                body = _block(statement.body, program, inside, stores)
                 inside |= {s.name: s.value for s in statement.body if isinstance(s, Let)}
                 carries = tuple(replace(c, next=_rewritten(c.next, program, inside)) for c in carries)
                 result.append(replace(statement, carries=carries, body=body))
     return tuple(result)
 
 
-def _store(store: Store, program: Program, names: Definitions) -> Store:
+def _store(store: Store, program: Program, names: Definitions, stores: bool) -> Store:
     value = _rewritten(store.value, program, names)
-    box = None if store.atomic else box_of(store, store.value.type.shape, program, names)
+    box = None if store.atomic or not stores else box_of(store, store.value.type.shape, program, names)
     if box is None:
         return replace(store, value=value)
     index = tuple(corner(e, names) for e in store.index)

@@ -35,7 +35,7 @@ from lowering.assumptions import (
 from lowering.choose import choose, target_of
 from lowering.emitted import emitted_module
 from lowering.occupancy import warps_of
-from lowering.tensormap import descriptor
+from lowering.tensormap import descriptor, shared_descriptor
 from lowering.versions import NoVersion, Version, versions_in
 
 FORMAT = 3
@@ -86,6 +86,8 @@ def _argument(
     match argument:
         case ["descriptor", name, _, box]:
             return descriptor(tensors[name], box)
+        case ["tiles", name, dtype, box]:
+            return shared_descriptor(tensors[name], box, dtype)
         case ["tensor", name, *_]:
             return tensors[name]
         case ["stride", name, axis]:

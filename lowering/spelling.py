@@ -165,7 +165,8 @@ class Writer:
     def full(self, shape: tuple[int, ...], text: str, dtype: str) -> str:
         return f"tl.full({list(shape)}, {text}, {dtype})"
 
-    def broadcast(self, piece: Piece, shape: tuple[int, ...]) -> str:
+    def broadcast(self, piece: Piece, shape: tuple[int, ...], dtype: str) -> str:
+        """`dtype`: of the lanes; empty for addresses."""
         return f"tl.broadcast_to({piece.text}, {list(shape)})"
 
     def line(self, depth: int, text: str, comment: str = "") -> None:
@@ -227,7 +228,7 @@ def shaped(w: Writer, piece: Piece, type_: Type) -> Piece:
     if piece.literal:
         return Piece(w.full(type_.shape, piece.text, w.dtype(type_.dtype)), shape=type_.shape)
     if piece.shape != type_.shape:
-        return Piece(w.broadcast(piece, type_.shape), shape=type_.shape)
+        return Piece(w.broadcast(piece, type_.shape, w.dtype(type_.dtype)), shape=type_.shape)
     return piece
 
 
@@ -347,7 +348,7 @@ def address(w: Writer, name: str, index: tuple[Expr, ...], shape: tuple[int, ...
     terms.sort(key=lambda t: sum(n > 1 for n in t.shape) if t.shape else -1)
     text = " + ".join([argument_name(name)] + [t.within(PRODUCT) for t in terms])
     lanes = _join(*(t.shape for t in terms))
-    return text if lanes == shape else w.broadcast(Piece(text, SUM, lanes), shape)
+    return text if lanes == shape else w.broadcast(Piece(text, SUM, lanes), shape, "")
 
 
 def _random(w: Writer, e: Random) -> Piece:

@@ -5,15 +5,16 @@ extents in 32 bits: the base is a multiple of 16 bytes, the last dimension is co
 positive multiple of 16 bytes below 2^40, every extent at least 1. The stride of a dimension of extent 1 moves
 nothing, and torch leaves it arbitrary: the descriptor gets one that is allowed.
 
-Standard library, torch and (when a descriptor is made) Triton only.
+Standard library and (when a descriptor is made) Triton only; torch by way of the tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ALIGNMENT = 16  # bytes
 MAX_STRIDE = 2**40  # bytes
@@ -55,3 +56,18 @@ def descriptor(x: torch.Tensor, box: Sequence[int]) -> Any:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     return TensorDescriptor(x, list(x.shape), strides(x), list(box))
+
+
+def shared_layout(box: Sequence[int], dtype: str) -> Any:
+    """How Gluon lays out a box in shared memory, so that TMA writes it and wgmma reads it as it is; dtype: "bf16"."""
+    from triton.experimental.gluon import language as gl
+
+    types = {"bf16": gl.bfloat16, "f16": gl.float16, "f32": gl.float32}
+    return gl.NVMMASharedLayout.get_default_for(list(box), types[dtype])
+
+
+def shared_descriptor(x: torch.Tensor, box: Sequence[int], dtype: str) -> Any:
+    """Gluon's host-side descriptor, which says that layout too; `unfit(x)` must be empty."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    return TensorDescriptor(x, list(x.shape), strides(x), list(box), shared_layout(box, dtype))

@@ -58,14 +58,14 @@ def emit_program(
     kernels: list[str] = []
     for kernel in program.kernels:
         bits = (index_widths or widths)[kernel.name], widths[kernel.name]
-        lines, used = _kernel(kernel, program, sizes, bits)
+        lines, used = kernel_lines(kernel, program, sizes, bits)
         helpers |= used
         kernels.append("\n".join(lines) + "\n")
-    parts = [_header(program, bound, subject), "import triton\nimport triton.language as tl\n"]
+    parts = [header(program, bound, subject), "import triton\nimport triton.language as tl\n"]
     return "\n".join(parts) + "\n\n" + "\n\n".join([HELPERS[name].lstrip() for name in sorted(helpers)] + kernels)
 
 
-def _header(program: Program, bound: Bound, subject: str) -> str:
+def header(program: Program, bound: Bound, subject: str) -> str:
     settings = ", ".join(f"{k} = {v}" for k, v in bound.settings)
     metas = ", ".join(f"{k} = {v}" for k, v in program.metas)
     text = f'"""{bound.spec.name} ({settings}); {metas or "no meta-parameters"}.\n'
@@ -90,12 +90,12 @@ def _argument_text(argument: list[Any]) -> str:
             raise ValueError(f"not a kernel argument: {argument}")
 
 
-def _taken(kernel: Kernel, program: Program) -> set[str]:
+def taken_names(kernel: Kernel, program: Program) -> set[str]:
     names = {_argument_text(a) for a in arguments(kernel, program)}
     return names | set(RESERVED) | {argument_name(k.name) for k in program.kernels}
 
 
-def _signature(kernel: Kernel, program: Program) -> list[str]:
+def signature(kernel: Kernel, program: Program) -> list[str]:
     groups: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
         group = f"stride {argument[1]}" if argument[0] == "stride" else argument[0]
@@ -107,24 +107,24 @@ def _signature(kernel: Kernel, program: Program) -> list[str]:
     return [decorator, f"def {argument_name(kernel.name)}(", *rows, "):"]
 
 
-def _kernel(
+def kernel_lines(
     kernel: Kernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
 ) -> tuple[list[str], set[str]]:
     """The lines of one kernel and the helper functions it calls; `bits`: of its integers, of its offsets."""
     if bits not in ((32, 32), (32, 64), (64, 64)):
         raise ValueError(f"kernel {kernel.name}: integers and offsets of {bits} bits; each must be 32 or 64")
-    w = Writer(bits[0], sizes, _taken(kernel, program), shared_names(kernel))
-    _enter(w, kernel)
+    w = Writer(bits[0], sizes, taken_names(kernel, program), shared_names(kernel))
+    enter_sizes(w, kernel)
     if bits[0] < bits[1]:
-        _widen_strides(w, kernel, program, bits[1])
-    _program_ids(w, kernel)
+        widen_strides(w, kernel, program, bits[1])
+    program_ids(w, kernel)
     warp_specialize = kernel.schedule.warp_specialize
     for statement in kernel.body:
         _statement(w, statement, 1, warp_specialize)
-    return [*_signature(kernel, program), *w.lines], w.helpers
+    return [*signature(kernel, program), *w.lines], w.helpers
 
 
-def _enter(w: Writer, kernel: Kernel) -> None:
+def enter_sizes(w: Writer, kernel: Kernel) -> None:
     """Sizes and parameters as tensors of one stated dtype, whatever the launcher was given."""
     nodes = used_nodes(kernel)
     whole = {n.name for n in nodes if isinstance(n, Size) or (isinstance(n, Param) and n.type.dtype.is_int)}
@@ -136,7 +136,7 @@ def _enter(w: Writer, kernel: Kernel) -> None:
         w.line(1, f"{text} = tl.cast({text}, tl.float32)")
 
 
-def _widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> None:
+def widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> None:
     """Offsets need more bits than indices: index * stride is then computed in the stride's width."""
     strides: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
@@ -148,7 +148,7 @@ def _widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> No
             w.line(1, f"{', '.join(pair)} = {casts}")
 
 
-def _program_ids(w: Writer, kernel: Kernel) -> None:
+def program_ids(w: Writer, kernel: Kernel) -> None:
     w.line(1, f"pid = tl.program_id(0){'.to(tl.int64)' if w.width == 64 else ''}")
     for axis in reversed(kernel.grid[1:]):
         extent = expr(w, axis.extent)

@@ -1,0 +1,270 @@
+"""One partition of an asynchronous program as lines of Gluon.
+
+Keeps the contract of `lowering.hopper.async_program`, statement by statement: each ring has a counter of its fills (the
+producer's copies, the consumer's waits), from which slots and parities follow; a release counts back by the tiles
+held; a dot's result is read through the wait that retires it, and a register operand is named in that wait, so that
+its registers live until then. Gluon's `mbarrier.arrive` first brings the partition's warps together (seen in the
+assembly of Triton 3.6.0 and 3.7.1), which is what makes one arrival speak for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ir.program import Expr, Let, Load, Reduce, Store
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    Copy,
+    If,
+    IssueDot,
+    Loop,
+    Read,
+    Release,
+    Ring,
+    Statement,
+    Tile,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
+from lowering.hopper.flatten import names_in
+from lowering.hopper.layouts import Blocked, Mma, Operand, mma, natural
+from lowering.hopper.writer import GluonWriter
+from lowering.intervals import UNKNOWN, interval
+from lowering.plan import walk
+from lowering.spelling import address, expr, tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RingNames:
+    """How a ring's parts are called in the emitted kernel; `descriptor` is the argument its tiles come from."""
+
+    tiles: str
+    full: str
+    empty: str
+    fills: str
+    descriptor: str
+
+
+def single(kernel: AsyncKernel, ring: Ring) -> bool:
+    """Whether the ring is filled at most once: it needs no counter, and nobody waits for it to be empty."""
+    loops = [s for s in walk(kernel.producer) if isinstance(s, Loop)]
+    return _copies(kernel.producer, ring) == 1 and not any(_copies(loop, ring) for loop in loops)
+
+
+def _copies(node: object, ring: Ring) -> int:
+    return sum(isinstance(n, Copy) and n.ring == ring.name for n in walk(node))
+
+
+@dataclass(slots=True)
+class Partition:
+    """Writes one partition. `held`: tiles of each ring held at this point; `flying`: dots issued and not retired,
+    with the names of their register operands."""
+
+    kernel: AsyncKernel
+    rings: Mapping[str, RingNames]
+    w: GluonWriter
+    held: dict[str, int] = field(default_factory=dict)
+    flying: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    layouts: set[Mma] = field(default_factory=set)
+
+    def write(self, statements: Iterable[Statement], depth: int) -> None:
+        counted = {n.ring for n in walk(tuple(statements)) if isinstance(n, Copy | WaitFull)}
+        for ring in self.kernel.rings:
+            if ring.name in counted and not single(self.kernel, ring):
+                self.w.line(depth, f"{self.rings[ring.name].fills} = 0")
+        self.block(statements, depth)
+
+    def block(self, statements: Iterable[Statement], depth: int) -> None:
+        for s in statements:
+            self.statement(s, depth)
+
+    def statement(self, s: Statement, depth: int) -> None:
+        match s:
+            case Let():
+                self._let(s, depth)
+            case Store():
+                self._store(s, depth)
+            case WaitEmpty(ring=name):
+                self._wait(name, depth, full=False)
+            case Copy(ring=name, index=index):
+                self._copy(name, index, depth)
+            case WaitFull(ring=name):
+                self._wait(name, depth, full=True)
+                self.held[name] = self.held.get(name, 0) + 1
+                self._count(name, depth)
+            case Release(ring=name):
+                if any(isinstance(n, Read) and n.tile.ring == name for n in walk(self.kernel.consumer)):
+                    # Ordinary reads of the slot come before the copy engine's next writes.
+                    self.w.line(depth, "hopper.fence_async_shared()")
+                slot = self._slot(name, self.held[name])
+                self.w.line(depth, f"mbarrier.arrive({self.rings[name].empty}.index({slot}), count=1)")
+                self.held[name] -= 1
+            case Read():
+                self._read(s, depth)
+            case IssueDot():
+                self._issue(s, depth)
+            case WaitDots(pending=pending):
+                self._retire(pending, depth)
+            case Loop() | If():
+                self._control(s, depth)
+
+    # ---- rings -------------------------------------------------------------------------------
+
+    def _slot(self, name: str, back: int) -> str:
+        """The slot of the fill `back` before the next one."""
+        ring = self.kernel.ring(name)
+        if ring.stages == 1:
+            return "0"
+        count = self.rings[name].fills
+        text = f"({count} - {back})" if back else count
+        return f"{text} % {ring.stages}"
+
+    def _wait(self, name: str, depth: int, full: bool) -> None:
+        ring, names = self.kernel.ring(name), self.rings[name]
+        if single(self.kernel, ring):
+            if full:
+                self.w.line(depth, f"mbarrier.wait({names.full}.index(0), 0)")
+            return
+        turn = names.fills if ring.stages == 1 else f"{names.fills} // {ring.stages}"
+        parity = f"{turn} & 1" if full else f"({turn} & 1) ^ 1"
+        barrier = names.full if full else names.empty
+        self.w.line(depth, f"mbarrier.wait({barrier}.index({self._slot(name, 0)}), {parity})")
+
+    def _copy(self, name: str, index: tuple[Expr, ...], depth: int) -> None:
+        ring, names = self.kernel.ring(name), self.rings[name]
+        slot = self._slot(name, 0)
+        corner = ", ".join(expr(self.w, e).text for e in index)
+        self.w.line(depth, f"mbarrier.expect({names.full}.index({slot}), {ring.tile_bytes})")
+        text = (
+            f"tma.async_copy_global_to_shared({names.descriptor}, [{corner}], "
+            f"{names.full}.index({slot}), {names.tiles}.index({slot}))"
+        )
+        self.w.call(depth, "", text)
+        self._count(name, depth)
+
+    def _count(self, name: str, depth: int) -> None:
+        if not single(self.kernel, self.kernel.ring(name)):
+            self.w.line(depth, f"{self.rings[name].fills} += 1")
+
+    def _tile(self, tile: Tile) -> str:
+        ring = self.kernel.ring(tile.ring)
+        text = f"{self.rings[tile.ring].tiles}.index({self._slot(tile.ring, 1 + tile.age)})"
+        text += f".reshape({list(ring.shape)})"
+        return text + (".permute([1, 0])" if tile.transposed else "")
+
+    # ---- dots --------------------------------------------------------------------------------
+
+    def _issue(self, s: IssueDot, depth: int) -> None:
+        w = self.w
+        layout = mma(s.type, w.warps)
+        self.layouts.add(layout)
+        registers: tuple[str, ...] = ()
+        if isinstance(s.left, Tile):
+            left = self._tile(s.left)
+        else:
+            left = w.fresh("left")
+            w.line(depth, f"{left} = {w.piece(s.left, Operand(layout)).text}")
+            registers = (left,)
+        if s.acc is None:
+            with w.under(layout):
+                acc, use = w.full(s.type.shape, "0.0", "gl.float32"), ", use_acc=False"
+        else:
+            acc, use = w.piece(s.acc, layout).text, ""
+        name = w.name(s.name)
+        text = f"hopper.warpgroup_mma({left}, {self._tile(s.right)}, {acc}{use}, is_async=True)"
+        w.call(depth, f"{name} = ", text, s.comment)
+        self.flying.append((name, registers))
+
+    def _retire(self, pending: int, depth: int) -> None:
+        done = self.flying[: max(0, len(self.flying) - pending)]
+        self.flying = self.flying[len(done) :]
+        if not done:
+            return
+        names = [n for name, registers in done for n in (name, *registers)]
+        self.w.line(depth, f"{', '.join(names)} = hopper.warpgroup_mma_wait({pending}, deps=[{', '.join(names)}])")
+
+    # ---- the typed core ----------------------------------------------------------------------
+
+    def _let(self, let: Let, depth: int) -> None:
+        w, shape = self.w, let.value.type.shape
+        w.ranges[let.name] = interval(let.value, w.sizes, w.ranges)
+        if not shape:
+            piece = w.piece(let.value, None) if not let.value.type.dtype.is_int else expr(w, let.value)
+            if piece.value is not None:
+                w.constants[let.name] = piece.value
+            w.call(depth, f"{w.name(let.name)} = ", piece.text, let.comment)
+            return
+        if let.name not in w.homes and any(isinstance(n, Load | Reduce) for n in walk(let.value)):
+            w.once.add(let.name)  # not to be loaded, or summed, twice
+        if let.name in w.homes or let.name in w.once:
+            layout = w.home(let.name, shape)
+            w.call(depth, f"{w.name(let.name)} = ", w.piece(let.value, layout).text, let.comment)
+            return
+        for layout in tuple(w.demands.get(let.name, ())):
+            w.call(depth, f"{w.variant(let.name, layout)} = ", w.piece(let.value, layout).text, let.comment)
+
+    def _read(self, read: Read, depth: int) -> None:
+        w = self.w
+        w.once.add(read.name)
+        layout = w.home(read.name, read.type.shape)
+        w.line(depth, f"{w.name(read.name)} = {self._tile(read.tile)}.load({layout})", read.comment)
+
+    def _store(self, store: Store, depth: int) -> None:
+        w, shape = self.w, store.value.type.shape
+        layout = natural(store.value, w.homes) or (Blocked(shape, w.warps) if shape else None)
+        with w.under(layout):
+            value = tensor(w, expr(w, store.value), store.value.type)
+            if store.value.type.dtype.is_int:
+                value = value.method(f".to(gl.int{store.value.type.dtype.bits})")
+            parts = [address(w, store.tensor, store.index, shape), value.text]
+            if store.mask is not None:
+                parts.append(f"mask={tensor(w, expr(w, store.mask), store.mask.type).text}")
+        if store.atomic:
+            parts.append('sem="relaxed"')
+        w.call(depth, "", f"gl.{'atomic_add' if store.atomic else 'store'}({', '.join(parts)})", store.comment)
+
+    # ---- control -----------------------------------------------------------------------------
+
+    def _control(self, s: Loop | If, depth: int) -> None:
+        w = self.w
+        inits = []
+        for c in s.carries:
+            if c.type.shape and c.name not in w.homes:
+                w.once.add(c.name)
+            inits.append((w.name(c.name), self._carried(c.name, c.init)))
+            w.ranges[c.name] = UNKNOWN
+        for name, value in inits:
+            if name != value:
+                w.line(depth, f"{name} = {value}")
+        if isinstance(s, Loop):
+            start, stop = expr(w, s.start), expr(w, s.stop)
+            low, _ = interval(s.start, w.sizes, w.ranges)
+            _, high = interval(s.stop, w.sizes, w.ranges)
+            w.ranges[s.counter] = (low, None if high is None else high - 1)
+            w.line(depth, f"for {w.name(s.counter)} in range({start.text}, {stop.text}):", s.comment)
+        else:
+            w.line(depth, f"if {expr(w, s.condition).text}:", s.comment)
+        self.block(s.body, depth + 1)
+        nexts = [(w.name(c.name), self._carried(c.name, c.next)) for c in s.carries]
+        moved = [(name, value) for name, value in nexts if name != value]
+        if moved:
+            w.line(depth + 1, f"{', '.join(n for n, _ in moved)} = {', '.join(v for _, v in moved)}")
+        elif not s.body:
+            w.line(depth + 1, "pass")
+
+    def _carried(self, name: str, e: Expr) -> str:
+        w = self.w
+        return w.piece(e, w.home(name, e.type.shape) if e.type.shape else None).text
+
+
+def free_names(statements: Iterable[Statement]) -> set[str]:
+    """Names a partition reads and does not bind: program ids."""
+    nodes = list(walk(tuple(statements)))
+    bound = {n.name for n in nodes if isinstance(n, Let | Read | IssueDot)}
+    bound |= {n.counter for n in nodes if isinstance(n, Loop)}
+    bound |= {c.name for n in nodes if isinstance(n, Loop | If) for c in n.carries}
+    return names_in(tuple(statements)) - bound
+
+

@@ -1,0 +1,130 @@
+"""Typed kernels become asynchronous programs whose protocol holds and whose values are those of the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ir.inputs import generate
+from ir.interpret import Mode, interpret
+from ir.loader import bind, load_spec
+from ir.parser import parse
+from ir.program import Program
+from ir.spec import Bound
+from ir.typing import check
+from lowering.descriptors import with_boxes
+from lowering.hopper.async_program import AsyncKernel, Copy, If, IssueDot, Loop, Release, WaitDots, WaitFull
+from lowering.hopper.flatten import NotForHopper
+from lowering.hopper.protocol import Verified, verify
+from lowering.hopper.schedule import SHARED, schedule
+from lowering.hopper.simulate import adversaries, simulate
+from lowering.plan import walk
+
+ROOT = Path(__file__).parents[2]
+
+
+def typed(path: str, metas: dict[str, int] | None = None, **settings: str | int) -> tuple[Program, Bound]:
+    text = (ROOT / path).read_text()
+    for name, value in (metas or {}).items():
+        before = next(line for line in text.splitlines() if line.startswith(f"meta {name} "))
+        text = text.replace(before, f"meta {name} = {value}")
+    line = next(line for line in text.splitlines() if line.startswith("# spec:")).split()
+    found = dict(part.split("=") for part in line[3:])
+    options = {k: int(v) if str(v).isdigit() else v for k, v in {**found, **settings}.items()}
+    bound = bind(load_spec(line[2]), options)
+    return check(parse(text), bound), bound
+
+
+def asynchronous(program: Program) -> dict[str, AsyncKernel]:
+    boxed = with_boxes(program, {k.name: 32 for k in program.kernels}, stores=False)
+    return {k.name: schedule(k) for k in boxed.kernels}
+
+
+TILES = {"BM": 64, "BN": 64}
+
+
+@pytest.fixture(scope="module")
+def causal() -> AsyncKernel:
+    program, _ = typed("tests/golden/proved/exp2_folded_scale_causal.tile", {"BM": 128, "BN": 128}, D=128)
+    return asynchronous(program)["attention"]
+
+
+def test_the_last_dot_of_an_iteration_runs_beside_the_next_ones_vector_work(causal: AsyncKernel) -> None:
+    branch = next(s for s in causal.consumer if isinstance(s, If))
+    loop = next(s for s in branch.body if isinstance(s, Loop))
+    steps = [s for s in loop.body if isinstance(s, IssueDot | WaitDots | WaitFull | Release)]
+    scores, values = (s for s in steps if isinstance(s, IssueDot))
+    assert scores.right.ring == "K" and scores.right.transposed and values.right.ring == "V"
+    assert steps == [
+        WaitFull("K"), scores, values, WaitDots(1), Release("K"), WaitFull("V"), WaitDots(0), Release("V")
+    ]  # fmt: skip
+    where = loop.body.index(WaitDots(1)), loop.body.index(WaitDots(0))
+    names = [getattr(s, "name", "") for s in loop.body[slice(*where)]]
+    assert {"m_new", "p", "alpha"} <= set(names)
+
+
+def test_rings_fit_and_what_is_read_once_has_one_slot(causal: AsyncKernel) -> None:
+    assert {r.name: r.stages for r in causal.rings} == {"Q": 1, "K": 2, "V": 2}
+    assert causal.schedule.num_warps == 8
+    assert causal.shared_bytes < SHARED
+
+
+def test_the_producer_keeps_only_what_copies_need(causal: AsyncKernel) -> None:
+    copies = [n.ring for n in walk(causal.producer) if isinstance(n, Copy)]
+    assert copies == ["Q", "K", "V", "K", "V"]
+    assert not any(isinstance(n, IssueDot | WaitFull) for n in walk(causal.producer))
+
+
+def test_more_stages_than_fit_are_taken_back() -> None:
+    program, _ = typed("tests/golden/proved/fa2_none.tile", {"BM": 64, "BN": 128}, D=256)
+    kernel = asynchronous(program)["attention"]
+    assert {r.name: r.stages for r in kernel.rings} == {"Q": 1, "K": 1, "V": 2}  # V is held while the next arrives
+
+
+KERNELS = [
+    "tests/golden/proved/exp2_folded_scale.tile",
+    "tests/golden/proved/fa1_normalised.tile",  # not of the rotated form
+    "tests/golden/proved/loop_over_row_tiles.tile",  # a loop over query tiles around it
+    "tests/golden/proved/carried_offset.tile",  # the producer carries an index
+    "specs/window/exp2_lazy.tile",
+]
+
+
+@pytest.mark.parametrize("path", KERNELS)
+def test_protocols_are_verified(path: str) -> None:
+    program, _ = typed(path, TILES)
+    for kernel in asynchronous(program).values():
+        found = verify(kernel)
+        assert isinstance(found, Verified), found
+
+
+@pytest.mark.parametrize("path", ["tests/golden/proved/body_and_diagonal.tile", KERNELS[1]])
+def test_values_are_those_of_the_program(path: str) -> None:
+    program, bound = typed(path, TILES)
+    sizes = {"B": 1, "H": 2, "G": 1, "M": 70, "N": 135}
+    parameters = {"scale": 0.125}
+    inputs = generate("normal", 0, bound, sizes, parameters)
+    wanted = interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE).tensors
+    for adversary in adversaries(2):
+        got = simulate(asynchronous(program), program, bound, sizes, parameters, inputs, adversary)
+        assert not got.faults
+        for name in ("O", "LSE"):
+            assert np.array_equal(got.tensors[name], wanted[name])
+
+
+@pytest.mark.parametrize(
+    ("path", "metas", "reason"),
+    [
+        ("tests/golden/proved/fa2_fp32_d128.tile", {}, "f32 operands"),
+        ("specs/paged/gathered.tile", TILES, "right operand is computed"),
+        ("specs/softmax/online.tile", {}, "no dot"),
+        ("tests/golden/proved/fa2_none.tile", {"BM": 32, "BN": 64}, "wgmma takes rows of 64"),
+        ("tests/golden/proved/transposed_scores.tile", TILES, "right operand is computed"),
+    ],
+)
+def test_what_has_no_asynchronous_program_is_named(path: str, metas: dict[str, int], reason: str) -> None:
+    program, _ = typed(path, metas)
+    with pytest.raises(NotForHopper, match=reason):
+        asynchronous(program)
