@@ -25,8 +25,9 @@ from ir.arithmetic import Array, Value
 from ir.ast import NOWHERE
 from ir.interpret import Machine, Mode, Outcome, interpret
 from ir.memory import Access, poison
-from ir.program import Kernel, Let, Program, Store
+from ir.program import Expr, Kernel, Let, Program, Store
 from ir.spec import Bound
+from lowering.accesses import BoxStore
 from lowering.hopper.async_program import (
     AsyncKernel,
     Copy,
@@ -178,6 +179,8 @@ class _AsyncMachine(Machine):
         for statement in statements:
             self.spend(0)
             match statement:
+                case BoxStore():
+                    self.store_box(statement)
                 case Let() | Store():
                     self.run((statement,))
                 case Loop():
@@ -225,20 +228,24 @@ class _AsyncMachine(Machine):
         if slot.landing:
             self.log.add("protocol", f"two copies run into one slot of {copy.ring}", self.site, "", (), NOWHERE)
         slot.cells = np.full(ring.shape, poison(ring.dtype))
-        slot.landing.append(self.box(ring, [self.integer(k) for k in copy.index]).reshape(ring.shape))
+        box = self.box(ring.tensor, copy.index, ring.box)
+        slot.landing.append(self.memory.load(box, 0).reshape(ring.shape))
 
-    def box(self, ring: Ring, first: list[int]) -> Array:
-        """The box of a tensor at `first`; cells outside are 0."""
-        rank = len(ring.box)
+    def box(self, tensor: str, corner: tuple[Expr, ...], shape: tuple[int, ...]) -> Access:
+        """The cells of a box of `tensor` from `corner` on, those outside masked."""
         index = [
-            np.arange(start, start + n, dtype=np.int64).reshape([n if d == axis else 1 for d in range(rank)])
-            for axis, (start, n) in enumerate(zip(first, ring.box, strict=True))
+            np.arange(first, first + n, dtype=np.int64).reshape([n if d == axis else 1 for d in range(len(shape))])
+            for axis, (first, n) in enumerate(zip([self.integer(k) for k in corner], shape, strict=True))
         ]
-        inside = np.ones(ring.box, dtype=bool)
-        for k, extent in zip(index, self.program.tensor(ring.tensor).shape, strict=True):
+        inside = np.ones(shape, dtype=bool)
+        for k, extent in zip(index, self.program.tensor(tensor).shape, strict=True):
             inside &= (k >= 0) & (k < self.integer(extent))
-        self.spend(math.prod(ring.box))
-        return self.memory.load(Access(ring.tensor, tuple(index), ring.box, inside, self.site, NOWHERE), 0)
+        self.spend(math.prod(shape))
+        return Access(tensor, tuple(index), shape, inside, self.site, NOWHERE)
+
+    def store_box(self, store: BoxStore) -> None:
+        value = np.asarray(self.value(store.value)).reshape(store.box)
+        self.memory.store(self.box(store.tensor, store.index, store.box), value, False)
 
     def release(self, block: _Block, ring: str) -> None:
         slot = block.at(ring, block.released[ring])

@@ -3,7 +3,7 @@
 `Canonical.key` maps a state to what its future depends on. Two states with one key can make the same steps and end in
 states that again have one key, so following one of them is enough. The argument, piece by piece:
 
-- rings: rules speak of differences of the three counts only;
+- rings: rules speak of differences of the three counts, and ask of a copy whether it is the first into its slot;
 - a line (`lowering.hopper.control`) is renumbered: a number below `cap` is kept, from `cap` on it is taken less a
   shift s. Steps compare numbers on a line with each other or, where a loop is entered and in peeled loops, with the
   constants of loop bounds, all below `cap`. s is 0 as long as either partition may still enter an unbounded loop
@@ -36,11 +36,13 @@ class Place(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """Counts since the start. `fills`: those not released, oldest first."""
+    """Counts since the start. `empty`: the producer has waited for the slot of the next copy. `fills`: those not
+    released, oldest first."""
 
     copied: int
     waited: int
     released: int
+    empty: bool
     fills: tuple[Fill, ...]
 
 
@@ -87,8 +89,9 @@ _FAR = 2**40  # sets shifted numbers apart from those that are kept
 class Canonical:
     """The key of a state; see the module docstring."""
 
-    def __init__(self, parts: tuple[Partition, Partition], cap: int) -> None:
+    def __init__(self, parts: tuple[Partition, Partition], stages: tuple[int, ...], cap: int) -> None:
         self.parts = parts
+        self.stages = stages
         self.cap = cap
 
     def key(self, state: State) -> object:
@@ -114,8 +117,11 @@ class Canonical:
             frames = tuple((f.block, f.held) for f in place.frames)
             places.append((place.position, frames, renumbered(here), asked))
         rings = tuple(
-            (r.copied - r.waited, r.waited - r.released, tuple((site, renumbered(where)) for site, where in r.fills))
-            for r in state.rings
+            (
+                *(r.copied - r.waited, r.waited - r.released, min(r.copied, stages), r.empty),
+                *((site, renumbered(where)) for site, where in r.fills),
+            )
+            for r, stages in zip(state.rings, self.stages, strict=True)
         )
         flights = tuple(
             (f.name, tuple((k, fill - state.rings[k].released) for k, fill in f.reads)) for f in state.flights
