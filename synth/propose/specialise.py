@@ -9,7 +9,7 @@ result for the sizes it requires, or it is not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ir.ast import Assign, Binary, Call, Element, Expand, Expr, For, Kernel, Name, Number, Require, Statement
@@ -25,7 +25,7 @@ LIMIT = 2**31  # the tiles are the kernel's own
 
 def specialised(text: str, bound: Bound) -> Iterator[str]:
     """The kernel for sizes that are multiples of its tiles: of all tiles its masks speak of, then of one at a time.
-    Nothing where no mask speaks of a size, or where something is required already."""
+    Nothing where no mask speaks of a size, where something is required already, or where every loop stays as it is."""
     module = parse(text)
     sizes = frozenset(d.name for d in bound.dims)
     found = [tuple(_conditions(kernel, sizes)) for kernel in module.kernels]
@@ -34,10 +34,16 @@ def specialised(text: str, bound: Bound) -> Iterator[str]:
         return
     for chosen in [every, *([m] for m in every if len(every) > 1)]:
         kernels = [_without(k, [c for c in cs if c[1] in chosen]) for k, cs in zip(module.kernels, found, strict=True)]
+        if _loops(module.kernels) and _loops(kernels) == _loops(module.kernels):
+            continue
         requires = tuple(Require(_even(*multiple)) for multiple in chosen)
         changed = kernel_text(replace(module, requires=requires, kernels=tuple(kernels)), bound, LIMIT)
         if changed is not None:
             yield changed
+
+
+def _loops(kernels: Iterable[Kernel]) -> list[Node]:
+    return [node for kernel in kernels for node in nodes(kernel.body) if isinstance(node, For)]
 
 
 Multiple = tuple[Expr, Expr]  # a length, and the extent of the tile it is a multiple of
@@ -90,9 +96,16 @@ def _lanes(e: Expr, values: Mapping[str, tuple[Expr, ...]], depth: int = 0) -> I
 
 def _length(e: Expr, values: Mapping[str, tuple[Expr, ...]], sizes: frozenset[str]) -> Expr | None:
     """A length written over sizes alone, names it was given put in."""
-    e = substituted(e, {name: values[name][0] for name in reads(e) - sizes if len(values.get(name, ())) == 1})
+    e = _written_out(e, values, sizes)
     plain = all(isinstance(n, (Name, Number, Binary)) for n in nodes(e))
     return e if plain and reads(e) & sizes and not any(isinstance(n, Element) for n in nodes(e)) else None
+
+
+def _written_out(e: Expr, values: Mapping[str, tuple[Expr, ...]], sizes: frozenset[str]) -> Expr:
+    """With names that are assigned once in the kernel replaced by what they were assigned."""
+    known = {name: values[name][0] for name in reads(e) - sizes if len(values.get(name, ())) == 1}
+    found: Expr = substituted(e, known)
+    return found
 
 
 # ---- a kernel without conditions that hold --------------------------------------------------------
@@ -102,7 +115,8 @@ def _without(kernel: Kernel, conditions: list[tuple[Expr, Multiple]]) -> Kernel:
     """The kernel with these conditions taken as true, blocks of even lengths counted, and empty loops gone."""
     body = settled(kernel.body, tuple(condition for condition, _ in conditions))
     even = frozenset((print_expr(length), print_expr(tile)) for _, (length, tile) in conditions)
-    return replace(kernel, body=_nonempty(every_place(body, lambda n: _whole(n, even))))
+    body = every_place(body, lambda n: _whole(n, even))
+    return replace(kernel, body=_nonempty(body, _values(replace(kernel, body=body))))
 
 
 def _whole(node: Node, even: frozenset[tuple[str, str]]) -> Node:
@@ -114,15 +128,23 @@ def _whole(node: Node, even: frozenset[tuple[str, str]]) -> Node:
             return node
 
 
-def _nonempty(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
-    """Without loops that end where they start: what they carry stays what it was."""
+def _nonempty(body: tuple[Statement, ...], values: Mapping[str, tuple[Expr, ...]]) -> tuple[Statement, ...]:
+    """Without loops that end where they start (what they carry stays what it was) and names given to themselves."""
     kept = list[Statement]()
     for statement in body:
-        if isinstance(statement, For):
-            if statement.start == statement.stop:
+        match statement:
+            case For(start=start, stop=stop) if start == stop or _same(start, stop, values):
                 continue
-            statement = replace(statement, body=_nonempty(statement.body))
-        kept.append(statement)
+            case For(body=inner):
+                kept.append(replace(statement, body=_nonempty(inner, values)))
+            case Assign(name, Name(value)) if name == value:
+                continue
+            case _:
+                kept.append(statement)
     return tuple(kept)
+
+
+def _same(start: Expr, stop: Expr, values: Mapping[str, tuple[Expr, ...]]) -> bool:
+    return _written_out(start, values, frozenset()) == _written_out(stop, values, frozenset())
 
 
