@@ -214,8 +214,8 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def long_sizes(program: Program) -> set[str]:
-    """Sizes a kernel walks in tiles: those in a loop bound, a mask, or a grid extent that is computed."""
-    found: set[str] = set()
+    """Sizes a kernel walks in tiles: those in a loop bound, a mask, a requirement, or a grid extent that is computed."""
+    found = {n.name for n in walk(program.requires) if isinstance(n, Size)}
     for kernel in program.kernels:
         nodes = list(walk(kernel.body))
         parts: list[object] = [n.mask for n in nodes if isinstance(n, Load | Store) and n.mask is not None]
@@ -235,7 +235,8 @@ def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
     cut = {name for t, _ in bound.inputs if t.facts.splits for name in _names(formula(t.facts.splits, bound))}
     longs = [d.name for d in bound.dims if d.name in long_sizes(program) | cut]
     related = {name for r in bound.spec.requires for name in _names(formula(r, bound))}
-    patterns = ([large + 5, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
+    first = large * (2 if program.requires else 1) + 5  # two tiles, also where it is rounded to a multiple of them
+    patterns = ([first, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
     shapes: list[dict[str, int]] = []
     for pattern in patterns:
         wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}

@@ -138,6 +138,12 @@ def test_a_cross_check_finds_sizes_that_meet_it(condition: str) -> None:
     assert shapes and all(check_requires(narrowed(BOUND, program), sizes) for sizes in shapes)
 
 
+def test_a_cross_check_runs_even_sizes_for_several_tiles() -> None:
+    """A loop whose bound has a name, and no mask: only the requirement says that C is a length."""
+    named = EVEN.replace("    for n in range(0, cdiv(C, BC))", "    blocks = C // BC\n    for n in range(blocks)")
+    assert {sizes["C"] for sizes in ragged(check(parse(named), BOUND), BOUND)} & {128, 192}
+
+
 def test_sizes_that_meet_what_none_can_meet_are_not_found() -> None:
     program = check(parse(required("C < R and R < C")), BOUND)
     assert nearby(narrowed(BOUND, program), {"R": 5, "C": 7}) is None
