@@ -93,15 +93,10 @@ def crosscheck(
 
     Raises CrosscheckFailed when the emitted module does not run at all.
     """
-    assumed = plan(program, bound)
-    runs = []
-    for sizes in ragged(program, bound) if shapes is None else shapes:
-        parameters = {
-            name: min(max((int if p["integer"] else float)(evaluate(p["default"], sizes)), p["min"]), p["max"])
-            for name, p in assumed["parameters"].items()
-        }
-        runs.append(Run(dict(sizes), parameters, generate(generator, seed, bound, sizes, parameters)))
-    results = run_interpreted(source, assumed, launches_of(program) if launches is None else launches, runs)
+    chosen = ragged(program, bound) if shapes is None else shapes
+    runs = tuple(_run(program, bound, sizes, generator, seed) for sizes in chosen)
+    emitted = Emitted(source, launches_of(program) if launches is None else launches, runs)
+    (results,) = run_interpreted(plan(program, bound), [emitted])
     inputs = describe(generator, seed)
     return Crosscheck(tuple(_compare(program, bound, r, inputs, got) for r, got in zip(runs, results, strict=True)))
 
@@ -110,16 +105,30 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
     """Every version of a certificate's section "lowered" against the reference interpreter, as JSON for its section
     "tests": the cases, each with the version's name; one for some sizes or tensors only is run at such. Raises
     CrosscheckFailed where one disagrees, or may run where it is not proved."""
+    assumed = plan(program, bound)
+    versions = versions_in(lowered)
+    try:
+        programs = [program_of(version, lowered, program, bound) for version in versions]
+    except (CertificateError, NotNarrower) as error:
+        raise CrosscheckFailed(str(error)) from error
+    emitted = []
+    for version, its in zip(versions, programs, strict=True):
+        runs = tuple(_run(its, bound, sizes, "normal", 0) for sizes in shapes_for(version, assumed, its, bound))
+        emitted.append(Emitted(version.source, version.launches, runs))
     rows: list[dict[str, Any]] = []
-    for version in versions_in(lowered):
-        try:
-            its = program_of(version, lowered, program, bound)
-        except (CertificateError, NotNarrower) as error:
-            raise CrosscheckFailed(str(error)) from error
-        shapes = shapes_for(version, lowered["plan"], its, bound)
-        cases = crosscheck(version.source, its, bound, shapes, launches=version.launches).require().cases
-        rows += ({"version": version.name, **asdict(case)} for case in cases)
+    results = run_interpreted(assumed, emitted)
+    for version, its, one, found in zip(versions, programs, emitted, results, strict=True):
+        cases = (_compare(its, bound, r, describe("normal", 0), got) for r, got in zip(one.runs, found, strict=True))
+        rows += ({"version": version.name, **asdict(case)} for case in Crosscheck(tuple(cases)).require().cases)
     return rows
+
+
+def _run(program: Program, bound: Bound, sizes: Mapping[str, int], generator: str, seed: int) -> Run:
+    parameters = {
+        name: min(max((int if p["integer"] else float)(evaluate(p["default"], sizes)), p["min"]), p["max"])
+        for name, p in plan(program, bound)["parameters"].items()
+    }
+    return Run(dict(sizes), parameters, generate(generator, seed, bound, sizes, parameters))
 
 
 def shapes_for(
@@ -155,6 +164,15 @@ class Run:
     inputs: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A module, what of it is launched, in order, and the runs to make of that."""
+
+    source: str
+    launches: Sequence[Any]
+    runs: Sequence[Run]
+
+
 def _compare(program: Program, bound: Bound, run: Run, inputs: str, got: Mapping[str, Any]) -> Case:
     reference = interpret(program, bound, run.sizes, run.parameters, run.inputs, Mode.MACHINE)
     wanted = {t.name: reference.tensors[t.name] for t in program.tensors if t.role == "output"}
@@ -180,29 +198,40 @@ def tolerance(program: Program) -> float:
     return max((TOLERANCE[d] for d in dtypes if d in TOLERANCE), default=TOLERANCE[DType.F32])
 
 
-def run_interpreted(source: str, plan: Any, launches: Sequence[Any], runs: list[Run]) -> list[dict[str, Any]]:
-    """Outputs (float64 arrays) of each run of an emitted module under Triton's interpreter.
+def run_interpreted(plan: Any, modules: Sequence[Emitted]) -> list[list[dict[str, Any]]]:
+    """Outputs (float64 arrays) of each run of each emitted module under Triton's interpreter, all in one process.
 
     Raises CrosscheckFailed when the interpreter fails or takes too long.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = [{"sizes": run.sizes, "parameters": run.parameters} for run in runs]
-        request = {"source": source, "plan": plan, "launches": list(launches), "cases": cases}
-        (folder / "request.json").write_text(json.dumps(request))
-        for number, run in enumerate(runs):
-            with (folder / f"inputs_{number}.npz").open("wb") as file:
-                np.savez(file, allow_pickle=False, **run.inputs)
-        command = [sys.executable, "-m", "lowering.interpreted", name]
+        listed = [
+            {
+                "source": module.source,
+                "launches": list(module.launches),
+                "cases": [{"sizes": run.sizes, "parameters": run.parameters} for run in module.runs],
+            }
+            for module in modules
+        ]
+        (folder / "request.json").write_text(json.dumps({"plan": plan, "modules": listed}))
+        for k, module in enumerate(modules):
+            for number, run in enumerate(module.runs):
+                with (folder / f"inputs_{k}_{number}.npz").open("wb") as file:
+                    np.savez(file, allow_pickle=False, **run.inputs)
+        limit = TIMEOUT * len(modules)
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=child_environment(True)
-            )
+                [sys.executable, "-m", "lowering.interpreted", name],
+                capture_output=True, text=True, timeout=limit, check=False, env=child_environment(True),
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise CrosscheckFailed(f"Triton's interpreter took longer than {TIMEOUT:.0f} s") from error
+            raise CrosscheckFailed(f"Triton's interpreter took longer than {limit:.0f} s") from error
         if done.returncode != 0:
             raise CrosscheckFailed("Triton's interpreter failed: " + "\n".join(done.stderr.splitlines()[-6:]))
-        return [_arrays(folder / f"outputs_{number}.npz") for number in range(len(runs))]
+        return [
+            [_arrays(folder / f"outputs_{k}_{number}.npz") for number in range(len(module.runs))]
+            for k, module in enumerate(modules)
+        ]
 
 
 def _arrays(path: Path) -> dict[str, Any]:
@@ -214,7 +243,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def long_sizes(program: Program) -> set[str]:
-    """Sizes a kernel walks in tiles: those in a loop bound, a mask, a requirement, or a grid extent that is computed."""
+    """Sizes a kernel walks in tiles: in a loop bound, a mask, a requirement, or a grid extent that is computed."""
     found = {n.name for n in walk(program.requires) if isinstance(n, Size)}
     for kernel in program.kernels:
         nodes = list(walk(kernel.body))

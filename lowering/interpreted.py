@@ -103,30 +103,29 @@ def mend() -> None:
 
 
 def main(folder: Path) -> None:
-    """Run every case of request.json: inputs from inputs_K.npz, outputs to outputs_K.npz, in `folder`."""
+    """Run every case N of every module K of request.json: inputs_K_N.npz to outputs_K_N.npz, in `folder`."""
     request = json.loads((folder / "request.json").read_text())
-    module = emitted_module(request["source"])
     mend()
-    for number, case in enumerate(request["cases"]):
-        with np.load(folder / f"inputs_{number}.npz") as arrays:
-            inputs = {name: arrays[name] for name in arrays.files}
-        outputs = run_case(module, request, case["sizes"], case["parameters"], inputs)
-        with (folder / f"outputs_{number}.npz").open("wb") as file:
-            np.savez(file, allow_pickle=False, **outputs)
+    for k, emitted in enumerate(request["modules"]):
+        module = emitted_module(emitted["source"])
+        for number, case in enumerate(emitted["cases"]):
+            with np.load(folder / f"inputs_{k}_{number}.npz") as arrays:
+                inputs = {name: arrays[name] for name in arrays.files}
+            outputs = run_case(module, request["plan"], emitted["launches"], case, inputs)
+            with (folder / f"outputs_{k}_{number}.npz").open("wb") as file:
+                np.savez(file, allow_pickle=False, **outputs)
 
 
-def run_case(
-    module: ModuleType, request: Any, sizes: dict[str, int], parameters: dict[str, float], inputs: dict[str, Array]
-) -> dict[str, Array]:
+def run_case(module: ModuleType, plan: Any, launches: Any, case: Any, inputs: dict[str, Array]) -> dict[str, Array]:
     """Outputs as float64 arrays."""
-    plan = request["plan"]
+    sizes, parameters = case["sizes"], case["parameters"]
     dtypes = {t["name"]: DTYPES[t["dtype"]] for t in plan["tensors"]}
     tensors = {name: torch.from_numpy(array).to(dtypes[name]) for name, array in inputs.items()}
     made = allocate(plan, sizes, ("output", "scratch"), "cpu")
     for tensor in made.values():
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))  # a cell nobody stores must show
-    prepared(module, request["launches"], {**tensors, **made}, sizes, parameters)()
+    prepared(module, launches, {**tensors, **made}, sizes, parameters)()
     return {t["name"]: made[t["name"]].to(torch.float64).numpy() for t in plan["tensors"] if t["role"] == "output"}
 
 

@@ -24,9 +24,9 @@ from ir.random import random
 from ir.spec import Bound
 from ir.typing import check
 from lowering.cpu import execute
-from lowering.crosscheck import Run, run_interpreted
+from lowering.crosscheck import Emitted, Run, run_interpreted
 from lowering.launch import AssumptionViolated
-from lowering.plan import plan
+from lowering.plan import launches_of, plan
 from lowering.sdpa import Attention
 from lowering.triton import emit_program
 from lowering.values import TORCH
@@ -78,7 +78,8 @@ def test_every_backend_draws_the_mask_of_the_spec(path: Path) -> None:
     given = {k: torch.from_numpy(x).to(TORCH[typed.tensor(k).dtype]) for k, x in inputs.items()}
     assert np.array_equal(execute(typed, bound, SIZES, PARAMETERS, given)["O"].numpy() > 1e-6, wanted)
     source = emit_program(typed, bound, {k.name: 64 for k in typed.kernels})
-    (found,) = run_interpreted(source, plan(typed, bound), [Run(SIZES, PARAMETERS, inputs)])
+    emitted = Emitted(source, launches_of(typed), [Run(SIZES, PARAMETERS, inputs)])
+    ((found,),) = run_interpreted(plan(typed, bound), [emitted])
     assert np.array_equal(found["O"] > 1e-6, wanted)
 
 

@@ -27,8 +27,8 @@ from ir.spec import Bound
 from ir.tiles import OPERATORS
 from ir.typing import check
 from lowering.cpu import execute
-from lowering.crosscheck import Run, run_interpreted
-from lowering.plan import plan, walk
+from lowering.crosscheck import Emitted, Run, run_interpreted
+from lowering.plan import launches_of, plan, walk
 from lowering.triton import emit_program
 from lowering.values import TORCH
 from verifier.integers import reset
@@ -207,7 +207,8 @@ def rows(tensor: Array) -> dict[str, Array]:
 def test_triton_can_say_it_and_means_the_same(bits: int) -> None:
     source = emit_program(everything(), bound(), {k.name: bits for k in everything().kernels})
     arrays = generate("normal", 3, bound(), SIZES, PARAMETERS)
-    (found,) = run_interpreted(source, plan(everything(), bound()), [Run(SIZES, PARAMETERS, arrays)])
+    emitted = Emitted(source, launches_of(everything()), [Run(SIZES, PARAMETERS, arrays)])
+    ((found,),) = run_interpreted(plan(everything(), bound()), [emitted])
     assert mismatch(rows(found["R"]), rows(reference().tensors["R"]), 1e-5) is None
 
 

@@ -19,8 +19,8 @@ from ir.spec import Bound
 from ir.typing import check
 from lowering.assumptions import AssumptionViolated, _parameters
 from lowering.cpu import execute
-from lowering.crosscheck import Run, run_interpreted
-from lowering.plan import plan
+from lowering.crosscheck import Emitted, Run, run_interpreted
+from lowering.plan import launches_of, plan
 from lowering.triton import emit_program
 from verifier.prove import prove
 from verifier.verdict import Report, Verdict
@@ -139,7 +139,8 @@ def test_the_cpu_executor_agrees_to_the_bit() -> None:
 
 def test_emitted_triton_agrees_to_the_bit() -> None:
     source = emit_program(kernel(), bound(), {"fill": 64})
-    (found,) = run_interpreted(source, plan(kernel(), bound()), [Run(SIZES, PARAMETERS, inputs())])
+    emitted = Emitted(source, launches_of(kernel()), [Run(SIZES, PARAMETERS, inputs())])
+    ((found,),) = run_interpreted(plan(kernel(), bound()), [emitted])
     assert np.array_equal(found["R"], expected()["R"])
     assert np.array_equal(found["KEPT"] != 0, expected()["KEPT"] != 0)
 
