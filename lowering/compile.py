@@ -130,7 +130,7 @@ def reason(code: int, stderr: str) -> str:
 
 def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str, int], list[int]]:
     """Types, constant arguments and the positions known to be multiples of 16, for contiguous tensors."""
-    last = {a[1]: a[2] for a in args if a[0] == "stride"}  # the largest axis comes last
+    last = {a[1]: a[2] for a in args if a[0].endswith("stride")}  # the largest axis comes last
     types: dict[str, str] = {}
     constants: dict[str, int] = {}
     aligned = []
@@ -144,10 +144,10 @@ def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str,
             case ["tensor", name, dtype]:
                 types[name] = POINTERS[dtype]
                 aligned.append(position)
-            case ["stride", name, axis] if last[name] == axis:
+            case ["stride" | "box_stride", name, axis] if last[name] == axis:
                 types[f"{name}_s{axis}"] = "constexpr"
                 constants[f"{name}_s{axis}"] = 1
-            case ["stride", name, axis]:
+            case ["stride" | "box_stride", name, axis]:
                 types[f"{name}_s{axis}"] = "i32"
                 aligned.append(position)
             case ["size", name]:

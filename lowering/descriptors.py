@@ -30,7 +30,7 @@ reads a cell it stores (R2), and the end of a launch orders all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -42,26 +42,22 @@ from ir.program import (
     DType,
     Expand,
     Expr,
-    For,
-    Let,
     Literal,
     Load,
     Program,
-    Statement,
     Store,
     Transpose,
     Type,
     Unary,
     Var,
 )
-from lowering.accesses import BoxLoad, BoxStore
 from lowering.plan import walk
 
 MAX_RANK = 5
 MAX_EXTENT = 256
 ALIGNMENT = 16  # bytes
 Definitions = Mapping[str, Expr]
-_EXPRESSIONS = get_args(Expr)
+EXPRESSIONS = get_args(Expr)
 
 
 # ---- integers as linear forms ----------------------------------------------------------------
@@ -164,10 +160,11 @@ def conditions(e: Expr, names: Definitions) -> list[Linear] | None:
 
 
 def box_of(
-    access: Load | Store, shape: tuple[int, ...], program: Program, names: Definitions
+    access: Load | Store, shape: tuple[int, ...], program: Program, names: Definitions, view: bool = False
 ) -> tuple[int, ...] | None:
     """The box of an access to a tile of `shape`, or None where it is not exactly one. `names`: what the names in
-    scope stand for."""
+    scope stand for. `view`: the descriptor is to be one of the dimensions that the tile walks, from the scalar
+    indices on; those are then not held against the tensor's extents, and the mask must not ask for it."""
     tensor = program.tensor(access.tensor)
     forms = [linear(e, names) for e in access.index]
     if not tensor.dtype.is_float or len(forms) > MAX_RANK:
@@ -189,21 +186,23 @@ def box_of(
     if any(part % cells for part in (last.constant, *(count for _, count in last.scalars))):
         return None
     corners = walk(tuple(corner(e, names) for e in access.index))
-    if any(isinstance(n, _EXPRESSIONS) and n.type.dtype is DType.I64 for n in corners):
+    if any(isinstance(n, EXPRESSIONS) and n.type.dtype is DType.I64 for n in corners):
         return None  # a corner is 32 bits wide
-    return tuple(box) if _exact(access, [f for f in forms if f is not None], program, names) else None
+    held = [(e, f) for e, f in zip(tensor.shape, forms, strict=True) if f is not None and (f.steps or not view)]
+    return tuple(box) if _exact(access, held, names) else None
 
 
-def _exact(access: Load | Store, forms: list[Linear], program: Program, names: Definitions) -> bool:
-    """Whether lanes the mask leaves out are those outside the tensor, and read as 0."""
+def _exact(access: Load | Store, held: list[tuple[Expr, Linear]], names: Definitions) -> bool:
+    """Whether lanes the mask leaves out are those outside the tensor, and read as 0. `held`: the extent and the index
+    of each dimension that the hardware holds against each other."""
     if access.mask is None:
         return True
     if isinstance(access, Load) and not (access.other is not None and _zero(access.other, names)):
         return False
     found = conditions(access.mask, names)
-    extents = [linear(e, {}) for e in program.tensor(access.tensor).shape]
-    within = [extent.plus(form, -1) for extent, form in zip(extents, forms, strict=True) if extent is not None]
-    within += [form.plus(Linear(1)) for form in forms]
+    extents = [linear(extent, {}) for extent, _ in held]
+    within = [extent.plus(form, -1) for extent, (_, form) in zip(extents, held, strict=True) if extent is not None]
+    within += [form.plus(Linear(1)) for _, form in held]
     return found is not None and all(condition in within for condition in found)
 
 
@@ -243,91 +242,3 @@ def corner(e: Expr, names: Definitions) -> Expr:
             return replace(e, left=a, right=b, type=Type(e.type.dtype))
         case _:
             raise ValueError(f"{type(e).__name__} has no linear form")
-
-
-# ---- a kernel --------------------------------------------------------------------------------
-
-
-def with_boxes(program: Program, index_widths: Mapping[str, int], stores: bool = True) -> Program:
-    """The program with every eligible access as a BoxLoad or BoxStore (or, without `stores`, the loads only), and
-    without the names that only masks and lanes' indices needed. Kernels whose integers are not proved to fit 32
-    bits stay as they are."""
-    return replace(
-        program,
-        kernels=tuple(
-            replace(k, body=_needed(_block(k.body, program, {}, stores), set())) if index_widths[k.name] == 32 else k
-            for k in program.kernels
-        ),
-    )
-
-
-def boxed_tensors(program: Program) -> tuple[str, ...]:
-    """The tensors that must be fit for a descriptor when the program is launched, each once."""
-    found = {n.tensor for k in program.kernels for n in walk(k.body) if isinstance(n, BoxLoad | BoxStore)}
-    return tuple(t.name for t in program.tensors if t.name in found)
-
-
-def _block(
-    statements: tuple[Statement, ...], program: Program, outer: Definitions, stores: bool
-) -> tuple[Statement, ...]:
-    names = dict(outer)
-    result: list[Statement] = []
-    for statement in statements:
-        match statement:
-            case Let():
-                result.append(replace(statement, value=_rewritten(statement.value, program, names)))
-                names[statement.name] = statement.value
-            case Store():
-                result.append(_store(statement, program, names, stores))
-            case For():
-                carries = tuple(replace(c, init=_rewritten(c.init, program, names)) for c in statement.carries)
-                own = {statement.counter, *(c.name for c in carries)}
-                names = {name: e for name, e in names.items() if name not in own and not own & _names(e)}
-                inside = dict(names)
-                body = _block(statement.body, program, inside, stores)
-                inside |= {s.name: s.value for s in statement.body if isinstance(s, Let)}
-                carries = tuple(replace(c, next=_rewritten(c.next, program, inside)) for c in carries)
-                result.append(replace(statement, carries=carries, body=body))
-    return tuple(result)
-
-
-def _store(store: Store, program: Program, names: Definitions, stores: bool) -> Store:
-    value = _rewritten(store.value, program, names)
-    box = None if store.atomic or not stores else box_of(store, store.value.type.shape, program, names)
-    if box is None:
-        return replace(store, value=value)
-    index = tuple(corner(e, names) for e in store.index)
-    return BoxStore(store.tensor, index, value, None, False, store.comment, store.span, box)
-
-
-def _rewritten(e: Expr, program: Program, names: Definitions) -> Expr:
-    if isinstance(e, Load):
-        box = box_of(e, e.type.shape, program, names)
-        if box is not None:
-            return BoxLoad(e.tensor, tuple(corner(x, names) for x in e.index), None, None, e.type, e.span, box)
-    changed: dict[str, Any] = {}
-    for f in fields(e):
-        part = getattr(e, f.name)
-        if isinstance(part, tuple) and part and isinstance(part[0], _EXPRESSIONS):
-            changed[f.name] = tuple(_rewritten(x, program, names) for x in part)
-        elif isinstance(part, _EXPRESSIONS):
-            changed[f.name] = _rewritten(part, program, names)
-    return replace(e, **changed) if changed else e
-
-
-def _needed(statements: tuple[Statement, ...], after: set[str]) -> tuple[Statement, ...]:
-    """Without the names nothing reads; expressions have no effects. `after`: names read when the block has ended."""
-    wanted, kept = set(after), []
-    for statement in reversed(statements):
-        match statement:
-            case Let(name=name) if name not in wanted:
-                continue
-            case For(carries=carries, body=body):
-                statement = replace(statement, body=_needed(body, _names(tuple(c.next for c in carries))))
-        kept.append(statement)
-        wanted |= _names(statement)
-    return tuple(reversed(kept))
-
-
-def _names(node: object) -> set[str]:
-    return {n.name for n in walk(node) if isinstance(n, Var)}

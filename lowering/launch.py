@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ from lowering.assumptions import (
 from lowering.choose import choose, target_of
 from lowering.emitted import emitted_module
 from lowering.occupancy import warps_of
-from lowering.tensormap import descriptor, shared_descriptor
+from lowering.tensormap import descriptor, shared_descriptor, strides
 from lowering.versions import NoVersion, Version, versions_in
 
 FORMAT = 3
@@ -69,7 +70,19 @@ def prepared(
         for call, arguments, options in calls:
             call(*arguments, **options)
 
-    return run
+    return _with_workspace(run) if any(launch.get("workspace") for launch in launches) else run
+
+
+def _with_workspace(run: Callable[[], None]) -> Callable[[], None]:
+    """Triton asks an allocator for memory where kernels make descriptors; the caller's own stays as it was."""
+
+    def inside() -> None:
+        import triton
+
+        triton.set_allocator(lambda size, _alignment, _stream: torch.empty(size, dtype=torch.int8, device="cuda"))
+        run()
+
+    return lambda: copy_context().run(inside)
 
 
 def _lanes() -> int:
@@ -92,6 +105,8 @@ def _argument(
             return tensors[name]
         case ["stride", name, axis]:
             return tensors[name].stride(axis)
+        case ["box_stride", name, axis]:
+            return strides(tensors[name])[axis]
         case ["size", name]:
             return sizes[name]
         case ["integer", name]:

@@ -15,9 +15,9 @@ from ir.parser import parse
 from ir.program import Kernel, Program
 from ir.spec import Bound
 from ir.typing import check
+from lowering.boxes import boxed_tensors, with_boxes
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
-from lowering.descriptors import boxed_tensors, with_boxes
 from lowering.narrow import conditions, under
 from lowering.plan import launches_of, plan
 from lowering.statement import statement
@@ -25,7 +25,7 @@ from lowering.triton import emit
 from lowering.versions import Condition, Version
 from verifier.certificate import Certificate, digest
 
-TMA_TARGETS = ("sm_90", "sm_100")
+TARGETS_OF = {"specialised": ("sm_90",), "descriptors": ("sm_90", "sm_100")}
 
 
 class NotCertified(Exception):
@@ -45,21 +45,20 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
 def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
     """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere.
 
-    Warps are specialised in none: on Hopper Triton refuses loads through pointers there, cuts a descriptor's box in
-    two without asking (3.6.0), and lets both halves of the warps do all the work where it cannot cut.
     Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
+    widths = certificate.body.get("index_widths") or certificate.widths
     plain = replace(program, kernels=tuple(map(_unspecialised, program.kernels)))
-    boxed = with_boxes(plain, certificate.body.get("index_widths") or certificate.widths)
-    tensors = boxed_tensors(boxed)
-    when: list[Condition] = [["target", *TMA_TARGETS], *(["descriptor", name] for name in tensors)]
-    emitted = [("descriptors", boxed, when)] if tensors else []
-    emitted.append(("pointers", plain, []))
+    boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
+    written = [("specialised", specialised)] if specialised != boxed else []
+    written += [("descriptors", boxed)] if boxed_tensors(boxed) else []
     versions = []
-    for name, written, met in emitted:
-        source = emit(certificate, written, bound)
-        versions.append(Version(name, source, digest(source), launches_of(written), met))
+    for name, rewritten in [*written, ("pointers", plain)]:
+        source = emit(certificate, rewritten, bound)
+        fit: list[Condition] = [["descriptor", tensor] for tensor in boxed_tensors(rewritten)]
+        when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
+        versions.append(Version(name, source, digest(source), launches_of(rewritten), when + fit))
     return tuple(versions)
 
 
@@ -114,5 +113,8 @@ def _compiled(version: Version, targets: Sequence[str]) -> Version | None:
             if not version.when:
                 raise
             return None
+        asked = [launch["schedule"]["warp_specialize"] for launch in version.launches]
+        if any(wish and not row.warp_specialized for wish, row in zip(asked, rows, strict=True)):
+            return None  # asked for and not done: the version after it is the same without
         found[target] = [asdict(r) for r in rows]
     return replace(version, resources=found)

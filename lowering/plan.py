@@ -62,13 +62,16 @@ def used_nodes(kernel: Kernel) -> list[object]:
 
 def arguments(kernel: Kernel, program: Program) -> list[list[Any]]:
     """A kernel's arguments in order: ["descriptor", "K", "bf16", [1, 1, 64, 128]] (of boxes of that extent),
-    ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["size", "N"], ["parameter", "scale"] (a real), ["integer", "seed"].
+    ["tensor", "Q", "bf16"], ["stride", "Q", 0], ["box_stride", "Q", 0] (one that TMA may be given, the same where the
+    extent is more than 1), ["size", "N"], ["parameter", "scale"] (a real), ["integer", "seed"].
 
     Only what the kernel uses, in the order the spec lists it.
     """
     nodes = used_nodes(kernel)
-    boxes = {(n.tensor, n.box) for n in nodes if isinstance(n, BoxLoad | BoxStore)}
-    tensors = {n.tensor for n in nodes if isinstance(n, Load | Store) and not isinstance(n, BoxLoad | BoxStore)}
+    moved = [n for n in nodes if isinstance(n, BoxLoad | BoxStore)]
+    boxes = {(n.tensor, n.box) for n in moved if not n.made}
+    made = {n.tensor for n in moved if n.made}
+    tensors = made | {n.tensor for n in nodes if isinstance(n, Load | Store) and not isinstance(n, BoxLoad | BoxStore)}
     used = [t for t in program.tensors if t.name in tensors]
     sizes = sorted({n.name for n in nodes if isinstance(n, Size)})
     parameters = sorted({(n.type.dtype.is_int, n.name) for n in nodes if isinstance(n, Param)})
@@ -78,7 +81,9 @@ def arguments(kernel: Kernel, program: Program) -> list[list[Any]]:
         for box in sorted(box for name, box in boxes if name == t.name)
     ]
     result += [["tensor", t.name, t.dtype.value] for t in used]
-    result += [["stride", t.name, axis] for t in used for axis in range(len(t.shape))]
+    result += [
+        ["box_stride" if t.name in made else "stride", t.name, axis] for t in used for axis in range(len(t.shape))
+    ]
     result += [["size", name] for name in sizes]
     return result + [["integer" if integer else "parameter", name] for integer, name in parameters]
 
@@ -154,12 +159,14 @@ def _facts(facts: Facts, bound: Bound) -> Json:
 
 
 def launch_of(kernel: Kernel, program: Program) -> Json:
-    """One kernel's entry: name, grid extents, arguments, schedule."""
+    """One kernel's entry: name, grid extents, arguments, whether Triton asks for memory of its own (for descriptors a
+    kernel makes), whether it adds atomically, schedule."""
     s = kernel.schedule
     return {
         "kernel": argument_name(kernel.name),
         "grid": [expression(axis.extent) for axis in kernel.grid],
         "args": arguments(kernel, program),
+        "workspace": any(isinstance(n, BoxLoad | BoxStore) and bool(n.made) for n in used_nodes(kernel)),
         "atomic": any(isinstance(n, Store) and n.atomic for n in used_nodes(kernel)),
         "schedule": {
             "num_warps": s.num_warps,

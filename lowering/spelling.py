@@ -17,6 +17,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from ir.program import (
     Arange,
@@ -40,7 +41,7 @@ from ir.program import (
     Unary,
     Var,
 )
-from lowering.accesses import BoxLoad, descriptor_name
+from lowering.accesses import BoxLoad, BoxStore, descriptor_name
 from lowering.intervals import Interval, interval
 from lowering.plan import argument_name, stride_name
 
@@ -356,15 +357,27 @@ def _random(w: Writer, e: Random) -> Piece:
     return Piece(f"tl.rand({seed.text}, {counter.text})", shape=counter.shape)
 
 
-def corner(w: Writer, index: tuple[Expr, ...]) -> str:
-    """`[b, h, t * 128, 0]`: where a box starts, for a descriptor."""
-    return f"[{', '.join(expr(w, e).text for e in index)}]"
+def box(w: Writer, e: BoxLoad | BoxStore) -> tuple[str, str, list[int]]:
+    """A descriptor, `[b, h, t * 128, 0]`, where in it the box starts, and the box's extents."""
+    places = [expr(w, x).text for x in e.index]
+    if not e.made:
+        return descriptor_name(e.tensor, e.box), f"[{', '.join(places)}]", list(e.box)
+    walked = [axis for axis, extent in enumerate(e.box) if extent > 1]
+    zero = Literal(Fraction(0), Type(DType.INT))
+    base = address(w, e.tensor, tuple(zero if axis in walked else x for axis, x in enumerate(e.index)), ())
+    extents = [e.box[axis] for axis in walked]
+    shape = ", ".join(expr(w, x).text for x in e.made)
+    steps = ", ".join([*(stride_name(e.tensor, axis) for axis in walked[:-1]), "1"])
+    made = f"tl.make_tensor_descriptor({base}, [{shape}], [{steps}], {extents})"
+    return made, f"[{', '.join(places[axis] for axis in walked)}]", extents
 
 
 def _load(w: Writer, e: Load) -> Piece:
     if isinstance(e, BoxLoad):
-        box = f"{descriptor_name(e.tensor, e.box)}.load({corner(w, e.index)})"
-        return Piece(f"{box}.reshape({list(e.type.shape)})", shape=e.type.shape)
+        descriptor, place, extents = box(w, e)
+        text = f"{descriptor}.load({place})"
+        shape = list(e.type.shape)
+        return Piece(text if shape == extents else f"{text}.reshape({shape})", shape=e.type.shape)
     parts = [address(w, e.tensor, e.index, e.type.shape)]
     if e.mask is not None:
         mask = tensor(w, expr(w, e.mask), e.mask.type)

@@ -21,9 +21,10 @@ from lowering.accesses import BoxStore, descriptor_name
 from lowering.intervals import UNKNOWN, Interval, interval
 from lowering.naming import shared_names
 from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
-from lowering.spelling import HELPERS, Piece, Writer, address, corner, expr, shaped, tensor
+from lowering.spelling import HELPERS, Piece, Writer, address, box, expr, shaped, tensor
 from verifier.certificate import Certificate, digest
 
+STRIDES = ("stride", "box_stride")
 # How to say "the same value" so that Triton's folding leaves an operation there.
 UNCHANGED_NOTE = "unchanged; Triton's locality pass wants one use here"
 UNCHANGED = {"add": "{} + 0.0", "max": 'tl.maximum({}, -float("inf"))', "min": 'tl.minimum({}, float("inf"))'}
@@ -82,7 +83,7 @@ def _argument_text(argument: list[Any]) -> str:
     match argument:
         case ["descriptor", str(name), str(), list(box)]:
             return descriptor_name(name, tuple(box))
-        case ["stride", str(name), int(axis)]:
+        case ["stride" | "box_stride", str(name), int(axis)]:
             return stride_name(name, axis)
         case [_, str(name), *_]:
             return argument_name(name)
@@ -98,7 +99,7 @@ def taken_names(kernel: Kernel, program: Program) -> set[str]:
 def signature(kernel: Kernel, program: Program) -> list[str]:
     groups: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
-        group = f"stride {argument[1]}" if argument[0] == "stride" else argument[0]
+        group = f"stride {argument[1]}" if argument[0] in STRIDES else argument[0]
         groups.setdefault(group, []).append(_argument_text(argument))
     # A size is not specialised on: a new sequence length (or seed) must not mean a new compilation.
     fixed = ", ".join(f'"{name}"' for name in (*groups.get("size", ()), *groups.get("integer", ())))
@@ -140,7 +141,7 @@ def widen_strides(w: Writer, kernel: Kernel, program: Program, bits: int) -> Non
     """Offsets need more bits than indices: index * stride is then computed in the stride's width."""
     strides: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
-        if argument[0] == "stride":
+        if argument[0] in STRIDES:
             strides.setdefault(argument[1], []).append(_argument_text(argument))
     for names in strides.values():
         for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
@@ -192,9 +193,14 @@ def _let(w: Writer, let: Let, depth: int) -> None:
 def _store(w: Writer, store: Store, depth: int) -> None:
     shape = store.value.type.shape
     if isinstance(store, BoxStore):
-        value = shaped(w, expr(w, store.value), store.value.type).method(f".reshape({list(store.box)})")
-        text = f"{descriptor_name(store.tensor, store.box)}.store({corner(w, store.index)}, {value.text})"
-        w.call(depth, "", text, store.comment)
+        descriptor, place, extents = box(w, store)
+        if store.made:
+            name = w.fresh(f"{store.tensor}_rows")
+            w.line(depth, f"{name} = {descriptor}")
+            descriptor = name
+        value = shaped(w, expr(w, store.value), store.value.type)
+        text = value.text if list(shape) == extents else value.method(f".reshape({extents})").text
+        w.call(depth, "", f"{descriptor}.store({place}, {text})", store.comment)
         return
     value = tensor(w, expr(w, store.value), store.value.type)
     if store.value.type.dtype.is_int:

@@ -9,9 +9,10 @@ from lowering_cases import EVERY_OPERATION, attention, certificate_for, document
 from ir.program import Program
 from ir.spec import Bound
 from lowering.accesses import BoxLoad, BoxStore, descriptor_name
+from lowering.boxes import boxed_tensors, with_boxes
 from lowering.choose import choose
+from lowering.compile import compile_kernels
 from lowering.crosscheck import crosscheck, shapes_for
-from lowering.descriptors import boxed_tensors, with_boxes
 from lowering.lower import lower, versions_of
 from lowering.plan import launches_of, plan, walk
 from lowering.tensormap import descriptor, strides, unfit
@@ -144,12 +145,14 @@ def test_corners_are_spelled_as_the_candidate_wrote_them() -> None:
     assert "e = tl.arange" not in source  # nothing reads it any more
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_both_spellings_agree_on_ragged_sizes(dtype: str) -> None:
     agrees(documented(), attention(dtype=dtype), {"B": 1, "G": 2, "H": 2, "M": 41, "N": 70})
     agrees(EVERY_OPERATION, attention("none", dtype), {"B": 2, "G": 1, "H": 1, "M": 37, "N": 3})
 
 
+@pytest.mark.thorough
 def test_a_wrong_corner_shows() -> None:
     bound = attention()
     program = typed(documented(), bound)
@@ -189,8 +192,7 @@ def test_strides_of_extents_of_one_are_chosen() -> None:
 def lowered() -> dict[str, object]:
     bound = attention()
     certificate = certificate_for(documented(), bound).with_section("index_widths", {"attention": 32})
-    targets = ("sm_80", "sm_90", "sm_100")
-    section: dict[str, object] = lower(certificate, typed(documented(), bound), bound, targets).body["lowered"]
+    section: dict[str, object] = lower(certificate, typed(documented(), bound), bound, ("sm_90",)).body["lowered"]
     return section
 
 
@@ -198,10 +200,19 @@ def test_the_version_of_descriptors_comes_first_where_the_target_has_them(lowere
     first, last = versions_in(lowered)
     assert (first.name, last.name) == ("descriptors", "pointers")
     assert first.when == [["target", "sm_90", "sm_100"], *(["descriptor", name] for name in "QKVO")]
-    assert sorted(first.resources) == ["sm_100", "sm_90"] and sorted(last.resources) == ["sm_100", "sm_80", "sm_90"]
-    for target in ("sm_90", "sm_100"):
-        assert first.resources[target][0]["tma"] >= 4 and last.resources[target][0]["tma"] == 0
-    assert first.resources["sm_90"][0]["tensor_core"] == 8 and first.resources["sm_90"][0]["spills"] == 0
+    assert first.targets(("sm_80", "sm_90", "sm_100", "gfx942")) == ("sm_90", "sm_100")
+    boxes, pointers = first.resources["sm_90"][0], last.resources["sm_90"][0]
+    assert boxes["tma"] >= 4 and pointers["tma"] == 0
+    assert boxes["tensor_core"] == 8 and boxes["spills"] == 0
+
+
+@pytest.mark.thorough
+def test_blackwell_compiles_them_too() -> None:
+    bound = attention()
+    program = boxed(documented())
+    source = emit_program(program, bound, widths(program, 64), index_widths=widths(program, 32))
+    (found,) = compile_kernels(source, launches_of(program), "sm_100")
+    assert found.tma >= 4
 
 
 def test_a_call_takes_descriptors_where_its_tensors_allow(lowered: dict[str, object]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from test_hopper_schedule import typed
 
+from lowering.boxes import with_boxes
 from lowering.compile import Resources, compile_kernels
-from lowering.descriptors import with_boxes
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.gluon import Emitted, emit_program
 

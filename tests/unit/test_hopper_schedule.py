@@ -14,7 +14,7 @@ from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
-from lowering.descriptors import with_boxes
+from lowering.boxes import with_boxes
 from lowering.hopper.async_program import AsyncKernel, Copy, If, IssueDot, Loop, Release, WaitDots, WaitFull
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.protocol import Verified, verify
