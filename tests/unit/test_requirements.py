@@ -21,6 +21,8 @@ from ir.typing import check
 from lowering.crosscheck import ragged
 from lowering.plan import plan
 from synth.certify import certify
+from synth.propose import Candidate
+from synth.propose.mutate import mutants
 from synth.propose.rewrites import Subject
 from synth.search.identity import identity
 from verifier.certificate import Certificate
@@ -167,6 +169,40 @@ def test_nothing_is_proved_of_no_size(condition: str) -> None:
     program = check(parse(required(condition)), BOUND)
     report = prove(program, BOUND)
     assert report.verdict is Verdict.UNPROVED and report.result("V1").verdict is Verdict.UNPROVED
+
+
+ENOUGH = (
+    "C % 128 == 0", "C % 192 == 0", "C == 192", "C % 64 == 0 and R < C", "C // 64 * 64 == C", "cdiv(C, 64) * 64 == C",
+    "not (C % 64 > 0)", "C % 64 < 1", "(C + 64) % 64 == 0", "C == 64 or C == 128", "min(C % 64, 1) == 0",
+)  # fmt: skip
+TOO_LITTLE = (
+    "C % 32 == 0", "C % 96 == 0", "R % 64 == 0", "C == R", "C >= 64", "C % 64 <= 1", "C % 64 == 0 or R == 1",
+    "(C + 1) % 64 == 0", "C // 64 * 64 <= C", "not (C % 64 == 0)", "C % 64 != 1", "max(C, 64) % 64 == 0",
+    "(C * R) % 64 == 0", "(C - R) % 64 == 0", "cdiv(C, 64) * 64 >= C", "C % 64 == 0 or C == 65", "true",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", ENOUGH)
+def test_what_makes_every_tile_whole_is_enough(condition: str) -> None:
+    program = check(parse(EVEN.replace("C % BC == 0", condition)), BOUND)
+    report = prove(program, BOUND)
+    assert report.verdict is Verdict.PROVED, [r.residual for r in report.results]
+
+
+@pytest.mark.parametrize("condition", TOO_LITTLE)
+def test_what_leaves_a_ragged_tile_is_refuted(condition: str) -> None:
+    program = check(parse(EVEN.replace("C % BC == 0", condition)), BOUND)
+    report = prove(program, BOUND)
+    assert report.verdict is Verdict.REFUTED
+    examples = [r.counterexample for r in report.results if r.counterexample is not None]
+    assert all(admits(program, BOUND, dict(e.sizes)) for e in examples)
+
+
+def test_slips_in_a_kernel_for_even_sizes_are_stopped() -> None:
+    found = list(mutants(Candidate("even", EVEN), every_place=True))
+    assert {dict(m.choices)["broken"] for m in found} >= {"bound-rounded-down", "one-block-less", "tiles-overlap"}
+    right = {m.name for m in found if prove(check(parse(m.text), BOUND), BOUND, search=False).verdict is Verdict.PROVED}
+    assert right == {"even~bound-rounded-down"}  # where C % BC == 0 that is no slip
 
 
 def test_without_its_requirement_it_is_refuted() -> None:
