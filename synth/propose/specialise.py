@@ -62,7 +62,7 @@ def _conditions(kernel: Kernel, sizes: frozenset[str]) -> Iterator[tuple[Expr, M
             continue
         seen.add(node)
         low, high = (node.left, node.right) if node.op == "<" else (node.right, node.left)
-        tiles = {print_expr(tile): tile for tile in _lanes(low, values)}
+        tiles = {print_expr(tile): tile for tile in _lanes(low, values, set())}
         length = _length(high, values, sizes)
         if length is not None and len(tiles) == 1:
             yield node, (length, next(iter(tiles.values())))
@@ -77,21 +77,21 @@ def _values(kernel: Kernel) -> dict[str, tuple[Expr, ...]]:
     return found
 
 
-def _lanes(e: Expr, values: Mapping[str, tuple[Expr, ...]], depth: int = 0) -> Iterator[Expr]:
-    """The extents of the lanes that count one by one in an index: BM of t * BM + arange(BM)."""
-    if depth > 16:
-        return
+def _lanes(e: Expr, values: Mapping[str, tuple[Expr, ...]], met: set[str]) -> Iterator[Expr]:
+    """The extents of the lanes that count one by one in an index: BM of t * BM + arange(BM). `met`: names that were
+    looked up already; each is once."""
     match e:
         case Call("arange", (extent,), ()):
             yield extent
-        case Name(name):
+        case Name(name) if name not in met:
+            met.add(name)
             for value in values.get(name, ()):
-                yield from _lanes(value, values, depth + 1)
+                yield from _lanes(value, values, met)
         case Binary("+", left, right):
-            yield from _lanes(left, values, depth + 1)
-            yield from _lanes(right, values, depth + 1)
+            yield from _lanes(left, values, met)
+            yield from _lanes(right, values, met)
         case Expand(operand) | Call("trans", (operand,), ()) | Call("broadcast", (operand, _), ()):
-            yield from _lanes(operand, values, depth + 1)
+            yield from _lanes(operand, values, met)
 
 
 def _length(e: Expr, values: Mapping[str, tuple[Expr, ...]], sizes: frozenset[str]) -> Expr | None:

@@ -70,6 +70,12 @@ def test_a_tail_that_even_sizes_do_not_have_goes() -> None:
         assert text.count("for ") == 1 and "require C % BC == 0" in text
 
 
+def test_a_name_given_over_and_over_is_looked_up_once() -> None:
+    many = RIGHT.replace("        x = load", "        j = j + 0\n" * 60 + "        x = load")
+    (text,) = specialised(many, BOUND)
+    assert "mask" not in text and "require C % BC == 0" in text
+
+
 def test_nothing_to_gain_is_nothing_proposed() -> None:
     (text,) = specialised(RIGHT, BOUND)
     assert not list(specialised(text, BOUND))  # it requires something already
