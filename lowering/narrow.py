@@ -2,7 +2,8 @@
 
 A *narrower* certificate is about another text for the same spec, with requirements on sizes. Its versions join those of
 a kernel for every size under these requirements as conditions. What may run is proved either way: the narrower
-certificate is kept whole next to its versions, so that whoever doubts one can take it out and check it by itself (decisions/0013).
+certificate is kept whole next to its versions, so that whoever doubts one can take it out and check it by itself
+(decisions/0013).
 """
 
 from __future__ import annotations
