@@ -31,13 +31,13 @@ from lowering.values import TORCH
 from synth.bench.formula import NotInTorch
 from synth.bench.peers import peers, saved
 from synth.bench.roofline import Peak, device_peak, share, traffic_bytes, work_flops
+from synth.bench.suite.clock import CACHE_BYTES
 from synth.events import Measurement
 from synth.propose import NothingToPropose
 from synth.propose.structure import nests
 from verifier.certificate import Certificate
 
 CPU_WORK = 2.5e9  # operations; a run on a CPU takes well under a second at this size
-CACHE_BYTES = 256 * 2**20  # written between GPU runs so that none starts with a warm cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,288 @@
+"""Who runs on a shape: the certificates of a group, and what PyTorch ships for the same computation.
+
+A contender is a name and a way to make it ready; making may fail, and then the reason is the result: nothing is
+dropped. What PyTorch's operations apply is found by `synth.bench.recognise`; each backend of attention is asked for
+by itself (`sdpa_kernel`), and one that does not take a shape says so. Whether a contender is right is judged later,
+by its outputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ir.evaluate import parameters_default
+from lowering.assumptions import DTYPES, evaluate
+from lowering.values import TORCH
+from synth.bench.formula import evaluator, tensor
+from synth.bench.recognise import Meaning, differentiated, operation, recognised
+from synth.bench.suite.subject import Group, Subject
+
+Outputs = dict[str, torch.Tensor]
+Run = Callable[[], Outputs]
+STANDARD = "PyTorch formula"
+
+
+class Refused(Exception):
+    """A contender does not take this shape, or is not installed; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """`kind`: certified, peer or formula. `make` gives a function that runs once and returns outputs by name."""
+
+    name: str
+    kind: str
+    make: Callable[[], Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One shape of one group on one device."""
+
+    group: Group
+    sizes: Mapping[str, int]
+    inputs: Mapping[str, torch.Tensor]
+    device: torch.device
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return parameters_default(self.group.bound, self.sizes)
+
+
+def contenders(call: Call) -> list[Contender]:
+    """Certificates first, then PyTorch's own, then the formula."""
+    found = [Contender(f"certified {s.name}", "certified", _certified(s, call)) for s in call.group.subjects]
+    meaning = recognised(call.group.bound)
+    if meaning is not None:
+        found += _attention(meaning, call) if meaning.operation == "attention" else _plain(meaning, call)
+    return [*found, Contender(STANDARD, "formula", lambda: _formula(call))]
+
+
+def _formula(call: Call) -> Run:
+    bound = call.group.bound
+
+    def run() -> Outputs:
+        work = evaluator(bound, call.sizes, call.inputs, call.parameters)
+        return {t.name: tensor(work, bound, t.name).to(TORCH[dtype]) for t, dtype in bound.outputs}
+
+    return run
+
+
+# ---- certificates ----------------------------------------------------------------------------------
+
+
+def _certified(subject: Subject, call: Call) -> Callable[[], Run]:
+    def make() -> Run:
+        if call.device.type != "cuda":
+            return _executed(subject, call)
+        plan = subject.launcher.plan
+        outputs: Outputs = {}
+        for t in plan["tensors"]:
+            if t["role"] == "output":
+                shape = [int(evaluate(e, call.sizes)) for e in t["shape"]]
+                outputs[t["name"]] = poisoned(shape, DTYPES[t["dtype"]], call.device)
+        named = {k: v for k, v in call.sizes.items() if k in plan["sizes"]}
+        return subject.launcher.prepare(**call.inputs, **outputs, **named)
+
+    return make
+
+
+def _executed(subject: Subject, call: Call) -> Run:
+    """Without a GPU the program itself, by the CPU executor, where the proving code is installed to read it."""
+    try:
+        from ir.parser import parse
+        from ir.typing import check
+        from lowering.cpu import execute
+    except ImportError as error:
+        raise Refused(f"emitted Triton needs a GPU, and the CPU executor {error.name}, which is not here") from error
+    bound = call.group.bound
+    program = check(parse(subject.launcher.subject["candidate"]["text"]), bound)
+    inputs = dict(call.inputs)
+    return lambda: dict(execute(program, bound, call.sizes, call.parameters, inputs))
+
+
+def poisoned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """NaN everywhere (the largest integer): a cell that nobody writes shows."""
+    fill = torch.nan if dtype.is_floating_point else True if dtype is torch.bool else torch.iinfo(dtype).max
+    return torch.full(list(shape), fill, dtype=dtype, device=device)
+
+
+# ---- what PyTorch ships ----------------------------------------------------------------------------
+
+Forward = Callable[[Sequence[torch.Tensor]], torch.Tensor]
+
+
+def _peer(name: str, meaning: Meaning, call: Call, forward: Callable[[], Forward]) -> Contender:
+    def make() -> Run:
+        run = differentiated(forward(), meaning, call.inputs)
+        return lambda: dict(zip(meaning.results, run(), strict=True))
+
+    return Contender(name, "peer", make)
+
+
+def _plain(meaning: Meaning, call: Call) -> list[Contender]:
+    number = call.parameters.get(meaning.number)
+    eager = operation(meaning)
+
+    def compiled() -> Forward:
+        if call.device.type != "cuda":
+            raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
+        torch._dynamo.reset()
+        fast = torch.compile(lambda *tensors: eager(tensors, number), dynamic=False)
+        return lambda tensors: fast(*tensors)
+
+    return [
+        _peer(f"torch {meaning.operation}", meaning, call, lambda: lambda tensors: eager(tensors, number)),
+        _peer(f"torch.compile of {meaning.operation}", meaning, call, compiled),
+    ]
+
+
+BACKENDS = {
+    "SDPA math": "MATH", "SDPA flash": "FLASH_ATTENTION", "SDPA cuDNN": "CUDNN_ATTENTION",
+    "SDPA efficient": "EFFICIENT_ATTENTION",
+}  # fmt: skip
+
+
+def _attention(meaning: Meaning, call: Call) -> list[Contender]:
+    found = [_peer(name, meaning, call, _sdpa(backend, meaning, call)) for name, backend in BACKENDS.items()]
+    found.append(_peer("FlexAttention", meaning, call, _flex(meaning, call)))
+    for name, module in (("flash-attn 2", "flash_attn"), ("flash-attn 3", "flash_attn_interface")):
+        found.append(_peer(name, meaning, call, _flash(module, meaning, call)))
+    return found
+
+
+def _sdpa(backend: str, meaning: Meaning, call: Call) -> Callable[[], Forward]:
+    """scaled_dot_product_attention by one backend alone. A backend that refuses warns why; that is the reason given."""
+
+    def make() -> Forward:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        number = call.parameters.get(meaning.number)
+        whole = _bottom_right(meaning, call) if meaning.variant == "bottom-right causal" else operation(meaning)
+
+        def forward(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+            with warnings.catch_warnings(record=True) as said, sdpa_kernel([getattr(SDPBackend, backend)]):
+                warnings.simplefilter("always")
+                try:
+                    return whole(tensors, number)
+                except RuntimeError as error:
+                    if isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    reasons = [str(w.message).partition(" (Triggered")[0] for w in said]
+                    raise Refused("; ".join(reasons[:3]) or str(error).splitlines()[0]) from error
+
+        return _quiet(forward, sdpa_kernel, getattr(SDPBackend, backend), whole, number)
+
+    return make
+
+
+def _quiet(
+    first: Forward,
+    context: Callable[[Any], AbstractContextManager[Any]],
+    backend: Any,
+    whole: Callable[[Sequence[torch.Tensor], float | None], torch.Tensor],
+    number: float | None,
+) -> Forward:
+    """`first` once, for its reasons; afterwards without the bookkeeping of warnings."""
+    seen: list[bool] = []
+
+    def forward(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        if not seen:
+            result = first(tensors)
+            seen.append(True)
+            return result
+        with context([backend]):
+            return whole(tensors, number)
+
+    return forward
+
+
+def _bottom_right(meaning: Meaning, call: Call) -> Callable[[Sequence[torch.Tensor], float | None], torch.Tensor]:
+    """With lengths that differ PyTorch's own bias for it, which fast backends know; a tensor as mask they refuse."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    plain = operation(meaning)
+    axis = 1 if meaning.heads_third else 2
+    rows, keys = (call.inputs[name].shape[axis] for name in meaning.arguments[:2])
+    if rows == keys or rows == 1 or meaning.upstream or meaning.heads_third:
+        return plain
+    bias = causal_lower_right(rows, keys)
+
+    def biased(tensors: Sequence[torch.Tensor], number: float | None) -> torch.Tensor:
+        q, k, v = tensors
+        grouped = q.shape[1] != k.shape[1]
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, scale=number, enable_gqa=grouped
+        )
+
+    return biased
+
+
+def _flex(meaning: Meaning, call: Call) -> Callable[[], Forward]:
+    """FlexAttention compiled for exactly this shape, its block mask made beforehand."""
+
+    def make() -> Forward:
+        if call.device.type != "cuda":
+            raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        torch._dynamo.reset()  # one compilation a shape: the limit on recompilations must not fall back to eager
+        fast: Any = torch.compile(flex_attention, dynamic=False)
+        number = call.parameters.get(meaning.number)
+        axis = 1 if meaning.heads_third else 2
+        rows, keys = (call.inputs[name].shape[axis] for name in meaning.arguments[:2])
+        shift = keys - rows if meaning.variant == "bottom-right causal" else 0
+        mask = None
+        if meaning.variant != "full":
+            mask = create_block_mask(lambda b, h, i, j: j <= i + shift, None, None, rows, keys, device=str(call.device))
+
+        def forward(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+            q, k, v = (x.transpose(1, 2) if meaning.heads_third else x for x in tensors)
+            out: torch.Tensor = fast(q, k, v, block_mask=mask, scale=number, enable_gqa=q.shape[1] != k.shape[1])
+            return out.transpose(1, 2) if meaning.heads_third else out
+
+        return forward
+
+    return make
+
+
+def _flash(module: str, meaning: Meaning, call: Call) -> Callable[[], Forward]:
+    """The flash-attn packages take [batch, length, heads, dim]; copies in that layout are made before timing."""
+
+    def make() -> Forward:
+        try:
+            function = importlib.import_module(module).flash_attn_func
+        except ImportError as error:
+            raise Refused(f"{module} is not installed") from error
+        axis = 1 if meaning.heads_third else 2
+        rows, keys = (call.inputs[name].shape[axis] for name in meaning.arguments[:2])
+        if meaning.variant == "top-left causal" and rows != keys:
+            raise Refused("its causal mask is aligned bottom-right")
+        number = call.parameters.get(meaning.number)
+        laid_out: dict[int, torch.Tensor] = {}
+
+        def turned(x: torch.Tensor) -> torch.Tensor:
+            if meaning.heads_third:
+                return x
+            if x.requires_grad:
+                return x.transpose(1, 2).contiguous()
+            return laid_out.setdefault(id(x), x.transpose(1, 2).contiguous())
+
+        def forward(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+            q, k, v = map(turned, tensors)
+            found = function(q, k, v, softmax_scale=number, causal=meaning.variant != "full")
+            out: torch.Tensor = found[0] if isinstance(found, tuple) else found
+            return out if meaning.heads_third else out.transpose(1, 2)
+
+        return forward
+
+    return make
+
+

@@ -1,0 +1,80 @@
+"""What is benchmarked: certificates, grouped by what they compute.
+
+Two certificates are of one group when the spec's text and the settings they were proved under are the same; then they
+are timed side by side on the same inputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from ir.spec import Bound
+from lowering.assumptions import LaunchError
+from lowering.launch import Launcher, load
+from lowering.statement import NotStated, stated
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One certificate; `name` is its file's, without the ending."""
+
+    name: str
+    path: Path
+    launcher: Launcher
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Certificates of one bound spec. `gradients`: of each output that is a gradient, what of (lowering.contracts)."""
+
+    key: str
+    bound: Bound
+    gradients: dict[str, list[list[str]]]
+    subjects: tuple[Subject, ...] = field(default=())
+
+    @property
+    def title(self) -> str:
+        settings = ", ".join(f"{name} = {value}" for name, value in self.bound.settings)
+        return f"{self.bound.spec.name} ({settings})"
+
+
+def read(paths: Sequence[Path]) -> tuple[Group, ...]:
+    """The certificates of files and folders (*.cert.json in them). Raises LaunchError."""
+    files = [file for path in paths for file in (sorted(path.glob("*.cert.json")) if path.is_dir() else [path])]
+    if not files:
+        shown = ", ".join(map(str, paths)) or "nothing"
+        raise LaunchError(f"no certificate in {shown}; synth prove KERNEL --spec SPEC --certificate CERT makes one")
+    names = _names(files)
+    found: dict[str, list[Subject]] = {}
+    for file in dict.fromkeys(files):
+        launcher = load(file)
+        found.setdefault(_key(launcher), []).append(Subject(names[file], file, launcher))
+    return tuple(_group(key, tuple(subjects)) for key, subjects in found.items())
+
+
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    """File names; with their folders where two are alike."""
+    plain = {file: file.name.removesuffix(".json").removesuffix(".cert") for file in files}
+    twice = {name for name in plain.values() if list(plain.values()).count(name) > 1}
+    return {file: f"{file.parent.name}/{name}" if name in twice else name for file, name in plain.items()}
+
+
+def _key(launcher: Launcher) -> str:
+    subject = launcher.subject
+    settings = json.dumps(subject["settings"], sort_keys=True)
+    return sha256(f"{subject['spec']['text']}\0{settings}".encode()).hexdigest()[:16]
+
+
+def _group(key: str, subjects: tuple[Subject, ...]) -> Group:
+    first = subjects[0].launcher
+    if first.statement is None:
+        raise LaunchError(f"{subjects[0].path}: holds no formula to check results by; lower it again")
+    try:
+        bound = stated(first.statement, first.subject["spec"]["text"])
+    except NotStated as error:
+        raise LaunchError(f"{subjects[0].path}: {error}") from error
+    return Group(key, bound, first.gradients, subjects)
