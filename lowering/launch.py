@@ -132,6 +132,21 @@ def allocate(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A call that was checked; calling it launches. `version`: the name of the one that was chosen for it."""
+
+    version: str
+    device: torch.device
+    outputs: dict[str, torch.Tensor] = field(repr=False)
+    launch: Callable[[], None] = field(repr=False)
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        with torch.cuda.device(self.device):
+            self.launch()
+        return self.outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Launcher:
     """A certified kernel ready to run. Call it with the spec's inputs by name.
 
@@ -161,10 +176,8 @@ class Launcher:
         """
         return self.prepare(check_range=check_range, check_facts=check_facts, **arguments)()
 
-    def prepare(
-        self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
-    ) -> Callable[[], dict[str, torch.Tensor]]:
-        """Check and allocate once; the function returned only launches, into the same outputs each time, and
+    def prepare(self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any) -> Prepared:
+        """Check and allocate once; what is returned only launches, into the same outputs each time, and
         relies on integer inputs staying as they were checked."""
         plan = self.plan
         given, sizes, parameters = self.check(arguments, check_range, check_facts)
@@ -178,12 +191,7 @@ class Launcher:
         with torch.cuda.device(device):
             launch = prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)
 
-        def run() -> dict[str, torch.Tensor]:
-            with torch.cuda.device(device):
-                launch()
-            return outputs
-
-        return run
+        return Prepared(version.name, device, outputs, launch)
 
     def check(
         self, arguments: Mapping[str, Any], check_range: bool = False, check_facts: bool = True

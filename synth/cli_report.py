@@ -1,4 +1,4 @@
-"""The command that writes a run's page. Arguments in, the path of the page out."""
+"""The commands that show what was found: a run's page, and the benchmark of certificates on a device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ Database = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make this command part of `synth`."""
+    """Make these commands part of `synth`."""
+    everything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(context_settings=everything)(bench)
     app.command(epilog="synth report last --open · synth report runs/20260101-120000-attention --out page.html")(report)
+
+
+def bench(words: typer.Context) -> int:
+    """Time certificates against PyTorch's own on this machine's GPU, every output checked: synth bench --help."""
+    from synth.bench.suite.command import main
+
+    return main(words.args)
 
 
 def report(

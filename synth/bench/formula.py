@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -260,14 +259,20 @@ class Evaluator:
 
 
 def evaluator(
-    bound: Bound, sizes: Mapping[str, int], inputs: Tensors, parameters: Mapping[str, float] | None = None, **how: Any
+    bound: Bound,
+    sizes: Mapping[str, int],
+    inputs: Tensors,
+    parameters: Mapping[str, float] | None = None,
+    device: torch.device | None = None,
+    wide: bool = False,
+    room: int | None = None,
 ) -> Evaluator:
-    """For a spec at these sizes, its parameters at their defaults; `how`: `wide`, `room`."""
+    """For a spec at these sizes, its parameters at their defaults; `device`: of the inputs unless given."""
     numbers: dict[str, float] = {**(parameters or parameters_default(bound, sizes)), **sizes}
     numbers |= {k: v for k, v in bound.settings if isinstance(v, int)}
-    device = next(iter(inputs.values())).device
+    device = device or next(iter(inputs.values())).device
     parts = {t.facts.part: t.name for t, _ in bound.inputs if t.facts.part}
-    return Evaluator(inputs, numbers, device, parts, bound.spec.empty_row == "zero", **how)
+    return Evaluator(inputs, numbers, device, parts, bound.spec.empty_row == "zero", wide, room)
 
 
 def tensor(evaluate: Evaluator, bound: Bound, name: str, windows: Windows | None = None) -> torch.Tensor:

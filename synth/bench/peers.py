@@ -1,4 +1,4 @@
-"""What certified kernels are timed next to: the spec's formula in standard PyTorch, and the operation torch ships for it.
+"""What certified kernels are timed next to: the spec's formula in standard PyTorch, and torch's own operation for it.
 
 The formula is evaluated with whole tensors (`synth.bench.formula`); an operation of torch is listed where it is seen to
 compute the spec's outputs (`synth.bench.recognise`). Nothing is assumed from the spec's name.

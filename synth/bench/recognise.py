@@ -2,8 +2,8 @@
 
 Nothing is read off names. An operation is tried with the spec's inputs in every order that its ranks allow, in both
 layouts of attention, with each parameter; it is the spec's when every result agrees with an output of the formula to
-nine digits, with more keys than rows and with fewer. A gradient is found the same way, through autograd. What agrees on two inputs could still
-differ elsewhere: a benchmark checks every contender again at every shape it is timed at.
+nine digits, with more keys than rows and with fewer. A gradient is found the same way, through autograd. What agrees
+on two inputs could still differ elsewhere: a benchmark checks every contender again at every shape it is timed at.
 """
 
 from __future__ import annotations
@@ -182,9 +182,7 @@ def _matched(
     return tuple(found)
 
 
-def _candidates(
-    bound: Bound, inputs: Mapping[str, torch.Tensor], parameters: Mapping[str, float]
-) -> Iterator[Meaning]:
+def _candidates(bound: Bound, inputs: Mapping[str, torch.Tensor], parameters: Mapping[str, float]) -> Iterator[Meaning]:
     free = [t.name for t, _ in bound.inputs if not t.saved]
     floats = [name for name in free if inputs[name].is_floating_point()]
     integers = [name for name in free if not inputs[name].is_floating_point()]

@@ -21,7 +21,7 @@ from ir.spec import Bound
 from lowering.values import TORCH
 from synth.bench.formula import Evaluator, evaluator, tensor
 from synth.bench.suite.inputs import ROOM
-from synth.propose.formula import walk, written_out
+from synth.propose.formula import free, walk, written_out
 
 FACTOR = 2.0
 PAIRS = {"cuda": 2**32, "cpu": 2**21}  # summed terms worked out for one output: seconds on either device
@@ -50,7 +50,9 @@ class Judged:
     reason: str
 
 
-def expected(bound: Bound, sizes: Mapping[str, int], inputs: Mapping[str, torch.Tensor], seed: int) -> dict[str, Expected]:
+def expected(
+    bound: Bound, sizes: Mapping[str, int], inputs: Mapping[str, torch.Tensor], seed: int
+) -> dict[str, Expected]:
     """By output. Raises NoReference, and formula.NotInTorch for a formula nobody here can evaluate."""
     wide = evaluator(bound, sizes, inputs, wide=True, room=ROOM)
     narrow = evaluator(bound, sizes, inputs, room=ROOM)
@@ -109,34 +111,17 @@ def _windows(bound: Bound, name: str, evaluate: Evaluator, seed: int) -> dict[st
     for parameter, extent in zip(parameters, spec.shape, strict=True):
         windows[parameter] = torch.arange(evaluate.extent(extent), device=evaluate.device)
         evaluate.span(parameter, windows[parameter])
-    sums = [e for e in walk(value) if isinstance(e, Big)]
-    longest = 1
-    for big in sums:
-        if not any(p in {n for n in _names(big.bound)} for p in parameters):
-            longest = max(longest, _safe_extent(evaluate, big))
+    bounds = [e.bound for e in walk(value) if isinstance(e, Big)]
+    known = evaluate.axes.keys() | evaluate.numbers.keys()
+    longest = max([evaluate.extent(e) for e in bounds if free(e) <= known], default=1)
     budget = PAIRS.get(evaluate.device.type, PAIRS["cpu"])
     for parameter in parameters:
         work = longest * math.prod(w.numel() for w in windows.values())
         if work > budget:
-            extent = windows[parameter].numel()
-            keep = max(min(extent, 2 if extent <= 256 else 64), extent * budget // work)
-            windows[parameter] = _some(extent, keep, generator).to(evaluate.device)
+            values = windows[parameter].numel()
+            keep = max(min(values, 2 if values <= 256 else 64), values * budget // work)
+            windows[parameter] = _some(values, keep, generator).to(evaluate.device)
     return windows
-
-
-def _safe_extent(evaluate: Evaluator, big: Big) -> int:
-    from synth.bench.formula import NotInTorch
-
-    try:
-        return evaluate.extent(big.bound)
-    except NotInTorch:  # it depends on an outer sum's variable
-        return 1
-
-
-def _names(expr: object) -> set[str]:
-    from ir.ast import Name
-
-    return {e.id for e in walk(expr) if isinstance(e, Name)}  # type: ignore[arg-type]
 
 
 def _some(extent: int, keep: int, generator: torch.Generator) -> torch.Tensor:

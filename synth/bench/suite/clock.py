@@ -20,7 +20,6 @@ import torch
 CACHE_BYTES = 256 * 2**20  # written between GPU runs so that none starts with a warm cache
 ROUNDS = 10
 WARM = 3
-QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ def measure(contenders: Mapping[str, Ready], device: torch.device, seed: int, se
 
 def timing(values: list[float], how: str) -> Timing:
     median = statistics.median(values)
-    cuts = [_quantile(sorted(values), q) for q in QUANTILES]
-    spread = (cuts[2] - cuts[1]) / median if median else 0.0
-    return Timing(median, *cuts, min(values), spread, len(values), how)
+    q05, q25, q75, q95 = (_quantile(sorted(values), q) for q in (0.05, 0.25, 0.75, 0.95))
+    spread = (q75 - q25) / median if median else 0.0
+    return Timing(median, q05, q25, q75, q95, min(values), spread, len(values), how)
 
 
 def floor(device: torch.device) -> float:

@@ -83,13 +83,12 @@ def _certified(subject: Subject, call: Call) -> Callable[[], Run]:
         if call.device.type != "cuda":
             return _executed(subject, call)
         plan = subject.launcher.plan
-        outputs: Outputs = {}
+        arguments: dict[str, Any] = {k: v for k, v in call.sizes.items() if k in plan["sizes"]}
         for t in plan["tensors"]:
             if t["role"] == "output":
                 shape = [int(evaluate(e, call.sizes)) for e in t["shape"]]
-                outputs[t["name"]] = poisoned(shape, DTYPES[t["dtype"]], call.device)
-        named = {k: v for k, v in call.sizes.items() if k in plan["sizes"]}
-        return subject.launcher.prepare(**call.inputs, **outputs, **named)
+                arguments[t["name"]] = poisoned(shape, DTYPES[t["dtype"]], call.device)
+        return subject.launcher.prepare(**{**arguments, **call.inputs})
 
     return make
 
@@ -284,5 +283,3 @@ def _flash(module: str, meaning: Meaning, call: Call) -> Callable[[], Forward]:
         return forward
 
     return make
-
-

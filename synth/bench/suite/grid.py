@@ -2,18 +2,21 @@
 
 Attention is recognised by what it computes and then runs on FlashAttention's own settings: 16k tokens in all, hidden
 size 2048, lengths 512 to 16k; grouped queries 8:1; a ragged shape. Where a spec's rows are few at most (64), they are
-new tokens over a cache: decode shapes. Anything else runs on the shapes its own page names.
+new tokens over a cache: decode shapes. Anything else runs on the shapes its own page names, or on one
+chosen by its limits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ir.ast import Expr, Name
 from ir.evaluate import check_requires, integer_value
 from ir.spec import Bound
 from synth.bench.recognise import Meaning, recognised
+from synth.bench.roofline import traffic_bytes
 from synth.bench.suite.subject import Group
 
 TOKENS, HIDDEN = 16384, 2048
@@ -22,6 +25,7 @@ GROUPED = (8192, 2048)
 CACHES = ((8, 16384), (32, 8192), (1, 65536), (128, 4096), (1, 8192), (8, 1024), (128, 1024), (32, 65536))
 DECODE_HEADS = (32, 8)
 FEW_ROWS = 64
+MOST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,13 @@ class Item:
 def plan(groups: tuple[Group, ...]) -> list[Item]:
     """Every row of the grid, most telling first."""
     items = [Item(group, shape) for group in groups for shape in shapes(group.bound)]
-    return sorted(items, key=lambda item: (item.shape.rank, _preference(item.group.bound), item.group.key))
+    return sorted(items, key=lambda item: (_preference(item), item.group.key))
 
 
-def _preference(bound: Bound) -> tuple[int, ...]:
-    """bf16 before other dtypes; head dim 128 before others."""
-    values = [v for _, v in bound.settings]
-    return (values.count("bf16") == 0, 128 not in values)
+def _preference(item: Item) -> tuple[Any, ...]:
+    """bf16 before other dtypes at each rank, forward before backward, head dim 128 before others."""
+    values = [v for _, v in item.group.bound.settings]
+    return (item.shape.rank, "bf16" not in values, item.shape.kind == "backward", 128 not in values)
 
 
 def shapes(bound: Bound) -> list[Shape]:
@@ -65,9 +69,18 @@ def shapes(bound: Bound) -> list[Shape]:
     if not found:
         kind = "other"
         named = (*bound.spec.heldout_shapes, *bound.spec.search_shapes)
-        found = [Shape(s.name, kind, s.sizes, (place,)) for place, s in enumerate(named)]
+        found = [Shape(s.name, kind, s.sizes, (place,)) for place, s in enumerate(named)] or _by_limits(bound)
     fitting = [s for s in found if check_requires(bound, dict(s.sizes))]
     return list({s.sizes: s for s in reversed(fitting)}.values())[::-1]
+
+
+def _by_limits(bound: Bound) -> list[Shape]:
+    """For a spec that names no shapes: every size alike, the largest that fits its limits and `MOST` bytes."""
+    for n in (4096, 1024, 256, 64, 16, 4, 1):
+        sizes = {d.name: min(max(n, d.minimum), d.maximum) for d in bound.dims}
+        if check_requires(bound, sizes) and traffic_bytes(bound, sizes) <= MOST:
+            return [Shape(str(n), "other", tuple(sizes.items()), (0,))]
+    return []
 
 
 @dataclass(frozen=True, slots=True)

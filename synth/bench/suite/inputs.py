@@ -28,20 +28,26 @@ def make(
 ) -> dict[str, torch.Tensor]:
     """Every input of the spec; `dtype` instead of the spec's for floats. Saved ones are worked out in float64."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    found: dict[str, torch.Tensor] = {}
+    found = integers(bound, sizes, device, seed)
     for spec, kind in bound.inputs:
-        if not spec.saved:
-            shape = tensor_shape(bound, spec, sizes)
-            if kind.is_float:
-                wanted = dtype or TORCH[kind]
-                found[spec.name] = torch.randn(shape, generator=generator, device=device, dtype=wanted)
-            else:
-                found[spec.name] = _integers(bound, spec, kind, sizes, shape, generator)
+        if not spec.saved and kind.is_float:
+            shape, wanted = tensor_shape(bound, spec, sizes), dtype or TORCH[kind]
+            found[spec.name] = torch.randn(shape, generator=generator, device=device, dtype=wanted)
     evaluate = evaluator(bound, sizes, found, wide=True, room=ROOM)
     for spec, kind in bound.inputs:
         if spec.saved:
             found[spec.name] = tensor(evaluate, bound, spec.name).to(dtype or TORCH[kind]).contiguous()
     return found
+
+
+def integers(bound: Bound, sizes: Mapping[str, int], device: torch.device, seed: int) -> dict[str, torch.Tensor]:
+    """The inputs that are no floats."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    return {
+        spec.name: _integers(bound, spec, kind, sizes, tensor_shape(bound, spec, sizes), generator)
+        for spec, kind in bound.inputs
+        if not kind.is_float
+    }
 
 
 def _integers(

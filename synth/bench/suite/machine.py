@@ -39,7 +39,7 @@ def machine(device: torch.device) -> dict[str, Any]:
             "memory": properties.total_memory,
             "cache": getattr(properties, "L2_cache_size", None),
             "cuda": torch.version.cuda or torch.version.hip,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "smi": _smi(FIXED),
         }
     return found
@@ -84,7 +84,7 @@ def _smi(fields: Sequence[str]) -> dict[str, str]:
     """Fields by name; one that this driver does not know is left out."""
     if not shutil.which("nvidia-smi"):
         return {}
-    found = {}
+    found: dict[str, str] = {}
     index = torch.cuda.current_device()
     for names in (fields, *([name] for name in fields)):
         command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]

@@ -65,6 +65,13 @@ def write(path: Path, body: Mapping[str, Any]) -> None:
     os.replace(part, path)
 
 
+def differs(body: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What about the machine is not as it was; empty when all that bears on speed is."""
+    then = body["machine"]
+    changed = [k for k in ("device", "torch", "triton", "cuda") if then.get(k) != now.get(k)]
+    return ", ".join(f"{k} {then.get(k)}" for k in changed)
+
+
 def right(row: Row, kind: str | None = None) -> list[Mapping[str, Any]]:
     """The contenders of a row that were right and have a time."""
     return [c for c in row["contenders"] if c["status"] == OK and (kind is None or c["kind"] == kind)]
@@ -94,9 +101,10 @@ def of_kind(body: Mapping[str, Any], kind: str, dtype: str = "bf16") -> list[Row
 
 
 def summary(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For every target what was reached, over how many of its rows, and whether that meets it (None: not measured)."""
-    found = []
-    for target in TARGETS:
+    """For every target what was reached, over how many of its rows, and whether that meets it (None: not measured).
+    Nothing for a run on a CPU: targets are of a GPU."""
+    found: list[dict[str, Any]] = []
+    for target in TARGETS if body["machine"]["device"] != "CPU" else ():
         rows = of_kind(body, target.kind)
         match target.measure:
             case "ratio":

@@ -11,16 +11,17 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ir.evaluate import EvaluationError, tensor_shape
+from ir.evaluate import EvaluationError, check_requires, tensor_shape
 from ir.spec import Bound
 from lowering.assumptions import AssumptionViolated, LaunchError
+from lowering.launch import Prepared
 from synth.bench.formula import NotInTorch, evaluator
 from synth.bench.recognise import recognised
 from synth.bench.suite.check import Expected, NoReference, expected, judge
@@ -190,7 +191,7 @@ def _prepare(
     run = contender.make()
     judged = judge(wanted, run())
     entry["error"] = {name: error if math.isfinite(error) else None for name, error in judged.error.items()}
-    if hasattr(run, "version"):
+    if isinstance(run, Prepared):
         entry["version"] = run.version
     if judged.reason:
         entry |= {"status": "wrong", "reason": judged.reason}
@@ -241,6 +242,24 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+# ---- without a GPU ---------------------------------------------------------------------------------
+
+
+def small(items: list[Item]) -> list[Item]:
+    """The rows at sizes a CPU can do: lengths a sixty-fourth, equal sizes staying equal."""
+    found = []
+    for item in items:
+        sizes = tuple((name, _shrunk(n)) for name, n in item.shape.sizes)
+        if check_requires(item.group.bound, dict(sizes)):
+            found.append(replace(item, shape=replace(item.shape, name=f"{item.shape.name}, shrunk", sizes=sizes)))
+    return found
+
+
+def _shrunk(n: int) -> int:
+    """1024 becomes 16, 1531 becomes 23: small, ragged where it was, in the order they were."""
+    return n if n <= 8 else max(2, round(n / 64)) if n >= 512 else max(2, n // 8)
 
 
 # ---- what a run will take --------------------------------------------------------------------------

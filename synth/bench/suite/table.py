@@ -121,3 +121,35 @@ def latest(folder: Path) -> Path | None:
 
 def _on_gpu(body: Mapping[str, Any]) -> bool:
     return bool(body["machine"]["device"] != "CPU")
+
+
+# ---- for a terminal --------------------------------------------------------------------------------
+
+
+def text(body: Mapping[str, Any]) -> str:
+    """Every row's contenders, then the targets."""
+    lines = []
+    if body["machine"]["device"] == "CPU":
+        lines.append("on a CPU, at shapes shrunk for it: these figures say nothing of a GPU")
+    for row in body["rows"]:
+        lines.append(f"{_line_title(row)} {row['shape']['name']}{': ' + row['problem'] if row['problem'] else ''}")
+        for c in sorted(row["contenders"], key=lambda c: seconds(c) if c["status"] == OK else float("inf")):
+            lines.append(f"  {c['name']:32} {_figures(row, c)}")
+    for found in summary(body):
+        reached = "not measured" if found["reached"] is None else f"{found['reached']:.2f}"
+        verdict = {None: "", True: "  pass", False: "  FAIL"}[found["met"]]
+        lines.append(f"target {found['target']}: at least {found['least']:g}, {reached}{verdict}")
+    if body["not_run"]:
+        lines.append(f"not run: {len(body['not_run'])} rows, first {body['not_run'][0]}")
+    return "\n".join(lines)
+
+
+def _figures(row: Row, contender: Mapping[str, Any]) -> str:
+    if contender["status"] != OK:
+        return f"{contender['status']}: {contender['reason']}"
+    time = contender["time"]
+    flops, moved = (_rate(row, contender, unit) or 0.0 for unit in ("TFLOP/s", "GB/s"))
+    return (
+        f"{time['median'] * 1e3:9.4f} ms  {flops:7.4g} TFLOP/s  {moved:7.4g} GB/s  "
+        f"spread {time['spread'] * 100:.1f} %  {time['how']}"
+    )

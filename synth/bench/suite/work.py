@@ -32,9 +32,7 @@ class Work:
     backward: bool
 
 
-def work(
-    bound: Bound, gradients: Mapping[str, list[list[str]]], sizes: Mapping[str, int], evaluate: Evaluator
-) -> Work:
+def work(bound: Bound, gradients: Mapping[str, list[list[str]]], sizes: Mapping[str, int], evaluate: Evaluator) -> Work:
     """`evaluate`: of these sizes, with the call's integer inputs (their lengths count)."""
     forward = {y for terms in gradients.values() for y, _, _ in terms}
     names = sorted(forward) or [t.name for t, _ in bound.outputs]
