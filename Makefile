@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := ir verifier lowering synth
 
-.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search resources clean
+.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search bench-gpu resources clean
 
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
@@ -28,6 +28,10 @@ bench-cpu: $(READY)
 
 bench-cost: $(READY)
 	$(BIN)/python benchmarks/bench_cost.py
+
+# Runs also where only torch, triton and numpy are installed, on certificates made elsewhere (docs/benchmark.md).
+bench-gpu:
+	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/bench_gpu.py $(ARGS)
 
 bench-search: $(READY)
 	$(BIN)/python benchmarks/bench_search.py

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--budget-minutes", type=float, metavar="N", help="stop starting rows when these are spent")
     found.add_argument("--seconds", type=float, default=0.3, help="of runs a contender and row (default: 0.3)")
     found.add_argument("--seed", type=int, default=0, help="of data and order")
-    found.add_argument("--out", type=Path, metavar="FILE", help=f"results (default: {RESULTS}/DEVICE-TIME.json)")
+    found.add_argument("--out", type=Path, metavar="FILE", help=f"results (default: {RESULTS}/gpu-DEVICE-TIME.json)")
     found.add_argument("--resume", type=Path, metavar="FILE", help="go on with a run that was cut short")
     found.add_argument("--dry-run", action="store_true", help="print what would run, and run nothing")
     found.add_argument("--json", action="store_true", help="results, or the plan, on standard output as JSON")
@@ -164,4 +164,4 @@ def _file_name(device: Any) -> str:
 
     name = torch.cuda.get_device_name() if device.type == "cuda" and torch.cuda.is_available() else "CPU"
     words = "-".join("".join(c if c.isalnum() else " " for c in name).split())
-    return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return f"{'gpu' if name != 'CPU' else 'bench'}-{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}"

@@ -115,7 +115,7 @@ def update(page_path: Path, results: Path | None) -> bool:
 
 def latest(folder: Path) -> Path | None:
     """The newest results in a folder that were measured on a GPU."""
-    found = [(body["started"], path) for path in sorted(folder.glob("*.json")) if _on_gpu(body := read(path))]
+    found = [(body["started"], path) for path in sorted(folder.glob("gpu-*.json")) if _on_gpu(body := read(path))]
     return max(found)[1] if found else None
 
 
