@@ -70,6 +70,12 @@ def boxed_tensors(program: Program) -> tuple[str, ...]:
     return tuple(t.name for t in program.tensors if t.name in found)
 
 
+def streams_boxes(program: Program) -> bool:
+    """Whether some loop loads boxes: there they arrive while earlier ones are worked on, which is their gain."""
+    loops = (n for k in program.kernels for n in walk(k.body) if isinstance(n, For))
+    return any(isinstance(n, BoxLoad) for loop in loops for n in walk(loop.body))
+
+
 def _block(statements: tuple[Statement, ...], scope: _Scope, outer: Definitions) -> tuple[Statement, ...]:
     names = dict(outer)
     result: list[Statement] = []

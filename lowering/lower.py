@@ -15,7 +15,7 @@ from ir.parser import parse
 from ir.program import Kernel, Program
 from ir.spec import Bound
 from ir.typing import check
-from lowering.boxes import boxed_tensors, with_boxes
+from lowering.boxes import boxed_tensors, streams_boxes, with_boxes
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
 from lowering.narrow import conditions, under
@@ -52,7 +52,7 @@ def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tup
     plain = replace(program, kernels=tuple(map(_unspecialised, program.kernels)))
     boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
     written = [("specialised", specialised)] if specialised != boxed else []
-    written += [("descriptors", boxed)] if boxed_tensors(boxed) else []
+    written += [("descriptors", boxed)] if streams_boxes(boxed) else []
     versions = []
     for name, rewritten in [*written, ("pointers", plain)]:
         source = emit(certificate, rewritten, bound)

@@ -236,8 +236,8 @@ def test_every_version_is_cross_checked_at_shapes_it_may_run_at(lowered: dict[st
         assert any(shape["N"] == 0 for shape in shapes_for(version, assumed, program, bound)) is empty
 
 
-def test_a_program_without_boxes_has_one_version() -> None:
+@pytest.mark.parametrize("text", [COPY, rows(512)])
+def test_a_program_whose_loops_load_no_box_has_one_version(text: str) -> None:
     bound = attention("none")
-    text = rows(512)
     certificate = certificate_for(text, bound, bits=32)
     assert [v.name for v in versions_of(certificate, typed(text, bound), bound)] == ["pointers"]
