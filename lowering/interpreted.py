@@ -9,6 +9,9 @@ decides at import whether kernels are interpreted. Mended here, openly, and only
   replaced by rounding to nearest, ties to even, which is what the hardware does;
 - `range` over a tensor bound calls `int()` on an array of one element, which NumPy 2.4 refuses
   (Triton 3.6.0): the element is taken first.
+
+A module in Gluon, which that interpreter does not run, gets `lowering.hopper.emulated` in Gluon's place: each case
+under another adversary.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from triton.runtime import interpreter
 
 from lowering.assumptions import DTYPES
 from lowering.emitted import emitted_module
+from lowering.hopper.emulated import emulated_module
+from lowering.hopper.simulate import adversaries
 from lowering.launch import allocate, prepared
 
 Array = NDArray[Any]
@@ -107,8 +112,11 @@ def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     mend()
     for k, emitted in enumerate(request["modules"]):
-        module = emitted_module(emitted["source"])
+        gluon = "triton.experimental.gluon" in emitted["source"]
+        module, emulator = emulated_module(emitted["source"]) if gluon else (emitted_module(emitted["source"]), None)
         for number, case in enumerate(emitted["cases"]):
+            if emulator is not None:
+                emulator.adversary = adversaries(number + 1)[number]
             with np.load(folder / f"inputs_{k}_{number}.npz") as arrays:
                 inputs = {name: arrays[name] for name in arrays.files}
             outputs = run_case(module, request["plan"], emitted["launches"], case, inputs)

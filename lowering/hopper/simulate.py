@@ -44,8 +44,6 @@ from lowering.hopper.async_program import (
     WaitFull,
 )
 
-Ready = Callable[[], bool]
-
 
 @dataclass(frozen=True, slots=True)
 class Adversary:
@@ -103,6 +101,14 @@ class _Slot:
         self.full += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Where a partition rests: it may go on when `test` holds, which is about `slot` if it is a wait."""
+
+    test: Callable[[], bool] = lambda: True
+    slot: _Slot | None = None
+
+
 class _Block:
     """Shared memory of one thread block, and what runs on it."""
 
@@ -148,19 +154,21 @@ class _AsyncMachine(Machine):
         block = _Block(chosen.rings)
         envs: list[dict[str, Value]] = [dict(ids), dict(ids)]
         running = [self.steps(block, chosen.producer), self.steps(block, chosen.consumer)]
-        ready: list[Ready | None] = [lambda: True, lambda: True]
-        while any(test is not None for test in ready):
-            able = [who for who, test in enumerate(ready) if test is not None and test()]
+        rests: list[Rest | None] = [Rest(), Rest()]
+        while any(rest is not None for rest in rests):
+            able = [who for who, rest in enumerate(rests) if rest is not None and rest.test()]
             copies = block.landing()
             who = self.next_step(able, len(copies))
             if who is None and not copies:
                 self.log.add("deadlock", "both partitions wait for ever", self.site, "", (), NOWHERE)
                 return
             if who is None:
-                self.chance.choice(copies).land()
+                wanted = [rest.slot for rest in rests if rest is not None]
+                urgent = [slot for slot in copies if slot in wanted] if self.adversary.landing == "late" else []
+                self.chance.choice(urgent or copies).land()  # late: one that somebody waits for, the others later still
                 continue
             self.env = envs[who]
-            ready[who] = next(running[who], None)
+            rests[who] = next(running[who], None)
         if block.landing() or block.dots:
             self.log.add("in flight", "the kernel ends with a copy or a dot running", self.site, "", (), NOWHERE)
 
@@ -174,7 +182,7 @@ class _AsyncMachine(Machine):
             return self.chance.choice(able) if able else None
         return (min if policy.first == "producer" else max)(able, default=None)
 
-    def steps(self, block: _Block, statements: tuple[Statement, ...]) -> Iterator[Ready]:
+    def steps(self, block: _Block, statements: tuple[Statement, ...]) -> Iterator[Rest]:
         """Executes the statements of a partition; before each that must wait or is seen outside, yields when it may."""
         for statement in statements:
             self.spend(0)
@@ -193,10 +201,10 @@ class _AsyncMachine(Machine):
                     yield self.when(block, ring, full=True)
                     block.waited[ring] += 1
                 case Copy():
-                    yield lambda: True
+                    yield Rest()
                     self.copy(block, statement)
                 case Release(ring=ring):
-                    yield lambda: True
+                    yield Rest()
                     self.release(block, ring)
                 case Read(name=name, tile=tile):
                     self.env[name] = oriented(self.held(block, tile).cells, tile)
@@ -206,18 +214,18 @@ class _AsyncMachine(Machine):
                     while len(block.dots) > pending:
                         self.retire(block)
 
-    def turns(self, block: _Block, loop: Loop | If, start: int, stop: int) -> Iterator[Ready]:
+    def turns(self, block: _Block, loop: Loop | If, start: int, stop: int) -> Iterator[Rest]:
         self.env.update([(carry.name, self.value(carry.init)) for carry in loop.carries])
         for counter in range(start, stop):
             if isinstance(loop, Loop):
                 self.env[loop.counter] = counter
-            yield lambda: True
+            yield Rest()
             yield from self.steps(block, loop.body)
             self.env.update([(carry.name, self.value(carry.next)) for carry in loop.carries])
 
-    def when(self, block: _Block, ring: str, full: bool) -> Ready:
+    def when(self, block: _Block, ring: str, full: bool) -> Rest:
         number = (block.waited if full else block.copied)[ring]
-        return lambda: block.passes(ring, number, full)
+        return Rest(lambda: block.passes(ring, number, full), block.at(ring, number))
 
     # ---- what the hardware does --------------------------------------------------------------
 

@@ -6,22 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-
-from ir.program import Binary, DType, Size, Type
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    If,
-    Loop,
-    Release,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
-from lowering.hopper.explore import Order
-from lowering.hopper.protocol import ProtocolViolated, require, verify
-from lowering.hopper.verdict import Rule, Source, Use, Verified, Violation
-from tests.unit.hopper_cases import (
+from hopper_cases import (
     HALF,
     INT,
     STORE,
@@ -47,6 +32,21 @@ from tests.unit.hopper_cases import (
     twice,
     var,
 )
+
+from ir.program import Binary, DType, Size, Type
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    If,
+    Loop,
+    Release,
+    Tile,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
+from lowering.hopper.explore import Order
+from lowering.hopper.protocol import ProtocolViolated, require, verify
+from lowering.hopper.verdict import Rule, Source, Use, Verified, Violation
 
 N, M = var("n", INT), Size("M", INT)
 

@@ -1,0 +1,74 @@
+"""The emitted Gluon, run on the CPU: the text computes what the program means, and one with a wrong protocol shows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_hopper_schedule import typed
+
+from ir.inputs import generate
+from ir.interpret import Mode, interpret
+from lowering.compile import child_environment
+from lowering.descriptors import with_boxes
+from lowering.hopper.gluon import emit_program
+from lowering.plan import plan
+
+SIZES = {"B": 1, "H": 1, "G": 1, "M": 40, "N": 300}  # five tiles of keys in rings of two slots
+
+STUCK, WRONG_VALUES = "wait for ever", "O differs"
+# what is wrong: the text that is replaced (where it stands first), by what, and what shows
+WRONG = {
+    "parity of a full barrier": ("k_fills // 2 & 1)", "(k_fills // 2 & 1) ^ 1)", STUCK),
+    "parity of an empty barrier": ("(k_fills // 2 & 1) ^ 1)", "k_fills // 2 & 1)", STUCK),
+    "a wait left out": ("        mbarrier.wait(v_full.index(v_fills % 2), v_fills // 2 & 1)\n", "", "more arrivals"),
+    "a wait for another ring": ("wait(v_full.index(v_fills % 2)", "wait(k_full.index(v_fills % 2)", STUCK),
+    "a release left out": ("            mbarrier.arrive(k_empty.index((k_fills - 1) % 2), count=1)\n", "", STUCK),
+    "a release twice": ("(v_fills - 2) % 2), count=1)", "(v_fills - 2) % 2), count=2)", "more arrivals"),
+    "a release of another slot": ("v_empty.index((v_fills - 2)", "v_empty.index((v_fills - 1)", STUCK),
+    "arrivals expected": ("init(k_empty.index(slot), count=1)", "init(k_empty.index(slot), count=2)", STUCK),
+    "bytes expected": ("expect(k_full.index(k_fills % 2), 8192)", "expect(k_full.index(k_fills % 2), 4096)", STUCK),
+    "a tile of another slot": ("v_tiles.index((v_fills - 1) % 2)", "v_tiles.index(v_fills % 2)", WRONG_VALUES),
+    "a count not kept": ("            k_fills += 1\n            product", "            product", STUCK),
+    "a count begun again": ("        for n in range(", "        k_fills = 0\n        for n in range(", STUCK),
+    "dots in flight": ("mma_wait(1, deps=[product])", "mma_wait(2, deps=[product])", "'Dot' object"),
+    "a copy from another place": ("[b, g, n * 64, 0]", "[b, g, n * 64 + 1, 0]", WRONG_VALUES),
+    "not transposed": (".permute([1, 0])", "", WRONG_VALUES),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, str]:
+    """What went wrong with each text; the right one is called "right"."""
+    program, bound = typed("tests/golden/proved/exp2_folded_scale.tile", {"BM": 64, "BN": 64}, D=64)
+    widths = {k.name: 32 for k in program.kernels}
+    emitted = emit_program(program, with_boxes(program, widths, stores=False), bound, widths)
+    sources = {"right": emitted.source}
+    for name, (old, new, _) in WRONG.items():
+        assert old in emitted.source, name
+        sources[name] = emitted.source.replace(old, new, 1)
+    parameters = {"scale": 0.125}
+    inputs = generate("normal", 0, bound, SIZES, parameters)
+    wanted = interpret(program, bound, SIZES, parameters, inputs, Mode.MACHINE).tensors
+    request = {
+        "sources": sources, "plan": plan(program, bound), "launches": emitted.launches, "sizes": SIZES,
+        "parameters": parameters, "inputs": {n: x.tolist() for n, x in inputs.items()},
+        "wanted": {t.name: wanted[t.name].tolist() for t in program.tensors if t.role == "output"},
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("emulating.py"))], input=json.dumps(request),
+        capture_output=True, text=True, check=True, timeout=200, env=child_environment(True),
+    )  # fmt: skip
+    return dict(json.loads(done.stdout))
+
+
+def test_the_emitted_text_agrees_under_every_adversary(verdicts: dict[str, str]) -> None:
+    assert verdicts["right"] == ""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_text_with_a_wrong_protocol_shows(verdicts: dict[str, str], name: str) -> None:
+    assert WRONG[name][2] in verdicts[name]
