@@ -7,7 +7,7 @@ before it may run. A condition that cannot be read is a reason to refuse. Standa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -15,15 +15,35 @@ from lowering.assumptions import LaunchError, evaluate
 from lowering.tensormap import unfit
 from lowering.versions import Condition, Version
 
+Agreed = Callable[[Version, Condition], bool]
+
+
+def nobody_asked(version: Version, condition: Condition) -> bool:
+    """Of a version that must be compared on the device, where nobody compares: it does not run."""
+    return False
+
 
 def choose(
-    versions: Sequence[Version], target: str, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+    versions: Sequence[Version],
+    target: str,
+    tensors: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, int],
+    agreed: Agreed = nobody_asked,
 ) -> Version:
-    """The first version whose conditions hold for a call. Raises LaunchError for a condition nobody here can read."""
+    """The first version whose conditions hold for a call; `agreed` answers its condition ["agrees", ...], asked last.
+    Raises LaunchError for a condition nobody here can read."""
     for version in versions:
-        if all(holds(condition, target, tensors, sizes) for condition in version.when):
+        asked = [condition for condition in version.when if condition[0] == "agrees"]
+        if fits(version, target, tensors, sizes) and all(agreed(version, condition) for condition in asked):
             return version
     raise LaunchError("the certificate holds no version for this call; lower it again")
+
+
+def fits(
+    version: Version, target: str, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+) -> bool:
+    """Whether all its conditions on target, tensors and sizes hold."""
+    return all(holds(c, target, tensors, sizes) for c in version.when if c[0] != "agrees")
 
 
 def holds(

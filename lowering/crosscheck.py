@@ -10,32 +10,30 @@ the spec allows it. A failed check stops the pipeline.
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ir.compare import mismatch
-from ir.facts import settled
 from ir.inputs import describe, generate
 from ir.interpret import Mode, interpret
-from ir.nearby import nearby
-from ir.program import Arange, Cast, DType, For, Load, Program, Size, Store
-from ir.requirements import narrowed
+from ir.program import Cast, DType, Program
 from ir.spec import Bound
 from lowering.assumptions import evaluate
 from lowering.choose import holds
 from lowering.compile import child_environment
+from lowering.hopper.simulate import adversaries, simulate
+from lowering.hopper.version import asynchronous
 from lowering.launch import allocate
 from lowering.narrow import NotNarrower, program_of
-from lowering.plan import formula, launches_of, plan, walk
+from lowering.plan import argument_name, launches_of, plan, walk
+from lowering.shapes import even, ragged
 from lowering.versions import Version, versions_in
 from verifier.certificate import CertificateError
 
@@ -111,16 +109,39 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
         programs = [program_of(version, lowered, program, bound) for version in versions]
     except (CertificateError, NotNarrower) as error:
         raise CrosscheckFailed(str(error)) from error
-    emitted = []
+    rows: list[dict[str, Any]] = []
+    emitted, interpreted = [], []
     for version, its in zip(versions, programs, strict=True):
         runs = tuple(_run(its, bound, sizes, "normal", 0) for sizes in shapes_for(version, assumed, its, bound))
-        emitted.append(Emitted(version.source, version.launches, runs))
-    rows: list[dict[str, Any]] = []
+        if any(condition[0] == "agrees" for condition in version.when):
+            cases = simulated(its, bound, runs, version).require().cases
+            rows += ({"version": version.name, **asdict(case)} for case in cases)
+        else:
+            emitted.append(Emitted(version.source, version.launches, runs))
+            interpreted.append((version, its))
     results = run_interpreted(assumed, emitted)
-    for version, its, one, found in zip(versions, programs, emitted, results, strict=True):
-        cases = (_compare(its, bound, r, describe("normal", 0), got) for r, got in zip(one.runs, found, strict=True))
-        rows += ({"version": version.name, **asdict(case)} for case in Crosscheck(tuple(cases)).require().cases)
+    for (version, its), one, found in zip(interpreted, emitted, results, strict=True):
+        compared = (_compare(its, bound, r, describe("normal", 0), got) for r, got in zip(one.runs, found, strict=True))
+        rows += ({"version": version.name, **asdict(case)} for case in Crosscheck(tuple(compared)).require().cases)
     return rows
+
+
+def simulated(program: Program, bound: Bound, runs: Sequence[Run], version: Version) -> Crosscheck:
+    """The same for the version for Hopper, which no interpreter runs: its asynchronous programs, each run under
+    two opposite timings. The emitted text itself is compared on the device (`lowering.agreement`)."""
+    kernels = asynchronous(program)
+    copying = {launch["kernel"] for launch in version.launches if any(a[0] == "tiles" for a in launch["args"])}
+    if not copying or not copying <= {argument_name(name) for name in kernels}:
+        raise CrosscheckFailed(f"version {version.name} has kernels without an asynchronous program to simulate")
+    cases = []
+    for run in runs:
+        for adversary in adversaries(2):
+            found = simulate(kernels, program, bound, run.sizes, run.parameters, run.inputs, adversary)
+            inputs = f"{describe('normal', 0)}, {adversary.first} first, copies {adversary.landing}"
+            case = _compare(program, bound, run, inputs, found.tensors)
+            faults = "; ".join(str(fault) for fault in found.faults)
+            cases.append(replace(case, ok=False, message=faults) if faults else case)
+    return Crosscheck(tuple(cases))
 
 
 def _run(program: Program, bound: Bound, sizes: Mapping[str, int], generator: str, seed: int) -> Run:
@@ -137,7 +158,7 @@ def shapes_for(
     """Those ragged shapes at which contiguous tensors meet a version's conditions; where none does, the same with
     every length rounded up to a multiple of 16."""
     every = ragged(program, bound)
-    for shapes in (every, [_even(shape, program, bound) for shape in every]):
+    for shapes in (every, [even(shape, program, bound) for shape in every]):
         found = tuple(shape for shape in shapes if shape and _meets(version, assumed, shape))
         if found:
             return found
@@ -146,13 +167,7 @@ def shapes_for(
 
 def _meets(version: Version, assumed: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
     tensors = allocate(assumed, sizes, ("input", "output", "scratch"), "meta")
-    return all(holds(c, "", tensors, sizes) for c in version.when if c[0] != "target")
-
-
-def _even(sizes: Mapping[str, int], program: Program, bound: Bound) -> dict[str, int] | None:
-    wanted = {name: -(-size // 16) * 16 for name, size in sizes.items() if size > 1}
-    found = _complete(wanted, bound)
-    return None if found is None else nearby(narrowed(bound, program), settled(bound, found))
+    return all(holds(c, "", tensors, sizes) for c in version.when if c[0] not in ("target", "agrees"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,66 +252,3 @@ def run_interpreted(plan: Any, modules: Sequence[Emitted]) -> list[list[dict[str
 def _arrays(path: Path) -> dict[str, Any]:
     with np.load(path) as arrays:
         return {n: arrays[n] for n in arrays.files}
-
-
-# ---- ragged shapes ---------------------------------------------------------------------------
-
-
-def long_sizes(program: Program) -> set[str]:
-    """Sizes a kernel walks in tiles: in a loop bound, a mask, a requirement, or a grid extent that is computed."""
-    found = {n.name for n in walk(program.requires) if isinstance(n, Size)}
-    for kernel in program.kernels:
-        nodes = list(walk(kernel.body))
-        parts: list[object] = [n.mask for n in nodes if isinstance(n, Load | Store) and n.mask is not None]
-        parts += [n.stop for n in nodes if isinstance(n, For)]
-        parts += [axis.extent for axis in kernel.grid if not isinstance(axis.extent, Size)]
-        found |= {n.name for part in parts for n in walk(part) if isinstance(n, Size)}
-    return found
-
-
-def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
-    """Up to three small shapes within the limits and requirements; see the module docstring. A program that requires
-    its lengths to be multiples of tiles gets the multiples next to them."""
-    statics = {v for _, v in bound.settings if isinstance(v, int)}
-    tiles = {n.type.shape[0] for k in program.kernels for n in walk(k.body) if isinstance(n, Arange)}
-    lengths = sorted(tiles - statics) or sorted(tiles) or [16]
-    small, large = lengths[0], lengths[-1]
-    cut = {name for t, _ in bound.inputs if t.facts.splits for name in _names(formula(t.facts.splits, bound))}
-    longs = [d.name for d in bound.dims if d.name in long_sizes(program) | cut]
-    related = {name for r in bound.spec.requires for name in _names(formula(r, bound))}
-    first = large * (2 if program.requires else 1) + 5  # two tiles, also where it is rounded to a multiple of them
-    patterns = ([first, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
-    shapes: list[dict[str, int]] = []
-    for pattern in patterns:
-        wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}
-        free = {name: wanted[name] for name in longs if name not in related}
-        found = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
-        shape = None if found is None else nearby(narrowed(bound, program), settled(bound, found))
-        if shape is not None and shape not in shapes:
-            shapes.append(shape)
-    return tuple(shapes)
-
-
-def _complete(wanted: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
-    """Lengths clamped to their limits, the other sizes chosen to be unequal where requirements let them."""
-    requires = [formula(r, bound) for r in bound.spec.requires]
-    fixed = {d.name: min(max(wanted[d.name], d.minimum), d.maximum) for d in bound.dims if d.name in wanted}
-    others = [d for d in bound.dims if d.name not in wanted]
-    choices = [[n for n in (1, 2, 4, 3, 6, 8, 16) if d.minimum <= n <= d.maximum] or [d.minimum] for d in others]
-    related = {name for r in requires for name in _names(r)}
-    related |= {n for t, _ in bound.inputs if t.facts.splits for n in _names(formula(t.shape[0], bound))}
-    possible = []
-    for values in product(*choices):
-        sizes = {**fixed, **{d.name: v for d, v in zip(others, values, strict=True)}}
-        if all(evaluate(r, sizes) for r in requires):
-            repeated = len(values) - len(set(values))  # an index that uses the wrong size shows when sizes differ
-            ones = sum(sizes[d.name] == 1 for d in others if d.name in related)
-            possible.append((repeated, ones, math.prod(values), sizes))
-    return min(possible, key=lambda p: p[:3])[3] if possible else None
-
-
-def _names(expression: Any) -> set[str]:
-    """The sizes a requirement speaks of."""
-    if isinstance(expression, list):
-        return {name for operand in expression[1:] for name in _names(operand)}
-    return {expression} if isinstance(expression, str) else set()

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from lowering.agreement import Question, agrees
 from lowering.assumptions import (
     DTYPES,
     AssumptionViolated,
@@ -33,11 +34,11 @@ from lowering.assumptions import (
     evaluate,
     grid,
 )
-from lowering.choose import choose, target_of
+from lowering.choose import Agreed, choose, fits, target_of
 from lowering.emitted import emitted_module
 from lowering.occupancy import warps_of
 from lowering.tensormap import descriptor, shared_descriptor, strides
-from lowering.versions import NoVersion, Version, versions_in
+from lowering.versions import Condition, NoVersion, Version, versions_in
 
 FORMAT = 3
 
@@ -185,13 +186,40 @@ class Launcher:
         if device.type != "cuda":
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
         tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
-        version = choose(self.versions, target_of(device), tensors, sizes)
+        version = choose(self.versions, target_of(device), tensors, sizes, self._agreed(device))
         check_determinism(version.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
             launch = prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)
 
         return Prepared(version.name, device, outputs, launch)
+
+    def _agreed(self, device: torch.device) -> Agreed:
+        """Compares a version with another on this device, once in a process; not while a graph is recorded."""
+        target = target_of(device)
+
+        def run(
+            version: Version,
+            tensors: Mapping[str, torch.Tensor],
+            sizes: Mapping[str, int],
+            parameters: Mapping[str, float],
+        ) -> None:
+            with torch.cuda.device(device):
+                prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)()
+
+        def agreed(version: Version, condition: Condition) -> bool:
+            _, name, shapes = condition
+            reference = next((v for v in self.versions if v.name == name), None)
+            if reference is None or torch.cuda.is_current_stream_capturing():
+                return False
+            return agrees(
+                Question(
+                    version.source_sha256, reference.source_sha256, device, version, reference, self.plan, shapes,
+                    lambda tensors, sizes: fits(version, target, tensors, sizes), run,
+                )
+            )  # fmt: skip
+
+        return agreed
 
     def check(
         self, arguments: Mapping[str, Any], check_range: bool = False, check_facts: bool = True

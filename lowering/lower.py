@@ -8,16 +8,19 @@ emitted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from ir.parser import parse
-from ir.program import Kernel, Program
+from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
 from lowering.boxes import boxed_tensors, streams_boxes, with_boxes
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
+from lowering.hopper.flatten import NotForHopper
+from lowering.hopper.version import hopper_version, unspecialised
 from lowering.narrow import conditions, under
 from lowering.plan import launches_of, plan
 from lowering.statement import statement
@@ -43,13 +46,15 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
 
 
 def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
-    """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere.
+    """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere. A kernel
+    whose schedule has `warp_specialize` gets a version for Hopper (`lowering.hopper`) where one can be made, before
+    Triton's own.
 
     Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
     widths = certificate.body.get("index_widths") or certificate.widths
-    plain = replace(program, kernels=tuple(map(_unspecialised, program.kernels)))
+    plain = replace(program, kernels=tuple(map(unspecialised, program.kernels)))
     boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
     written = [("specialised", specialised)] if specialised != boxed else []
     written += [("descriptors", boxed)] if streams_boxes(boxed) else []
@@ -59,11 +64,9 @@ def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tup
         fit: list[Condition] = [["descriptor", tensor] for tensor in boxed_tensors(rewritten)]
         when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
         versions.append(Version(name, source, digest(source), launches_of(rewritten), when + fit))
+    with suppress(NotForHopper):
+        versions.insert(0, hopper_version(certificate, program, bound, reference="pointers"))
     return tuple(versions)
-
-
-def _unspecialised(kernel: Kernel) -> Kernel:
-    return replace(kernel, schedule=replace(kernel.schedule, warp_specialize=False))
 
 
 def narrow_versions(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:

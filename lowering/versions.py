@@ -21,9 +21,10 @@ class NoVersion(Exception):
 @dataclass(frozen=True, slots=True)
 class Version:
     """`when`: ["target", "sm_90", ...] (one of these), ["size", expression] (true at the call's sizes),
-    ["descriptor", "K"] (TMA can move boxes of that tensor as passed, lowering.tensormap). `launches`: what to launch,
-    in order. `resources`: per target it was compiled for, what each kernel takes. `certificate`: the id of the narrower
-    certificate it was emitted from (`lowering.narrow`), empty where that is the one that holds it."""
+    ["descriptor", "K"] (TMA can move boxes of that tensor as passed, lowering.tensormap), ["agrees", "pointers",
+    shapes] (compared with that version on the device, lowering.agreement: nothing else can run it). `launches`:
+    what to launch, in order. `resources`: per target it was compiled for, what each kernel takes. `certificate`: the id
+    of the narrower certificate it was emitted from (`lowering.narrow`), empty where that is the one that holds it."""
 
     name: str
     source: str

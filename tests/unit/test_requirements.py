@@ -18,8 +18,8 @@ from ir.parser import MAX_REQUIRES, parse
 from ir.printer import format_source, print_module
 from ir.requirements import formula, narrowed, texts, unfit
 from ir.typing import check
-from lowering.crosscheck import ragged
 from lowering.plan import plan
+from lowering.shapes import ragged
 from synth.certify import certify
 from synth.propose import Candidate
 from synth.propose.mutate import mutants

@@ -8,9 +8,10 @@ import pytest
 from lowering_cases import EVERY_OPERATION, attention, certificate_for, documented, typed, widths
 
 from ir.program import DType, Let
-from lowering.crosscheck import CrosscheckFailed, crosscheck, ragged, tolerance
+from lowering.crosscheck import CrosscheckFailed, crosscheck, tolerance
 from lowering.intervals import interval
 from lowering.lower import NotCertified, require_certified
+from lowering.shapes import ragged
 from lowering.triton import emit, emit_program
 
 

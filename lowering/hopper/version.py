@@ -1,0 +1,84 @@
+"""The version of a certified program for Hopper: offered where a kernel asks for specialised warps, and only after its
+asynchronous programs have been checked.
+
+What stands behind it: the protocol holds for every trip count and order of events (`lowering.hopper.protocol`); at
+small shapes the asynchronous programs compute what the typed program means, under adversarial timing
+(`lowering.hopper.simulate`, part of the certificate's cross-check); it compiles for sm_90. What nothing here can
+run is the emitted Gluon itself, so the version carries the condition ["agrees", version, tolerance, shapes]: a launcher
+compares it on the device with a version that was cross-checked, once, before it uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from ir.program import Kernel, Program
+from ir.spec import Bound
+from lowering.boxes import boxed_tensors, with_boxes
+from lowering.hopper.async_program import AsyncKernel
+from lowering.hopper.flatten import NotForHopper
+from lowering.hopper.gluon import emit_program
+from lowering.hopper.protocol import verify
+from lowering.hopper.schedule import schedule
+from lowering.hopper.verdict import Verified
+from lowering.shapes import even, many_tiles, ragged
+from lowering.versions import Condition, Version
+from verifier.certificate import Certificate, digest
+
+TARGET = "sm_90"
+
+
+def hopper_version(certificate: Certificate, program: Program, bound: Bound, reference: str) -> Version:
+    """The version, not compiled yet; `reference` names the version to compare it with on the device.
+
+    Raises NotForHopper with the reason where there is none.
+    """
+    if not any(k.schedule.warp_specialize for k in program.kernels):
+        raise NotForHopper("no kernel's schedule has warp_specialize")
+    indices = certificate.body.get("index_widths") or certificate.widths
+    boxed = _asking(program, indices)
+    subject = f"candidate sha256 {digest(certificate.candidate)}\nspec      sha256 {digest(certificate.spec_source)}"
+    plain = replace(program, kernels=tuple(map(unspecialised, program.kernels)))
+    emitted = emit_program(plain, boxed, bound, certificate.widths, subject, indices)
+    for kernel in emitted.kernels:
+        found = verify(kernel)
+        if not isinstance(found, Verified):
+            raise NotForHopper(f"{kernel.name}: {found.message}")
+    copied = {a[1] for launch in emitted.launches for a in launch["args"] if a[0] == "tiles"}
+    when: list[Condition] = [["target", TARGET]]
+    when += (["descriptor", name] for name in boxed_tensors(boxed) if name in copied)
+    when.append(["agrees", reference, _shapes(program, bound)])
+    return Version("hopper", emitted.source, digest(emitted.source), emitted.launches, when)
+
+
+def asynchronous(program: Program) -> dict[str, AsyncKernel]:
+    """The asynchronous programs of the kernels that have one; where integers need 64 bits, fewer are emitted."""
+    found = {}
+    for kernel in _asking(program, dict.fromkeys((k.name for k in program.kernels), 32)).kernels:
+        with suppress(NotForHopper):
+            found[kernel.name] = schedule(kernel)
+    return found
+
+
+def _asking(program: Program, index_widths: Mapping[str, int]) -> Program:
+    """With boxes in the kernels that ask for specialised warps; without, the others have no asynchronous program."""
+    boxed = with_boxes(program, index_widths, stores=False).kernels
+    pairs = zip(program.kernels, boxed, strict=True)
+    return replace(program, kernels=tuple(b if k.schedule.warp_specialize else k for k, b in pairs))
+
+
+def unspecialised(kernel: Kernel) -> Kernel:
+    return replace(kernel, schedule=replace(kernel.schedule, warp_specialize=False))
+
+
+def _shapes(program: Program, bound: Bound) -> list[dict[str, int]]:
+    """Where to compare on the device: small and ragged, the same with aligned lengths, and many tiles."""
+    every = ragged(program, bound)
+    wanted = [*every, *(even(shape, program, bound) for shape in every), many_tiles(program, bound)]
+    found: list[dict[str, int]] = []
+    for shape in wanted:
+        if shape is not None and shape not in found:
+            found.append(shape)
+    return found

@@ -1,0 +1,98 @@
+"""Small shapes to try a program at: ragged on purpose, within the spec's limits and requirements.
+
+No length is a multiple of a tile, lengths differ in both directions, one is empty where the spec allows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from ir.facts import settled
+from ir.nearby import nearby
+from ir.program import Arange, For, Load, Program, Size, Store
+from ir.requirements import narrowed
+from ir.spec import Bound
+from lowering.assumptions import evaluate
+from lowering.plan import formula, walk
+
+
+def long_sizes(program: Program) -> set[str]:
+    """Sizes a kernel walks in tiles: in a loop bound, a mask, a requirement, or a grid extent that is computed."""
+    found = {n.name for n in walk(program.requires) if isinstance(n, Size)}
+    for kernel in program.kernels:
+        nodes = list(walk(kernel.body))
+        parts: list[object] = [n.mask for n in nodes if isinstance(n, Load | Store) and n.mask is not None]
+        parts += [n.stop for n in nodes if isinstance(n, For)]
+        parts += [axis.extent for axis in kernel.grid if not isinstance(axis.extent, Size)]
+        found |= {n.name for part in parts for n in walk(part) if isinstance(n, Size)}
+    return found
+
+
+def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
+    """Up to three small shapes within the limits and requirements; see the module docstring. A program that requires
+    its lengths to be multiples of tiles gets the multiples next to them."""
+    statics = {v for _, v in bound.settings if isinstance(v, int)}
+    tiles = {n.type.shape[0] for k in program.kernels for n in walk(k.body) if isinstance(n, Arange)}
+    lengths = sorted(tiles - statics) or sorted(tiles) or [16]
+    small, large = lengths[0], lengths[-1]
+    cut = {name for t, _ in bound.inputs if t.facts.splits for name in _names(formula(t.facts.splits, bound))}
+    longs = [d.name for d in bound.dims if d.name in long_sizes(program) | cut]
+    related = {name for r in bound.spec.requires for name in _names(formula(r, bound))}
+    first = large * (2 if program.requires else 1) + 5  # two tiles, also where it is rounded to a multiple of them
+    patterns = ([first, small + 3], [small // 2 + 3, large + small // 2 + 7], [large + 1, 0])
+    shapes: list[dict[str, int]] = []
+    for pattern in patterns:
+        wanted = {name: pattern[i % len(pattern)] for i, name in enumerate(longs)}
+        free = {name: wanted[name] for name in longs if name not in related}
+        found = _complete(free, bound) or _complete(wanted, bound) or _complete({}, bound)
+        shape = None if found is None else nearby(narrowed(bound, program), settled(bound, found))
+        if shape is not None and shape not in shapes:
+            shapes.append(shape)
+    return tuple(shapes)
+
+
+def many_tiles(program: Program, bound: Bound) -> dict[str, int] | None:
+    """A shape with several tiles along every length, for loops that reuse buffers; None where none is allowed."""
+    limits = {d.name: d.maximum for d in bound.dims}
+    longs = long_sizes(program)
+    for shape in ragged(program, bound):
+        scaled = {name: min(size * 8, limits[name]) if name in longs else size for name, size in shape.items()}
+        found = nearby(narrowed(bound, program), settled(bound, scaled))
+        if found is not None:
+            return found
+    return None
+
+
+def _complete(wanted: Mapping[str, int], bound: Bound) -> dict[str, int] | None:
+    """Lengths clamped to their limits, the other sizes chosen to be unequal where requirements let them."""
+    requires = [formula(r, bound) for r in bound.spec.requires]
+    fixed = {d.name: min(max(wanted[d.name], d.minimum), d.maximum) for d in bound.dims if d.name in wanted}
+    others = [d for d in bound.dims if d.name not in wanted]
+    choices = [[n for n in (1, 2, 4, 3, 6, 8, 16) if d.minimum <= n <= d.maximum] or [d.minimum] for d in others]
+    related = {name for r in requires for name in _names(r)}
+    related |= {n for t, _ in bound.inputs if t.facts.splits for n in _names(formula(t.shape[0], bound))}
+    possible = []
+    for values in product(*choices):
+        sizes = {**fixed, **{d.name: v for d, v in zip(others, values, strict=True)}}
+        if all(evaluate(r, sizes) for r in requires):
+            repeated = len(values) - len(set(values))  # an index that uses the wrong size shows when sizes differ
+            ones = sum(sizes[d.name] == 1 for d in others if d.name in related)
+            possible.append((repeated, ones, math.prod(values), sizes))
+    return min(possible, key=lambda p: p[:3])[3] if possible else None
+
+
+def _names(expression: Any) -> set[str]:
+    """The sizes a requirement speaks of."""
+    if isinstance(expression, list):
+        return {name for operand in expression[1:] for name in _names(operand)}
+    return {expression} if isinstance(expression, str) else set()
+
+
+def even(sizes: Mapping[str, int], program: Program, bound: Bound) -> dict[str, int] | None:
+    """The shape with every length rounded up to a multiple of 16; None where nothing near meets the requirements."""
+    wanted = {name: -(-size // 16) * 16 for name, size in sizes.items() if size > 1}
+    found = _complete(wanted, bound)
+    return None if found is None else nearby(narrowed(bound, program), settled(bound, found))
