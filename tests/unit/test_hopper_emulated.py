@@ -12,8 +12,8 @@ from test_hopper_schedule import typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
+from lowering.boxes import with_boxes
 from lowering.compile import child_environment
-from lowering.descriptors import with_boxes
 from lowering.hopper.gluon import emit_program
 from lowering.plan import plan
 
