@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := ir verifier lowering synth
 
-.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search bench-gpu resources clean
+.PHONY: run test test-thorough lint bench-proof bench-cpu bench-cost bench-search bench-gpu resources certificates clean
 
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
@@ -39,6 +39,10 @@ bench-search: $(READY)
 # every shipped kernel compiled ahead of time for every target, no GPU: docs/resources.md
 resources: $(READY)
 	$(BIN)/synth resources --out benchmarks/results/resources.jsonl --page docs/resources.md
+
+# the kernels that the GPU benchmark runs, proved, compiled and cross-checked; needs no GPU
+certificates: $(READY)
+	$(BIN)/python benchmarks/certify.py --out build/certificates
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.

@@ -27,9 +27,15 @@ from synth.propose.emit import Names
 from synth.propose.persistent import taking_turns
 from synth.propose.tree import identifiers
 
-# By the longest static extent (the head dim), tiles and schedules that fill a multiprocessor of sm_90 without spills:
-# keys of a block, warps, stages; best predicted first (benchmarks/LOG.md).
-FAST = {64: ((128, 8, 2), (64, 8, 3)), 128: ((128, 8, 2), (64, 8, 3)), 256: ((64, 8, 2), (32, 8, 3))}
+_FAST = Choices(rows=128, split=True, base2=True, warps=8)
+_TWO_FIT = replace(_FAST, keys=64, warps=4)  # two programs to a multiprocessor, so that one computes while one waits
+# By the longest static extent (the head dim): tiles and schedules that fill a multiprocessor of sm_90, the first of
+# them without spills wherever a kernel runs; benchmarks/LOG.md says what is known of each.
+FAST = {
+    64: (_FAST, replace(_FAST, keys=128), replace(_TWO_FIT, rows=64), _TWO_FIT, replace(_TWO_FIT, specialise=True)),
+    128: (replace(_FAST, keys=128), replace(_FAST, stages=3), _TWO_FIT, replace(_TWO_FIT, specialise=True)),
+    256: (_FAST, replace(_FAST, keys=32, stages=3)),
+}
 MAX_TILE = 2**15  # elements; a score that is no matrix product needs tiles of rank 3, which registers must hold
 TILES = (Binary, Unary, Reduce, Load, Dot)
 
@@ -55,18 +61,14 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
             continue
         if text not in seen:
             seen.add(text)
-            yield Candidate(_name(choices), text, choices.named())
+            yield Candidate(named(choices), text, choices.named())
     if not seen:
         raise reason or NothingToPropose("no choice applies to this spec")
 
 
 def leading(bound: Bound) -> tuple[Choices, ...]:
     """Blocks that need no mask apart, scores in units of exp2, tiles for this head dim; then other algorithms."""
-    longest = longest_extent(bound)
-    first, second = (
-        Choices(rows=128, keys=keys, split=True, base2=True, warps=warps, stages=stages)
-        for keys, warps, stages in FAST[min((d for d in FAST if d >= longest), default=max(FAST))]
-    )
+    first, second, *_ = fast(bound)
     return (
         first,
         second,
@@ -78,6 +80,12 @@ def leading(bound: Bound) -> tuple[Choices, ...]:
         Choices(reverse=True, base2=True),
         replace(second, persistent=True),
     )
+
+
+def fast(bound: Bound) -> tuple[Choices, ...]:
+    """The forms to measure first for a spec of this head dim, best first."""
+    longest = longest_extent(bound)
+    return FAST[min((extent for extent in FAST if extent >= longest), default=max(FAST))]
 
 
 def longest_extent(bound: Bound) -> int:
@@ -124,7 +132,8 @@ def _others(seed: int) -> list[Choices]:
     return found
 
 
-def _name(choices: Choices) -> str:
+def named(choices: Choices) -> str:
+    """The name of the kernel of these choices."""
     parts = [f"{choices.rows}x{choices.keys}"]
     words = ("split", "packed", "reverse", "persistent", "specialise")
     parts += [word for word in words if getattr(choices, word)]

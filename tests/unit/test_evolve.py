@@ -21,6 +21,8 @@ from ir.typing import check
 from synth.certify import certify
 from synth.jobs import Proof
 from synth.propose import Candidate
+from synth.propose.choices import Choices
+from synth.propose.compose import compose
 from synth.propose.crossover import kernels_of_both, scheduled_as
 from synth.propose.embedded import propose
 from synth.propose.evolve import NAME, Evolver, rewrites_of
@@ -88,7 +90,7 @@ def test_lineage_is_told_in_choices_and_in_short_names() -> None:
     parent = shipped(ATTENTION, 1)
     for generation in range(1, 6):
         (child, *_) = drafted(Brief(ATTENTION, "sm_90", parent, seed=generation))
-        assert child.name.startswith("128x128-split-exp2-running-w8s2+") and len(child.name) <= NAME
+        assert child.name.startswith("128x64-split-exp2-running-w8s2+") and len(child.name) <= NAME
         assert len(rewrites_of(child)) > len(rewrites_of(parent[0].candidate))
         assert set(rewrites_of(child)) <= {r.name for r in REWRITES}
         parent = (tried(child),)
@@ -147,11 +149,12 @@ def backward(name: str, bound: Bound = BACKWARD) -> Subject:
 
 
 def test_a_body_gets_the_tiles_and_the_schedule_of_another() -> None:
-    wide, narrow = (Subject.of(t.candidate.text, ATTENTION) for t in shipped(ATTENTION, 2))
-    both, schedule = (print_module(m) for m in scheduled_as(wide, narrow))
-    assert "meta BN = 64" in both and "num_warps = 8, num_stages = 3" in both
-    assert "meta BN = 128" in schedule and "num_warps = 8, num_stages = 3" in schedule
-    assert list(scheduled_as(wide, wide)) == []
+    choices = Choices(), Choices(rows=128, warps=8, stages=3, base2=True)
+    small, large = (Subject.of(compose(ATTENTION, c), ATTENTION) for c in choices)
+    both, schedule = (print_module(m) for m in scheduled_as(small, large))
+    assert "meta BM = 128" in both and "num_warps = 8, num_stages = 3" in both and "exp(" in both
+    assert "meta BM = 64" in schedule and "num_warps = 8, num_stages = 3" in schedule
+    assert list(scheduled_as(small, small)) == []
 
 
 def test_kernels_of_two_parents_meet_where_their_scratch_agrees() -> None:
