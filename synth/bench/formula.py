@@ -23,7 +23,7 @@ from ir.ast import Big, Binary, Call, Element, Expr, If, Name, Number, Unary
 from ir.evaluate import parameters_default
 from ir.random import random
 from ir.spec import Bound
-from synth.propose.formula import factors, free, written_out
+from synth.propose.formula import factors, free, walk, written_out
 
 NARROW = (torch.float16, torch.bfloat16)
 Tensors = Mapping[str, torch.Tensor]
@@ -221,14 +221,24 @@ class Evaluator:
         return max(math.prod(self.axes[a].numel() for a in names & self.axes.keys()) for names in touched)
 
     def _in_pieces(self, big: Big, axis: str, pieces: int) -> Axed:
+        self._ahead(big, axis)
         found = []
         for values in self.axes[axis].chunk(min(pieces, self.axes[axis].numel())):
-            kept = {e: v for e, v in self.known.items() if axis not in v.axes and big.variable not in v.axes}
+            kept = {e: v for e, v in self.known.items() if axis not in v.axes}
             piece = replace(self, axes={**self.axes, axis: values}, known=kept)(big)
             axes = piece.axes if axis in piece.axes else (*piece.axes, axis)
             tensor = piece.over(axes)
             found.append(tensor.expand([self.axes[a].numel() if a != axis else values.numel() for a in axes]))
         return Axed(torch.cat(found, dim=axes.index(axis)), axes)
+
+    def _ahead(self, big: Big, axis: str) -> None:
+        """Sums inside another that are the same for every piece are worked out once, if they are small."""
+        named = self.axes.keys() | self.numbers.keys() | CONSTANTS.keys()
+        for inner in walk(big.body):
+            variables = free(inner) & self.axes.keys()
+            fits = math.prod(self.axes[a].numel() for a in variables) <= (self.room or 0)
+            if isinstance(inner, Big) and axis not in variables and free(inner) <= named and fits:
+                self(inner)
 
     def _sum(self, big: Big, conditions: list[Axed]) -> Axed:
         parts = [self(part) if sign > 0 else self._inverse(self.real(part)) for part, sign in factors(big.body)]

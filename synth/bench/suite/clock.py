@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,24 +50,57 @@ class Ready:
     graph: Any = None
 
 
-def ready(run: Callable[[], Any], device: torch.device, stream: Any = None) -> Ready:
-    """Warm up and, on a GPU, capture. What cannot be captured is run call by call."""
+def ready(run: Callable[[], Any], device: torch.device) -> Ready:
+    """Warm up and, on a GPU, capture on the current stream, which must not be the default one where the call is a
+    backward: it runs where its forward ran. What waits for the device, or cannot be captured, is run call by call."""
     if device.type != "cuda":
         run()
         return Ready(run, "cpu")
     for _ in range(WARM):
         run()
     torch.cuda.synchronize(device)
+    if _waits(run):
+        return Ready(run, "events")
+    stream = torch.cuda.current_stream(device)
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, stream=stream if stream != torch.cuda.default_stream(device) else None):
             run()
         graph.replay()
         torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         torch.cuda.synchronize(device)
         return Ready(run, "events")
     return Ready(graph.replay, "graph", graph)
+
+
+def _waits(run: Callable[[], Any]) -> bool:
+    """Whether a call makes the host wait for the device, which would break a capture."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return False
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Everything inside is on a stream that can be captured, after all that was asked for before."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        yield
+    torch.cuda.synchronize(device)
 
 
 def measure(contenders: Mapping[str, Ready], device: torch.device, seed: int, seconds: float) -> dict[str, Timing]:

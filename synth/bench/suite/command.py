@@ -18,7 +18,7 @@ from typing import Any
 WRONG, UNFINISHED, NO_GPU, USAGE, INTERRUPTED = 1, 3, 4, 64, 130
 RESULTS = Path("benchmarks/results")
 EXAMPLES = """examples:
-  synth bench benchmarks/certificates                       the whole grid, most telling rows first
+  synth bench build/certificates                            the whole grid, most telling rows first
   synth bench forward.cert.json backward.cert.json --budget-minutes 9
   synth bench certificates --only '*causal = bottom_right*16k*' --json
   synth bench certificates --dry-run                        rows, contenders, work; runs nothing

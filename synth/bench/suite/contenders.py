@@ -133,14 +133,23 @@ def _plain(meaning: Meaning, call: Call) -> list[Contender]:
     def compiled() -> Forward:
         if call.device.type != "cuda":
             raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
-        torch._dynamo.reset()
-        fast = torch.compile(lambda *tensors: eager(tensors, number), dynamic=False)
+        fast = _compiled(lambda *tensors: eager(tensors, number))
         return lambda tensors: fast(*tensors)
 
     return [
         _peer(f"torch {meaning.operation}", meaning, call, lambda: lambda tensors: eager(tensors, number)),
         _peer(f"torch.compile of {meaning.operation}", meaning, call, compiled),
     ]
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """For exactly one shape; nothing left of shapes before, whose number would end in a fall back to eager. Buffers of
+    the forward are not given away: a backward is run many times on one graph."""
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False)
 
 
 BACKENDS = {
@@ -232,8 +241,7 @@ def _flex(meaning: Meaning, call: Call) -> Callable[[], Forward]:
             raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        torch._dynamo.reset()  # one compilation a shape: the limit on recompilations must not fall back to eager
-        fast: Any = torch.compile(flex_attention, dynamic=False)
+        fast = _compiled(flex_attention)
         number = call.parameters.get(meaning.number)
         axis = 1 if meaning.heads_third else 2
         rows, keys = (call.inputs[name].shape[axis] for name in meaning.arguments[:2])

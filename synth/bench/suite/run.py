@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from ir.evaluate import EvaluationError, check_requires, tensor_shape
+from ir.evaluate import check_requires, tensor_shape
 from ir.spec import Bound
 from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.launch import Prepared
-from synth.bench.formula import NotInTorch, evaluator
+from synth.bench.formula import evaluator
 from synth.bench.recognise import recognised
-from synth.bench.suite.check import Expected, NoReference, expected, judge
-from synth.bench.suite.clock import Ready, floor, measure, ready
+from synth.bench.suite.check import Expected, expected, judge
+from synth.bench.suite.clock import Ready, floor, measure, own_stream, ready
 from synth.bench.suite.contenders import Call, Contender, Refused, Run, contenders
 from synth.bench.suite.grid import Item
-from synth.bench.suite.inputs import make
+from synth.bench.suite.inputs import ROOM, make
 from synth.bench.suite.machine import ceilings, machine, state
 from synth.bench.suite.results import FORMAT, OK, write
 from synth.bench.suite.work import work
@@ -136,12 +136,14 @@ def one(item: Item, options: Options, report: Report) -> dict[str, Any]:
     try:
         _room(bound, sizes, device)
         inputs = make(bound, sizes, device, options.seed)
-        found = work(bound, item.group.gradients, sizes, evaluator(bound, sizes, inputs))
+        found = work(bound, item.group.gradients, sizes, evaluator(bound, sizes, inputs, room=ROOM))
         row["work"] = {"flops": found.flops, "bytes": found.bytes}
         wanted = expected(bound, sizes, inputs, options.seed)
-    except (NotInTorch, NoReference, EvaluationError, torch.OutOfMemoryError, Refused) as error:
+    except Exception as error:  # a row without a reference says why, and the run goes on
+        problem = f"{type(error).__name__}: {_line(error)}"
+        report(f"    {problem}")
         _free(device)
-        return {**row, "problem": f"{type(error).__name__}: {_line(error)}", "after": state(device)}
+        return {**row, "problem": problem, "after": state(device)}
     row["reference"] = {
         name: {"cells": e.cells.numel(), "of": e.of, "standard": e.standard, "allowed": e.allowed}
         for name, e in wanted.items()
@@ -163,12 +165,13 @@ def compete(
     for contender in entered:
         begin = time.monotonic()
         entry = entries[contender.name] = {"name": contender.name, "kind": contender.kind, "status": OK, "reason": ""}
-        with torch.no_grad():
+        with torch.no_grad(), own_stream(options.device):
             _attempt(entry, lambda c=contender, e=entry: _prepare(c, wanted, options, e, runs, waiting))  # type: ignore[misc]
         entry["ready"] = time.monotonic() - begin
         if entry["status"] != OK:
             waiting.pop(contender.name, None)
             runs.pop(contender.name, None)
+            _free(options.device)
             report(f"    {contender.name}: {entry['status']}: {entry['reason']}")
     with torch.no_grad():
         times = _timed(waiting, entries, options)

@@ -99,7 +99,7 @@ def _points(big: Big, conditions: list[Expr], bounds: Mapping[str, Expr | None],
     counted = Big("sum", last, scope[last] or ONE, kept, ONE)
     result = evaluate.real(counted)
     others = math.prod(evaluate.axes[name].numel() for name in cut - {last} if name not in result.axes)
-    return float(result.tensor.sum()) * others * whole
+    return float(result.tensor.double().sum()) * others * whole
 
 
 def _restricts(condition: Expr, scope: Mapping[str, Expr | None], evaluate: Evaluator) -> bool:
