@@ -36,6 +36,8 @@ STEP = 60.0  # cycles of a loop step, a reduction or a dot that the next operati
 LANES = 128  # plain 32-bit operations per clock and processor
 ATOMIC = 4.0  # an atomic addition costs the cache's ports that many bytes for each of its own
 SUSTAINED = 0.85  # of the peak clock while tensor cores work: cuBLAS, too, stops at 75 to 85 % of an H100's peak
+STREAMED = 0.92  # of the memory's bandwidth is what a copy gets
+CACHED = 0.5  # of the ports' sum is what microbenchmarks get from the last-level cache of an A100 or H100
 REGISTERS = 128  # assumed of a kernel that was not compiled
 OVERLAP = 0.75  # of two resident programs' phases, what still adds up when many are resident
 
@@ -170,7 +172,8 @@ def _kernel(
         cycles = here * _busy(counts, tensor, lanes, here, warps, compiled, device, stages)
     computing = _makespan(cycles, programs, device.processors * here) / device.clock
     each = programs / device.processors / device.clock
-    memory = max(moved / device.memory, through / (device.port * device.processors * device.clock))
+    ports = device.port * device.processors * device.clock
+    memory = max(moved / (STREAMED * device.memory), through / (CACHED * ports))
     taken = (float(tensor.mean()) * each, float(lanes.mean()) * each, memory)
     seconds = LAUNCH + max(computing, *taken)
     flops = float((counts.half + counts.single).mean()) * programs

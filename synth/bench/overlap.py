@@ -7,8 +7,9 @@ that take their time, at barriers of their program. Whoever has waited longest g
 schedulers do; the rest get what it leaves. What overlaps and what does not then follows from the code: softmax of one
 warp group runs under the products of another unless a barrier keeps them together.
 
-Between two events every warp goes at a constant rate, so time advances from event to event. The other three partitions
-do the same.
+Products keep their sums in registers, so what warps issue meanwhile takes time of the register file from them
+(`PORTS`). Between two events every warp goes at a constant rate, so time advances from event to event. The other three
+partitions do the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any
 
 UNITS = ("issue", "fma", "alu", "special", "shared", "tensor")
 LAPS = 8  # iterations simulated; the second half is measured
+QUEUE = 4  # groups of products of one warp that may be under way
 MEETING = 30.0  # cycles a barrier takes when all are there
+PORTS = 0.3  # cycles that an issued instruction takes from running products: see docs/cost.md
 NEVER = float("inf")
 
 
@@ -50,21 +53,25 @@ def phase_of(found: Mapping[str, Any], tensor: float = 0.0) -> Phase:
 
 @dataclass(slots=True)
 class _Warp:
-    """`at`: index of its phase; `done` of it, 0 to 1; `ready`: when it may go on; `since`: when it last became ready;
-    `met`: barriers it has come to; `products`, `copies`: when each group of them ends."""
+    """`at`: index of its phase; `done` of it, 0 to 1; `since`: until when it waits, but for `pending` groups of
+    products; `met`: barriers it has come to; `products`, `copies`: when each group of them ends (one number each)."""
 
     program: int
     phases: Sequence[Phase]
     warps: int
     at: int = 0
     done: float = 0.0
-    ready: float = 0.0
     since: float = 0.0
     met: int = 0
     stopped: bool = False
     laps: list[float] = field(default_factory=list)
-    products: list[float] = field(default_factory=list)
+    products: list[list[float]] = field(default_factory=list)
+    pending: list[list[float]] = field(default_factory=list)
     copies: list[float] = field(default_factory=list)
+
+    @property
+    def ready(self) -> float:
+        return max([self.since, *(end for (end,) in self.pending)])
 
 
 @lru_cache(maxsize=4096)
@@ -84,7 +91,7 @@ def iteration(
         warps = [_Warp(0, roles[0][0], roles[0][1])]
     now = tensor = 0.0
     while any(len(w.laps) < LAPS for w in warps):
-        running = sorted((w for w in warps if w.ready <= now and not w.stopped), key=lambda w: w.since)
+        running = sorted((w for w in warps if w.ready <= now and not w.stopped), key=lambda w: w.ready)
         rates = _rates(running)
         ends = [now + (1.0 - w.done) / rate for w, rate in zip(running, rates, strict=True) if rate > 0.0]
         waking = [w.ready for w in warps if w.ready > now and not w.stopped]
@@ -120,28 +127,32 @@ def _rates(running: Sequence[_Warp]) -> list[float]:
 def _finish(w: _Warp, now: float, tensor: float, stages: int, far: float, warps: Sequence[_Warp]) -> float:
     """A warp has issued a phase: start what it starts, see until when it waits. The tensor core's next free time."""
     phase = w.phases[w.at]
+    late = PORTS * min(phase.demands[0], max(0.0, tensor - now))
+    if late:
+        for group in (group for other in warps for group in other.products[-QUEUE:]):
+            group[0] += late if group[0] > now else 0.0
+        tensor += late
     if phase.dots:
         tensor = max(tensor, now) + phase.dots
-        w.products.append(tensor)
+        w.products.append([tensor])
     w.copies += [now + far] * phase.groups
-    w.done, w.ready = 0.0, now
+    w.done, w.since, w.pending = 0.0, now, []
     match phase.until:
         case "dots":
-            w.ready = _older(w.products, phase.left, now)
+            w.pending = w.products[: len(w.products) - phase.left][-QUEUE:]
         case "loads":
-            w.ready = _older(w.copies, phase.left, now)
+            w.since = _older(w.copies, phase.left, now)
         case "signal":
-            ahead = (stages - 1) * sum(p.groups for p in w.phases if p.asks)
-            w.ready = max(_older(w.copies, ahead, now), _older(w.products, 0, now))
+            w.pending = w.products[-QUEUE:]
+            w.since = _older(w.copies, (stages - 1) * sum(p.groups for p in w.phases if p.asks), now)
         case "barrier" if not 0 < phase.left <= w.warps // 2:
             w.met += 1
             w.stopped = True
             _meet(w.program, now, warps)
-    w.since = w.ready
     w.at += 1
     if w.at == len(w.phases):
         w.at = 0
-        w.laps.append(w.ready)
+        w.laps.append(now)
     return tensor
 
 
@@ -157,5 +168,4 @@ def _meet(program: int, now: float, warps: Sequence[_Warp]) -> None:
     for w in own:
         if w.stopped and w.met <= fewest:
             w.stopped = False
-            w.ready = max(w.ready, now + MEETING)
-            w.since = w.ready
+            w.since = max(w.since, now + MEETING)
