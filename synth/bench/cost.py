@@ -116,10 +116,12 @@ def predict(
     sizes: Mapping[str, int],
     target: str,
     resources: Sequence[Mapping[str, Any]] = (),
+    device: Device | None = None,
 ) -> Prediction:
-    """Predict one run at `sizes` on the device of `target`. `resources`: one entry for each kernel, as
-    `lowering.compile` reports them; without them registers are assumed. Raises KeyError for an unknown target."""
-    device = device_of(target)
+    """Predict one run at `sizes` on `device`, the usual one of `target` where none is given. `resources`: one entry
+    for each kernel, as `lowering.compile` reports them; without them registers are assumed. Raises KeyError for an
+    unknown target."""
+    device = device or device_of(target)
     compiled: Sequence[Mapping[str, Any] | None] = (
         resources if len(resources) == len(program.kernels) else [None] * len(program.kernels)
     )
