@@ -27,7 +27,7 @@ bench-cpu: $(READY)
 	$(BIN)/python benchmarks/bench_cpu.py
 
 bench-cost: $(READY)
-	$(BIN)/python benchmarks/bench_cost.py
+	$(BIN)/python benchmarks/bench_cost.py --write
 
 # Runs also where only torch, triton and numpy are installed, on certificates made elsewhere (docs/benchmark.md).
 bench-gpu:

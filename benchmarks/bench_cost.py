@@ -1,33 +1,192 @@
-"""Predicted against measured times of a run's kernels: `python benchmarks/bench_cost.py [RUN] [DATABASE]`.
+"""The static cost model, held against what others have published and what was measured here.
 
-RUN is a run's name, "last" by default. For each device and shape: how many kernels were timed, Kendall's tau between
-predicted and measured times, and measured over predicted. Needs a run on a GPU; times of the CPU executor do not count.
+    python benchmarks/bench_cost.py                      predicted against published speeds of Triton's kernels
+    python benchmarks/bench_cost.py --write              the same, and the table of docs/cost.md
+    python benchmarks/bench_cost.py kernel.json ...      predicted speeds of certificates on FlashAttention's grid
+    python benchmarks/bench_cost.py results.json ...     rank correlation with a benchmark's measured times
+    python benchmarks/bench_cost.py --run last           rank correlation with a search's measured times
+
+Only the last two need times of a GPU, and none needs a GPU now. A prediction is called one wherever it is shown.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import statistics
 import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from synth.bench.rank import ranks
+from ir.loader import bind, load_spec
+from synth.bench.hardware import device_named, device_of
+from synth.bench.predicted import Predicted, best, predicted
+from synth.bench.rank import Rank, of_results, ranks
+from synth.certify import certify
+from synth.propose.choices import Choices
+from synth.propose.embedded import written
+from synth.ship import ship
 from synth.state.store import DEFAULT, StateError, Store
+from verifier.certificate import Certificate
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "cost.md"
+MARK = "<!-- predicted against published -->"
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+TOKENS, HIDDEN = 16384, 2048
+WORST = 5  # misses shown for each shape
 
 
-def main(run: str = "last", database: str = DEFAULT) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="certificates, or results of the benchmark suite")
+    parser.add_argument("--target", default="sm_90", help="for certificates: which one to predict for")
+    parser.add_argument("--run", help="a search's name, or last")
+    parser.add_argument("--database", default=DEFAULT)
+    parser.add_argument("--certificates", type=Path, default=HERE, help="where results' certificates lie")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/cost.md")
+    asked = parser.parse_args()
+    if asked.run:
+        return of_run(asked.run, asked.database)
+    loaded = [(path, json.loads(path.read_text())) for path in asked.files]
+    results = [body for _, body in loaded if "rows" in body]
+    kernels = [path for path, body in loaded if "rows" not in body]
+    if results:
+        return shown(of_results(results, certificates_in(asked.certificates)))
+    if kernels:
+        for path in kernels:
+            print("\n".join(grid(path, asked.target)))
+        return 0
+    lines = list(published())
+    print("\n".join(lines))
+    if asked.write:
+        before, _, after = PAGE.read_text().split(MARK)
+        PAGE.write_text("\n".join([before + MARK, "", *lines, "", MARK + after]))
+    return 0
+
+
+# ---- against measured times ----------------------------------------------------------------------------------
+
+
+def of_run(run: str, database: str) -> int:
     try:
         with Store.open(database, create=False) as store:
             found = ranks(store.load(run))
     except StateError as error:
         print(error, file=sys.stderr)
         return 64
+    return shown(found)
+
+
+def certificates_in(folder: Path) -> dict[str, Certificate]:
+    found = {}
+    for path in sorted(folder.rglob("*.json")):
+        body = json.loads(path.read_text())
+        if isinstance(body, dict) and "subject" in body:
+            certificate = Certificate.load(path)
+            found[certificate.id] = certificate
+    return found
+
+
+def shown(found: tuple[Rank, ...]) -> int:
     if not found:
-        print("nothing of this run was timed on a GPU the cost model knows; run it on one first")
+        print("no times of a GPU the cost model knows, of kernels whose certificates are here; measure some first")
         return 2
-    print(f"{'device':24} {'shape':20} {'kernels':>7} {'tau':>6} {'measured/predicted':>19}")
+    print(f"{'device':24} {'shape':28} {'kernels':>7} {'tau':>6} {'measured/predicted':>19}")
     for r in found:
         order = "-" if r.tau is None else f"{r.tau:.2f}"
-        print(f"{r.device:24} {r.shape:20} {len(r.pairs):7} {order:>6} {r.ratio:19.2f}")
+        print(f"{r.device:24} {r.shape:28} {len(r.rows):7} {order:>6} {r.ratio:19.2f}")
+    taus = [r.tau for r in found if r.tau is not None]
+    if taus:
+        print(f"\nmean of tau over {len(taus)} shapes: {statistics.mean(taus):.2f}")
+    worst = sorted((t for r in found for t in r.rows), key=lambda t: abs(math.log(t.off)), reverse=True)
+    print("\nworst misses: measured over predicted, and what the prediction says takes the time")
+    for t in worst[:WORST]:
+        print(f"  {t.off:5.2f}  {t.prediction.bound:12} {t.seconds * 1e3:9.4g} ms measured  {t.name} at {t.shape}")
     return 0
 
 
+# ---- predictions of certificates ------------------------------------------------------------------------------
+
+
+def grid(path: Path, target: str) -> Iterator[str]:
+    """Lines of a table: TFLOP/s of the formula on FlashAttention's grid, every version."""
+    certificate = Certificate.load(path)
+    spec, settings = certificate.body["subject"]["spec"], certificate.settings
+    head_dim = settings.get("D")
+    if not isinstance(head_dim, int):
+        raise SystemExit(f"{path}: the grid is attention's, which has a head dim D; this one has {settings}")
+    backward = "dO" in spec["text"]
+    yield f"\n{path.name}: predicted TFLOP/s for {target} ({device_of(target).name}), not measured"
+    yield f"{'version':16}" + "".join(f"{n:>8}" for n in LENGTHS) + "  bound by"
+    rows: dict[str, list[Predicted]] = {}
+    works = []
+    for n in LENGTHS:
+        heads = HIDDEN // head_dim
+        sizes = {"B": TOKENS // n, "H": heads, "G": heads, "M": n, "N": n}
+        works.append(work(sizes, head_dim, settings.get("causal", "none") != "none") * (2.5 if backward else 1.0))
+        for p in predicted(certificate, sizes, target):
+            rows.setdefault(p.version, []).append(p)
+    for version, found in rows.items():
+        speeds = [w / p.prediction.seconds / 1e12 for w, p in zip(works, found, strict=True)]
+        yield f"{version:16}" + "".join(f"{s:8.0f}" for s in speeds) + f"  {found[-1].prediction.bound}"
+
+
+def work(sizes: Mapping[str, int], head_dim: int, causal: bool) -> float:
+    """Operations of forward attention as they are customarily counted."""
+    return 4.0 * sizes["B"] * sizes["H"] * sizes["M"] * sizes["N"] * head_dim * (0.5 if causal else 1.0)
+
+
+# ---- against published figures --------------------------------------------------------------------------------
+
+
+def published() -> Iterator[str]:
+    """A table of Markdown, predicted / published in each cell, and a line on how far it is off."""
+    data = tomllib.loads((HERE / "published.toml").read_text())
+    kernels: dict[tuple[int, str], list[Certificate]] = {}
+    misses = []
+    yield "| published by | D | causal | " + " | ".join(map(str, LENGTHS)) + " | ratio |"
+    yield "|---|---|---|" + "---|" * len(LENGTHS) + "---|"
+    for case in data["case"]:
+        key = case["D"], case["causal"]
+        if key not in kernels:
+            kernels[key] = [compiled(*key, tiles) for tiles in data["tiles"]]
+        cells, ratios = dict.fromkeys(LENGTHS, ""), []
+        for length, speed in zip(case["lengths"], case["tflops"], strict=True):
+            expected = fastest(kernels[key], case, length)
+            ratios.append(expected / speed)
+            cells[length] = f"{expected:.0f} / {speed}"
+        misses += ratios
+        own = f"{statistics.geometric_mean(ratios):.2f}"
+        yield " | ".join([f"| {case['source']}", str(case["D"]), case["causal"], *cells.values(), f"{own} |"])
+    off = statistics.mean(abs(m - 1.0) for m in misses)
+    yield ""
+    yield (
+        f"{len(misses)} figures: predicted over published is {statistics.geometric_mean(misses):.2f} on (geometric) "
+        f"average, from {min(misses):.2f} to {max(misses):.2f}; off by {100 * off:.0f} % on average."
+    )
+
+
+def compiled(head_dim: int, causal: str, tiles: list[int]) -> Certificate:
+    """A proved kernel of these tiles and this schedule, compiled for Hopper."""
+    rows, keys, warps, stages = tiles
+    bound = bind(load_spec("attention"), {"D": head_dim, "causal": causal, "dtype": "fp16"})
+    text = written(bound, Choices(rows, keys, split=True, base2=True, warps=warps, stages=stages))
+    return ship(certify(text, bound), bound, ("sm_90",), checked=False)
+
+
+def fastest(kernels: list[Certificate], case: Mapping[str, Any], length: int) -> float:
+    """TFLOP/s of the kernel and version with the least predicted time."""
+    batch = case.get("batch") or case["tokens"] // length
+    sizes = {"B": batch, "H": case["heads"], "G": case["heads"], "M": length, "N": length}
+    device = device_named(case["device"])
+    found = [p for c in kernels if (p := best(c, sizes, "sm_90", device)) is not None]
+    least = min(p.prediction.seconds for p in found)
+    return work(sizes, case["D"], case["causal"] != "none") / least / 1e12
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main())

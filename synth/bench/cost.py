@@ -2,13 +2,13 @@
 
 Each kernel is bounded from below by what it does over what the device can do at most: dots over the tensor cores'
 rate; exponentials and lane arithmetic over theirs; bytes over the cache's ports and over memory, where programs that
-run at the same time share what they read (so grid order and tile sizes show). On top comes what is not overlapped:
-phases of one program that wait for each other, unless other resident programs (occupancy, from the compiler's
-registers and shared memory) or pipelined loads fill the gap; spilled registers; partial waves; launches.
+run at the same time share what they read (so grid order and tile sizes show). What does not overlap comes on top: from
+the machine code where it was compiled (`synth.bench.processor`), else by a rule over phases of one program that wait
+for each other, unless other resident programs or pipelined loads fill the gap. Then partial waves and launches.
 
 Work and traffic are the program's own (`synth.bench.counts`), not the spec's: recomputation, padding, masked blocks
 that are visited all cost. Constants that no data sheet gives are named below and are rough; what the model is for is
-to rank candidates of one spec. How well it does is measured where a device is at hand (docs/feedback.md).
+to rank candidates of one spec. docs/cost.md says how well it does.
 """
 
 from __future__ import annotations
