@@ -24,6 +24,7 @@ LAPS = 8  # iterations simulated; the second half is measured
 QUEUE = 4  # groups of products of one warp that may be under way
 MEETING = 30.0  # cycles a barrier takes when all are there
 PORTS = 0.3  # cycles that an issued instruction takes from running products: see docs/cost.md
+INSTANT = 1e-3  # cycles: what is left of a phase counts as done, or rounding could stop time
 NEVER = float("inf")
 
 
@@ -90,7 +91,7 @@ def iteration(
     if not warps:
         warps = [_Warp(0, roles[0][0], roles[0][1])]
     now = tensor = 0.0
-    while any(len(w.laps) < LAPS for w in warps):
+    while min(len(w.laps) for w in warps) < LAPS and max(len(w.laps) for w in warps) < 4 * LAPS:
         running = sorted((w for w in warps if w.ready <= now and not w.stopped), key=lambda w: w.ready)
         rates = _rates(running)
         ends = [now + (1.0 - w.done) / rate for w, rate in zip(running, rates, strict=True) if rate > 0.0]
@@ -101,8 +102,8 @@ def iteration(
         for w, rate in zip(running, rates, strict=True):
             w.done += rate * (after - now)
         now = after
-        for w in running:
-            if w.done >= 1.0 - 1e-9:
+        for w, rate in zip(running, rates, strict=True):
+            if 1.0 - w.done <= INSTANT * rate:
                 tensor = _finish(w, now, tensor, stages, far, warps)
     finished = [w for w in warps if len(w.laps) >= LAPS] or [w for w in warps if len(w.laps) > 1]
     spans = [(w.laps[-1] - w.laps[len(w.laps) // 2 - 1]) / (len(w.laps) - len(w.laps) // 2) for w in finished]

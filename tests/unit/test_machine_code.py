@@ -6,15 +6,23 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
-from lowering_cases import attention, documented, typed, widths
+from lowering_cases import typed, widths
 
+from ir.loader import bind, load_spec
+from ir.program import Program
 from lowering.compile import compile_kernels
 from lowering.instructions import read_amd, read_sass
 from lowering.outline import outline
 from lowering.phases import code_summary
 from lowering.plan import launches_of
 from lowering.triton import emit_program
+from synth.bench.cost import predict
+from synth.bench.counts import count
+from synth.bench.matching import match
+from synth.propose.choices import Choices
+from synth.propose.embedded import written
 
 
 def listing(*rows: str, stalls: int = 1) -> str:
@@ -136,34 +144,81 @@ def test_text_that_is_no_listing_is_no_summary() -> None:
 
 # ---- real kernels -------------------------------------------------------------------------------------------
 
+LONG = {"B": 1, "H": 32, "G": 32, "M": 8192, "N": 8192}
+BOUND = bind(load_spec("attention"), {"causal": "bottom_right", "dtype": "bf16", "D": 128})
+SMALL = (("meta BM = 128", "meta BM = 64"), ("num_warps = 8", "num_warps = 4"))
+
+
+def kernel(*replaced: tuple[str, str]) -> tuple[Program, str]:
+    text = written(BOUND, Choices(128, 64, base2=True, warps=8, stages=3))
+    for old, new in replaced:
+        assert old in text, text
+        text = text.replace(old, new)
+    program = typed(text, BOUND)
+    return program, emit_program(program, BOUND, widths(program))
+
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[str, Any]:
-    """The documented forward kernel on Hopper, as it is and with few registers."""
+def compiled() -> dict[str, dict[str, Any]]:
+    """A causal forward kernel on Hopper: as composed, with few registers, with half the rows and warps."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
-    bound = attention("bottom_right")
-    program = typed(documented(), bound)
+    program, source = kernel()
     launch = launches_of(program)[0]
-    few = {**launch, "schedule": {**launch["schedule"], "maxnreg": 64}}
-    plain, spilling = compile_kernels(emit_program(program, bound, widths(program)), [launch, few], "sm_90")
-    return {"plain": asdict(plain), "spilling": asdict(spilling)}
+    few = {**launch, "schedule": {**launch["schedule"], "maxnreg": 128}}
+    plain, spilling = compile_kernels(source, [launch, few], "sm_90")
+    small, source = kernel(*SMALL)
+    (halved,) = compile_kernels(source, launches_of(small), "sm_90")
+    return {"plain": asdict(plain), "spilling": asdict(spilling), "small": asdict(halved)}
+
+
+def seconds(resources: dict[str, Any], program: Program | None = None, sizes: dict[str, int] = LONG) -> float:
+    (part,) = predict(program or kernel()[0], BOUND, sizes, "sm_90", [resources]).kernels
+    assert part.source == "machine code"
+    return part.seconds
 
 
 def test_the_loop_of_a_compiled_kernel_is_the_programs(compiled: dict[str, Any]) -> None:
-    """128 rows, 64 keys, 64 lanes: two products of 2 * 128 * 64 * 64 operations, by eight warps."""
+    """128 rows, 64 keys, 128 lanes: two products of 2 * 128 * 64 * 128 operations, by eight warps."""
     (loop,) = compiled["plain"]["code"]["loops"]
-    assert loop["flops"] * 8 == 2 * 2 * 128 * 64 * 64
+    assert loop["flops"] * 8 == 2 * 2 * 128 * 64 * 128
     assert loop["ops"]["HGMMA"] == compiled["plain"]["tensor_core"]
     exponentials = sum(p.get("special", 0) for p in loop["phases"]) / 8
     assert 128 * 64 / 256 <= exponentials < 1.2 * 128 * 64 / 256
     assert {"dots", "loads", "barrier"} <= {p["until"] for p in loop["phases"]}
     assert loop["spills"] == 0
-
-
-def test_spills_in_the_hot_loop_are_told_from_those_outside(compiled: dict[str, Any]) -> None:
-    assert compiled["spilling"]["spills"] > 0
-    assert compiled["spilling"]["code"]["loops"][0]["spills"] > 0
+    (only,) = count(kernel()[0].kernels[0], kernel()[0], BOUND, LONG, np.arange(4)).loops
+    (found,) = match([only], [loop], 8, False) or ()
+    assert found.unroll == 1 and only.dots == loop["flops"] * 8
 
 
 def test_the_summary_is_small_plain_data(compiled: dict[str, Any]) -> None:
     assert len(json.dumps(compiled["plain"]["code"])) < 6000
+
+
+def test_spills_cost_and_in_the_hot_loop_more_than_outside(compiled: dict[str, Any]) -> None:
+    plain, spilling = compiled["plain"], compiled["spilling"]
+    assert spilling["spills"] > 0 and spilling["code"]["loops"][0]["spills"] > 0
+    # the same occupancy for all, so that only the spills differ
+    spilling = {**spilling, "occupancy": plain["occupancy"]}
+    outside = {**plain, "code": {**plain["code"], "straight": spilling["code"]["straight"]}}
+    assert seconds(outside) == pytest.approx(seconds(plain), rel=0.05)
+    assert seconds(spilling) > 1.2 * seconds(outside)
+
+
+def test_large_tiles_take_less_of_the_cache_on_long_sequences(compiled: dict[str, Any]) -> None:
+    """128 rows and eight warps read the keys half as often as 64 rows and four."""
+    large, small = (
+        predict(kernel(*replaced)[0], BOUND, LONG, "sm_90", [compiled[name]])
+        for name, replaced in (("plain", ()), ("small", SMALL))
+    )
+    assert large.memory < 0.6 * small.memory
+
+
+def test_skipping_masked_blocks_takes_about_half(compiled: dict[str, Any]) -> None:
+    whole = (("cdiv(min(N, N + t * BM + BM - M), BN)", "cdiv(N, BN)"),)
+    assert 0.5 < seconds(compiled["plain"]) / seconds(compiled["plain"], kernel(*whole)[0]) < 0.62
+
+
+def test_one_key_more_than_a_block_costs_a_block(compiled: dict[str, Any]) -> None:
+    one, more, two = (seconds(compiled["plain"], sizes={**LONG, "N": n}) for n in (8192, 8193, 8256))
+    assert one < more == pytest.approx(two, rel=1e-3)
