@@ -17,7 +17,8 @@ def phase(until: str = "", left: int = 0, **counts: float) -> Phase:
 
 
 def softmax(**changed: float) -> Phase:
-    return phase("start", **{"alone": 700, "issue": 340, "fma": 170, "alu": 240, "special": 270, "dots": 256, **changed})
+    usual = {"alone": 700, "issue": 340, "fma": 170, "alu": 240, "special": 270, "dots": 256}
+    return phase("start", **{**usual, **changed})
 
 
 def attention(*middle: Phase) -> tuple[Phase, ...]:
