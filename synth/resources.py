@@ -33,7 +33,7 @@ from synth.bench.cost import predict
 from synth.certify import certify
 from synth.propose import NothingToPropose
 from synth.propose.embedded import propose
-from synth.propose.seeds import shipped
+from synth.propose.seeds import seeds, wanted_settings
 from verifier.certificate import Certificate, digest
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -81,26 +81,34 @@ def case_name(spec: Spec, settings: Mapping[str, str]) -> str:
 
 
 def subjects(spec: Spec) -> Iterator[Subject]:
-    """Every kernel that ships with a spec, under each case its header leaves open; for a case that none answers, the
-    first composition that the embedded proposer makes of it, if it can."""
-    answered: set[str] = set()
-    for candidate in shipped(spec):
-        wanted = dict(candidate.choices)
-        open_to = [c for c in cases(spec) if all(wanted.get(k, v) == v for k, v in c.items())]
-        for case in open_to or [{}]:
+    """What is offered of the kernels that ship with a spec: under each case, with the other settings that some kernel
+    is for. For a case without any, the first composition that the embedded proposer makes of it, if it can."""
+    found: dict[Subject, None] = {}
+    for wanted in _headers(spec):
+        fitting = [case for case in cases(spec) if all(wanted.get(k, v) == v for k, v in case.items())]
+        for case in fitting or [{}]:
             settings = {**case, **wanted}
-            name = case_name(spec, settings)
-            answered.add(name)
-            yield Subject(spec.path, candidate.name, candidate.text, tuple(sorted(settings.items())), name)
+            for c in seeds(bind(spec, settings)):
+                found[
+                    Subject(spec.path, c.name, c.text, tuple(sorted(settings.items())), case_name(spec, settings))
+                ] = None
+    yield from found
+    answered = {subject.case for subject in found}
     for case in cases(spec):
         name = case_name(spec, case)
-        if name in answered:
-            continue
         try:
-            found = next(propose(bind(spec, case)))
+            if name not in answered:
+                c = next(propose(bind(spec, case)))
+                yield Subject(spec.path, c.name, c.text, tuple(sorted(case.items())), name)
         except NothingToPropose:
             continue
-        yield Subject(spec.path, found.name, found.text, tuple(sorted(case.items())), name)
+
+
+def _headers(spec: Spec) -> list[dict[str, str]]:
+    """The settings that kernels of a spec are for, each once, the least particular first."""
+    files = sorted(Path(spec.path).with_suffix("").glob("*.tile"))
+    headers = {json.dumps(wanted_settings(path.read_text(encoding="utf-8"))) for path in files}
+    return sorted(map(json.loads, headers), key=lambda wanted: (len(wanted), sorted(wanted.items())))
 
 
 # ---- one subject -----------------------------------------------------------------------------

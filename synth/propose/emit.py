@@ -211,7 +211,10 @@ class Emitter:
         block = self.block(axes)
         if (known := block.named.get((cell, axes))) is not None:
             return known
-        tensor, dtype = next((t, d) for t, d in self.bound.inputs if t.name == cell.name)
+        found = next(((t, d) for t, d in self.bound.inputs if t.name == cell.name), None)
+        if found is None:  # such as the part of a packed dimension that an index lies in
+            raise NothingToPropose(f"{cell.name} is no input that a kernel could load")
+        tensor, dtype = found
         places = [self._place(i, axes, e) for i, e in zip(cell.index, tensor.shape, strict=True)]
         mask = self.mask(axes, guarded=any(not isinstance(i, Name) and self.axes_of(i) for i in cell.index))
         tail = f", mask={mask.text}, other=0" if mask else ""

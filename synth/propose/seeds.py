@@ -3,37 +3,75 @@
 The kernels of `specs/NAME.toml` are in `specs/NAME/*.tile`. Nothing is trusted of them: they go through the gate
 like every candidate. A kernel written for particular settings says so in its first line, `# spec: NAME causal=none`,
 and is offered for a spec bound to those only.
+
+Tile sizes that suit one head dim or dtype spill registers at another. The header says which to take where:
+`# for D=128: BM=32 BN=64` gives the kernel these metas at those settings, `# also: BM=32 BN=64` offers it with these,
+too, where it is offered as it is. Each is a candidate of its own, proved by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
-from ir.spec import Bound, Spec
+from ir.spec import Bound
 from synth.propose import Candidate
+
+SIZES = re.compile(r"# (?:for (?P<settings>[^:]+)|also): (?P<metas>.+)")
+
+
+class NoSuchMeta(Exception):
+    """A line of a kernel's header gives a size to a meta that the kernel does not have."""
 
 
 def seeds(bound: Bound) -> Iterator[Candidate]:
-    """The kernels next to the spec's file that are for these settings, by name."""
-    values = {name: str(value) for name, value in bound.settings}
-    for candidate in shipped(bound.spec):
-        if all(values.get(name) == value for name, value in candidate.choices):
-            yield candidate
-
-
-def shipped(spec: Spec) -> Iterator[Candidate]:
-    """Every kernel next to a spec's file, by name; `choices` are the settings it is for."""
-    folder = Path(spec.path).with_suffix("")
-    for path in sorted(folder.glob("*.tile")) if spec.path.endswith(".toml") else ():
+    """The kernels next to the spec's file that are for these settings, by name; then those in other sizes."""
+    folder = Path(bound.spec.path).with_suffix("")
+    others: list[Candidate] = []
+    for path in sorted(folder.glob("*.tile")) if bound.spec.path.endswith(".toml") else ():
         text = path.read_text(encoding="utf-8")
-        yield Candidate(path.stem, text, tuple(wanted_settings(text).items()), source="shipped")
+        fixed = next(
+            (m for m, wanted in _sizes(text) if wanted and _fits({**wanted_settings(text), **wanted}, bound)), {}
+        )
+        if fixed:
+            yield _resized(path.stem, text, fixed)
+        elif _fits(wanted_settings(text), bound):
+            yield Candidate(path.stem, text, tuple(wanted_settings(text).items()), source="shipped")
+            others += [_resized(path.stem, text, metas) for metas, wanted in _sizes(text) if not wanted]
+    yield from others
+
+
+def _fits(wanted: Mapping[str, str], bound: Bound) -> bool:
+    values = {name: str(value) for name, value in bound.settings}
+    return all(values.get(name) == value for name, value in wanted.items())
 
 
 def wanted_settings(text: str) -> dict[str, str]:
     """`key=value` of a kernel file's first line, `# spec: NAME key=value ...`; empty without such a line."""
     first = text.split("\n", 1)[0]
-    if not first.startswith("# spec: "):
-        return {}
-    items = (item.partition("=") for item in first.split()[3:])
+    return _pairs(" ".join(first.split()[3:])) if first.startswith("# spec: ") else {}
+
+
+def _sizes(text: str) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Metas and settings of each line of the header that gives sizes."""
+    for line in takewhile(lambda line: line.startswith("#"), text.split("\n")):
+        if found := SIZES.fullmatch(line.strip()):
+            yield _pairs(found["metas"]), _pairs(found["settings"] or "")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    items = (item.partition("=") for item in text.split())
     return {name: value for name, equals, value in items if equals}
+
+
+def _resized(name: str, text: str, metas: Mapping[str, str]) -> Candidate:
+    """The kernel with these metas, for the settings it is asked for."""
+    for meta, value in metas.items():
+        text, found = re.subn(rf"^meta {re.escape(meta)} = \d+", f"meta {meta} = {value}", text, flags=re.MULTILINE)
+        if not found:
+            raise NoSuchMeta(f"{name}.tile: its header gives a size to {meta}, but it has no line `meta {meta} = ...`")
+    head, *lines = text.split("\n")
+    body = "\n".join([head, *(line for line in lines if not SIZES.fullmatch(line.strip()))])
+    return Candidate(f"{name}-{'x'.join(metas.values())}", body, tuple(metas.items()), source="shipped")

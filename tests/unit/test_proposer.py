@@ -25,7 +25,7 @@ from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
 from synth.propose.embedded import propose, written
 from synth.propose.mutate import MUTATIONS, mutants
-from synth.propose.seeds import seeds
+from synth.propose.seeds import NoSuchMeta, seeds
 
 HEAD = """
 name = "{name}"
@@ -296,3 +296,27 @@ def test_kernels_next_to_a_spec_are_offered_for_their_settings_only(tmp_path: Pa
     spec = load_spec(tmp_path / "mine.toml")
     assert [c.name for c in seeds(bind(spec))] == ["a", "b"]
     assert [c.name for c in seeds(bind(spec, {"causal": "top_left"}))] == ["a"]
+
+
+def test_a_header_gives_sizes_for_a_setting_and_others_to_try(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text((packaged_specs() / "attention.toml").read_text())
+    (tmp_path / "mine").mkdir()
+    head = "# spec: mine\n# verdict: proved\n# for D=128 dtype=fp32: BM=16\n# for D=128: BM=32\n# also: BM=128\n"
+    (tmp_path / "mine" / "a.tile").write_text(head + "meta BM = 64\nkernel of BM = 64\n")
+    spec = load_spec(tmp_path / "mine.toml")
+
+    def offered(**settings: str) -> dict[str, str]:
+        return {c.name: c.text.partition("meta ")[2].split("\n")[0] for c in seeds(bind(spec, settings))}
+
+    assert offered() == {"a": "BM = 64", "a-128": "BM = 128"}
+    assert offered(D="128") == {"a-32": "BM = 32"}
+    assert offered(D="128", dtype="fp32") == {"a-16": "BM = 16"}
+    assert "for D=128" not in next(seeds(bind(spec, {"D": "128"}))).text
+    (tmp_path / "mine" / "a.tile").write_text("# spec: mine\n# also: BK=128\nmeta BM = 64\n")
+    with pytest.raises(NoSuchMeta, match="BK"):
+        offered()
+
+
+def test_a_formula_over_parts_of_a_packed_dimension_is_not_composed() -> None:
+    with pytest.raises(NothingToPropose, match="no input"):
+        next(propose(bind(load_spec("varlen"))))
