@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from lowering.emitted import emitted_module
+from lowering.hopper.readback import differences
 from lowering.occupancy import occupancy, warps_of
 from lowering.phases import code_summary
 from lowering.tensormap import shared_layout
@@ -267,6 +268,10 @@ def main() -> None:
     for launch in request["launches"]:
         start = time.perf_counter()
         compiled = compile_one(module, launch, request["target"])
+        if "protocol" in launch:
+            wrong = differences(launch["protocol"], compiled.asm["ttgir"], compiled.asm["ptx"])
+            if wrong:
+                raise CompileError(f"{launch['kernel']} synchronises otherwise than was checked: {'; '.join(wrong)}")
         rows.append(asdict(resources(compiled, launch, request["target"], time.perf_counter() - start)))
     print(json.dumps(rows))
 

@@ -23,6 +23,7 @@ from lowering.hopper.async_program import AsyncKernel, Ring, Statement
 from lowering.hopper.emission import Partition, RingNames, free_names, single
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.layouts import Mma, homes_of
+from lowering.hopper.readback import expected
 from lowering.hopper.schedule import schedule
 from lowering.hopper.writer import Demands, GluonWriter
 from lowering.intervals import Interval
@@ -143,6 +144,7 @@ def _hopper_kernel(
     text = "\n\n".join([*functions, "\n".join([*signature(kernel, program), *frame.lines]) + "\n"])
     launch = launch_of(kernel, program)
     launch["args"] = [["tiles", *a[1:]] if a[0] == "descriptor" else a for a in launch["args"]]
+    launch["protocol"] = expected(plan)
     return _Kernel(plan, _gluon(text), definitions, helpers, launch)
 
 
