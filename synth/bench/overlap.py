@@ -144,7 +144,8 @@ def _finish(w: _Warp, now: float, tensor: float, stages: int, far: float, warps:
         case "loads":
             w.since = _older(w.copies, phase.left, now)
         case "signal":
-            w.pending = w.products[-QUEUE:]
+            if not any(p.until == "dots" for p in w.phases):  # where products, too, are announced in memory
+                w.pending = w.products[-QUEUE:]
             w.since = _older(w.copies, (stages - 1) * sum(p.groups for p in w.phases if p.asks), now)
         case "barrier" if not 0 < phase.left <= w.warps // 2:
             w.met += 1

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from ir.loader import bind, parse_spec
 from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
+from lowering.narrow import program_of
 from lowering.versions import Version, versions_in
 from synth.bench.cost import Prediction, predict
 from synth.bench.hardware import Device
@@ -35,12 +34,14 @@ def predicted(
 ) -> tuple[Predicted, ...]:
     """Every version compiled for `target` that may run at `sizes`, in the certificate's order; the first is what a
     launcher runs. Empty where none was compiled for it. Raises NoVersion for a certificate that was never lowered."""
+    lowered = certificate.body.get("lowered", {})
+    program, bound = _meaning(certificate)
     found = []
-    for version in versions_in(certificate.body.get("lowered", {})):
+    for version in versions_in(lowered):
         if target in version.resources and _runs(version, target, sizes):
-            program, bound = _meaning(*_texts(certificate, version))
+            own = program_of(version, lowered, program, bound)
             rows = version.resources[target]
-            found.append(Predicted(version.name, predict(program, bound, sizes, target, rows, device)))
+            found.append(Predicted(version.name, predict(own, bound, sizes, target, rows, device)))
     return tuple(found)
 
 
@@ -64,16 +65,6 @@ def _runs(version: Version, target: str, sizes: Mapping[str, int]) -> bool:
     return True
 
 
-def _texts(certificate: Certificate, version: Version) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    body: Mapping[str, Any] = certificate.body
-    if version.certificate:
-        body = body["lowered"]["narrower"][version.certificate]
-    subject = body["subject"]
-    settings = tuple((k, str(v)) for k, v in subject["settings"].items())
-    return subject["spec"]["text"], settings, subject["candidate"]["text"]
-
-
-@lru_cache(maxsize=256)
-def _meaning(spec: str, settings: tuple[tuple[str, str], ...], candidate: str) -> tuple[Program, Bound]:
-    bound = bind(parse_spec(spec, "<certificate>"), dict(settings))
-    return check(parse(candidate), bound), bound
+def _meaning(certificate: Certificate) -> tuple[Program, Bound]:
+    bound = bind(parse_spec(certificate.spec_source, "<certificate>"), certificate.settings)
+    return check(parse(certificate.candidate), bound), bound

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,8 +18,9 @@ from ir.loader import bind, parse_spec
 from ir.parser import parse
 from ir.typing import check
 from synth.bench.cost import Prediction, predict
-from synth.bench.hardware import device_named
+from synth.bench.hardware import Device, device_named
 from synth.bench.predicted import predicted
+from synth.bench.suite.results import right, seconds
 from synth.state.run import Run
 from verifier.certificate import Certificate
 
@@ -83,26 +84,30 @@ def ranks(run: Run) -> tuple[Rank, ...]:
 
 
 def of_results(results: Sequence[Mapping[str, Any]], certificates: Mapping[str, Certificate]) -> tuple[Rank, ...]:
-    """The same of what the benchmark suite wrote: rows with "certificate" (an id among `certificates`), "sizes",
-    "seconds" and perhaps "version"; the device is the row's or the file's. Other rows, a peer's, are passed over."""
+    """The same of what the benchmark suite wrote (`synth.bench.suite.results`), of every contender that was right and
+    whose certificate is among `certificates`, by id: the version that ran, where it says which."""
     found: dict[tuple[str, str], list[Timed]] = {}
     for body in results:
-        for row in body["rows"]:
-            certificate = certificates.get(str(row.get("certificate")))
-            name = str(row.get("device") or body["device"])
-            device = device_named(name)
-            if certificate is None or device is None or not row.get("seconds"):
-                continue
-            options = predicted(certificate, row["sizes"], device.target, device)
-            wanted = [p for p in options if p.version == row.get("version", p.version)]
-            if not wanted:
-                continue
-            shape = ", ".join(f"{k}={v}" for k, v in row["sizes"].items())
-            kernel = f"{certificate.id[:12]} {wanted[0].version}"
-            found.setdefault((name, shape), []).append(
-                Timed(kernel, shape, float(row["seconds"]), wanted[0].prediction)
-            )
+        name = str(body["machine"]["device"])
+        here = [c for c in body["certificates"] if c["id"] in certificates]
+        known = {f"certified {c['name']}": certificates[c["id"]] for c in here}
+        if device := device_named(name):
+            for row in body["rows"]:
+                timed = list(_of_row(row, known, device))
+                if timed:
+                    found.setdefault((name, timed[0].shape), []).extend(timed)
     return tuple(Rank(name, shape, tuple(rows)) for (name, shape), rows in found.items())
+
+
+def _of_row(row: Mapping[str, Any], known: Mapping[str, Certificate], device: Device) -> Iterator[Timed]:
+    settings = " ".join(str(value) for value in row["settings"].values())
+    for contender in right(row, "certified"):
+        if contender["name"] in known:
+            options = predicted(known[contender["name"]], row["shape"]["sizes"], device.target, device)
+            ran = next((p for p in options if p.version == contender.get("version", p.version)), None)
+            if ran is not None:
+                shape = f"{row['spec']} {settings} {row['shape']['name']}"
+                yield Timed(f"{contender['name']}, {ran.version}", shape, seconds(contender), ran.prediction)
 
 
 def tau(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -16,9 +16,11 @@ from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
+from lowering.versions import Version
 from synth.bench.cost import Prediction, predict
 from synth.bench.hardware import DEVICES, device_named, device_of
-from synth.bench.rank import ranks, tau
+from synth.bench.predicted import best, predicted
+from synth.bench.rank import of_results, ranks, tau
 from synth.bench.roofline import work_flops
 from synth.events import Measurement
 from synth.jobs import Built, Checked, Prove, Timed, prove
@@ -26,6 +28,7 @@ from synth.propose import Candidate
 from synth.propose.seeds import wanted_settings
 from synth.search.tried import Tried
 from synth.state.store import Store
+from verifier.certificate import Certificate
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "tests" / "golden" / "feedback" / "online_d128"
@@ -172,6 +175,53 @@ def test_runs_are_ranked_by_gpu_times_alone(tmp_path: Path) -> None:
     assert rank.device == "NVIDIA H200" and len(rank.pairs) == 2
     assert (predict(program, bound, sizes, "sm_90").seconds, 4e-5) in rank.pairs
     assert rank.tau == 1.0
+
+
+@cache
+def lowered() -> Certificate:
+    """A proved kernel with two versions whose resources are a compiler's real ones; one is for even sizes only."""
+    text = COMPILED.with_suffix(".tile").read_text()
+    found = prove(Prove("online", text), bind(load_spec("attention"), wanted_settings(text)))
+    assert found.certificate is not None
+    resources = json.loads(COMPILED.with_suffix(".built.json").read_text())
+    fast = [{**resources[0], "occupancy": 2 * resources[0]["occupancy"]}]
+    even = [["size", ["eq", ["mod", "N", 128], 0]], ["target", "sm_90"], ["descriptor", "K"]]
+    versions = [
+        Version("even", "", "", [], even, {"sm_90": fast}),
+        Version("pointers", "", "", [], [], {"sm_90": resources}),
+    ]
+    body = {"versions": [v.to_json() for v in versions], "narrower": {}}
+    return found.certificate.with_section("lowered", body)
+
+
+def test_every_version_that_may_run_is_predicted_and_the_fastest_found() -> None:
+    ragged = {**LONG, "N": 4097}
+    assert [p.version for p in predicted(lowered(), LONG, "sm_90")] == ["even", "pointers"]
+    assert [p.version for p in predicted(lowered(), ragged, "sm_90")] == ["pointers"]
+    assert predicted(lowered(), LONG, "sm_80") == ()
+    found = best(lowered(), LONG, "sm_90")
+    assert found is not None and found.version == "even"
+
+
+def test_results_of_the_benchmark_are_ranked_by_the_version_that_ran() -> None:
+    """One kernel was right on an H200; another was wrong, of a third the certificate is not here."""
+    right = {"name": "certified a", "kind": "certified", "status": "ok", "version": "pointers"}
+    right |= {"time": {"median": 2e-3}}
+    others = [{**right, "status": "wrong"}, {**right, "name": "certified b"}, {**right, "name": "SDPA", "kind": "peer"}]
+    row = {
+        "spec": "attention", "settings": {"D": 128}, "contenders": [*others, right],
+        "shape": {"name": "4k", "kind": "forward", "sizes": LONG},
+    }  # fmt: skip
+    body = {
+        "machine": {"device": "NVIDIA H200"}, "rows": [row],
+        "certificates": [{"id": lowered().id, "name": "a"}, {"id": "0" * 64, "name": "b"}],
+    }  # fmt: skip
+    (rank,) = of_results([body], {lowered().id: lowered()})
+    (timed,) = rank.rows
+    assert (rank.device, rank.shape, timed.name) == ("NVIDIA H200", "attention 128 4k", "certified a, pointers")
+    assert timed.prediction == predicted(lowered(), LONG, "sm_90")[1].prediction
+    assert timed.off == pytest.approx(2e-3 / timed.prediction.seconds)
+    assert of_results([{**body, "machine": {"device": "CPU"}}], {lowered().id: lowered()}) == ()
 
 
 def test_one_table_of_devices() -> None:
