@@ -23,6 +23,7 @@ from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version, unspecialised
 from lowering.narrow import conditions, under
 from lowering.plan import launches_of, plan
+from lowering.shapes import shapes_to_compare
 from lowering.statement import statement
 from lowering.triton import emit
 from lowering.versions import Condition, Version
@@ -63,6 +64,8 @@ def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tup
         source = emit(certificate, rewritten, bound)
         fit: list[Condition] = [["descriptor", tensor] for tensor in boxed_tensors(rewritten)]
         when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
+        if name == "specialised":  # what the compiler makes of it is new, and the interpreter does not show it
+            fit.append(["agrees", "pointers", shapes_to_compare(program, bound)])
         versions.append(Version(name, source, digest(source), launches_of(rewritten), when + fit))
     with suppress(NotForHopper):
         versions.insert(0, hopper_version(certificate, program, bound, reference="pointers"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ir.program import Dot, Kernel, Let, Load, Store, Transpose, Var
+from ir.program import Dot, For, Kernel, Let, Load, Store, Transpose, Var
 from lowering.plan import walk
 
 WARPS = 4  # a kernel of more keeps them all alike
@@ -23,7 +23,11 @@ ROWS, COLUMNS = 128, 256
 
 
 def can_specialise(kernel: Kernel) -> bool:
-    """Whether the schedule asks for it and every product can be cut by rows, and only by rows."""
+    """Whether the schedule asks for it, products are in one loop (Triton fails on a second one, such as a tail's), and
+    every product can be cut by rows, and only by rows."""
+    loops = [n for n in walk(kernel.body) if isinstance(n, For) and not any(isinstance(s, For) for s in n.body)]
+    if sum(any(isinstance(n, Dot) for n in walk(loop.body)) for loop in loops) != 1:
+        return False
     products = [n.type.shape for n in walk(kernel.body) if isinstance(n, Dot)]
     asked = kernel.schedule.warp_specialize and kernel.schedule.num_warps == WARPS
     atomic = any(isinstance(n, Store) and n.atomic for n in walk(kernel.body))

@@ -96,3 +96,14 @@ def even(sizes: Mapping[str, int], program: Program, bound: Bound) -> dict[str, 
     wanted = {name: -(-size // 16) * 16 for name, size in sizes.items() if size > 1}
     found = _complete(wanted, bound)
     return None if found is None else nearby(narrowed(bound, program), settled(bound, found))
+
+
+def shapes_to_compare(program: Program, bound: Bound) -> list[dict[str, int]]:
+    """Where to compare on the device: small and ragged, the same with aligned lengths, and many tiles."""
+    every = ragged(program, bound)
+    wanted = [*every, *(even(shape, program, bound) for shape in every), many_tiles(program, bound)]
+    found: list[dict[str, int]] = []
+    for shape in wanted:
+        if shape is not None and shape not in found:
+            found.append(shape)
+    return found

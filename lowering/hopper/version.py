@@ -23,7 +23,7 @@ from lowering.hopper.gluon import emit_program
 from lowering.hopper.protocol import verify
 from lowering.hopper.schedule import schedule
 from lowering.hopper.verdict import Verified
-from lowering.shapes import even, many_tiles, ragged
+from lowering.shapes import shapes_to_compare
 from lowering.versions import Condition, Version
 from verifier.certificate import Certificate, digest
 
@@ -49,7 +49,7 @@ def hopper_version(certificate: Certificate, program: Program, bound: Bound, ref
     copied = {a[1] for launch in emitted.launches for a in launch["args"] if a[0] == "tiles"}
     when: list[Condition] = [["target", TARGET]]
     when += (["descriptor", name] for name in boxed_tensors(boxed) if name in copied)
-    when.append(["agrees", reference, _shapes(program, bound)])
+    when.append(["agrees", reference, shapes_to_compare(program, bound)])
     return Version("hopper", emitted.source, digest(emitted.source), emitted.launches, when)
 
 
@@ -71,14 +71,3 @@ def _asking(program: Program, index_widths: Mapping[str, int]) -> Program:
 
 def unspecialised(kernel: Kernel) -> Kernel:
     return replace(kernel, schedule=replace(kernel.schedule, warp_specialize=False))
-
-
-def _shapes(program: Program, bound: Bound) -> list[dict[str, int]]:
-    """Where to compare on the device: small and ragged, the same with aligned lengths, and many tiles."""
-    every = ragged(program, bound)
-    wanted = [*every, *(even(shape, program, bound) for shape in every), many_tiles(program, bound)]
-    found: list[dict[str, int]] = []
-    for shape in wanted:
-        if shape is not None and shape not in found:
-            found.append(shape)
-    return found

@@ -19,14 +19,20 @@ TRITON = {
     "sm_90": (
         "dot becomes wgmma where its tile has 64 rows or more and num_warps is 4 or 8; with 32 rows or 2 warps it "
         "falls back to mma.sync, at about half the rate.",
-        "loads in a loop with a dot go through shared memory by asynchronous copies, num_stages deep.",
-        "leave warp_specialize out: with 4 warps the compiler fails on these loops, with 8 it ignores it.",
+        "loads in a loop with a dot go through shared memory by asynchronous copies, num_stages deep; by TMA, in fewer "
+        "registers, where a tile's indices are scalars plus arange in the tensor's order of dimensions and its mask is "
+        "its own length alone (i < M): mask loads by the tensor's length and cut the rest from the scores.",
+        "warp_specialize = true takes effect with num_warps = 4 where one loop has the products, each of 128 rows or "
+        "more and fewer than 256 columns, on tiles that go by TMA: 12 warps of at most 168 registers, two groups with "
+        "half of the rows each.",
     ),
     "sm_100": (
         "dot becomes tcgen05.mma where its tile has 64 rows or more and num_warps is 4 or 8, with the accumulator in "
         "tensor memory; with 32 rows or 2 warps it falls back to mma.sync.",
-        "loads in a loop with a dot go through shared memory by asynchronous copies, num_stages deep.",
-        "warp_specialize = true takes effect and adds 8 to 16 warps, which share the registers.",
+        "loads in a loop with a dot go through shared memory by asynchronous copies, num_stages deep; by TMA, in fewer "
+        "registers, where a tile's indices are scalars plus arange in the tensor's order of dimensions and its mask is "
+        "its own length alone (i < M): mask loads by the tensor's length and cut the rest from the scores.",
+        "warp_specialize has no effect.",
     ),
     "gfx942": (
         "dot becomes mfma of 32x32x8; a wave has 64 lanes, so num_warps = 4, which is 128 lanes, runs as 2 waves.",

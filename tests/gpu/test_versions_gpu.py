@@ -50,8 +50,9 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 def only(launcher: Launcher, name: str) -> Launcher:
-    """With one version (and the last, where its conditions do not hold)."""
+    """With one version, not asked whether it agrees (and the last, where its conditions do not hold)."""
     version = next(v for v in launcher.versions if v.name == name)
+    version = replace(version, when=[condition for condition in version.when if condition[0] != "agrees"])
     return replace(launcher, versions=(version, launcher.versions[-1]))
 
 
