@@ -16,7 +16,7 @@ from ir.program import Program
 from ir.requirements import formula, narrowed
 from ir.spec import Bound, Dim
 
-_TRIES = 4096
+_TRIES = 1024
 
 
 def admits(program: Program, bound: Bound, sizes: Mapping[str, int]) -> bool:
@@ -25,7 +25,7 @@ def admits(program: Program, bound: Bound, sizes: Mapping[str, int]) -> bool:
 
 
 def nearby(bound: Bound, sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Sizes that meet every requirement, the given ones or some not far from them; None where a few thousand tries
+    """Sizes that meet every requirement, the given ones or some not far from them; None where a thousand tries
     find none. A size that is required about is tried at the multiples around it of each number that is mentioned, at
     those numbers, and at the values of the other sizes."""
     if check_requires(bound, sizes):
