@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from ir.loader import bind, load_spec
+from synth.bench.flex import derived
 from synth.bench.formula import evaluator
 from synth.bench.recognise import recognised
 from synth.bench.suite import check
@@ -92,6 +94,21 @@ def test_what_computes_nothing_is_not_right(wanted: dict[str, Expected]) -> None
 def test_an_operation_is_recognised_by_what_it_computes(spec: str, settings: dict[str, str], title: str | None) -> None:
     meaning = recognised(bind(load_spec(spec), settings))
     assert (meaning and meaning.title) == title
+
+
+@pytest.mark.parametrize(
+    ("spec", "gradients", "results"),
+    [
+        ("window", {}, ()),
+        ("bias", {}, ()),
+        ("document_bwd", {x: [["O", x[1:], "dO"]] for x in ("dQ", "dK", "dV")}, ("dQ", "dK", "dV")),
+        ("sinks", {}, None),  # the sink's weight is no key's: FlexAttention has no place for it
+        ("softmax", {}, None),
+    ],
+)
+def test_flex_attention_is_derived_from_the_formula(spec: str, gradients: Any, results: Any) -> None:
+    found = derived(bind(load_spec(spec), {}), gradients)
+    assert (found and found.results) == results
 
 
 def counted(spec: str, settings: dict[str, str], sizes: dict[str, int], gradients: dict[str, list[list[str]]]) -> float:

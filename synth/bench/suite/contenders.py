@@ -20,6 +20,7 @@ import torch
 from ir.evaluate import parameters_default
 from lowering.assumptions import DTYPES, evaluate
 from lowering.values import TORCH
+from synth.bench.flex import Flex, derived, modifiers
 from synth.bench.formula import evaluator, tensor
 from synth.bench.recognise import Meaning, differentiated, operation, recognised
 from synth.bench.suite.subject import Group, Subject
@@ -27,6 +28,7 @@ from synth.bench.suite.subject import Group, Subject
 Outputs = dict[str, torch.Tensor]
 Run = Callable[[], Outputs]
 STANDARD = "PyTorch formula"
+NO_COMPILER = "compiled for a GPU only: on a CPU it would need a C++ compiler"
 
 
 class Refused(Exception):
@@ -62,6 +64,10 @@ def contenders(call: Call) -> list[Contender]:
     meaning = recognised(call.group.bound)
     if meaning is not None:
         found += _attention(meaning, call) if meaning.operation == "attention" else _plain(meaning, call)
+    if (meaning is None or meaning.operation != "attention") and (
+        flex := derived(call.group.bound, call.group.gradients)
+    ):
+        found.append(Contender("FlexAttention", "peer", _derived(flex, call)))
     return [*found, Contender(STANDARD, "formula", lambda: _formula(call))]
 
 
@@ -132,7 +138,7 @@ def _plain(meaning: Meaning, call: Call) -> list[Contender]:
 
     def compiled() -> Forward:
         if call.device.type != "cuda":
-            raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
+            raise Refused(NO_COMPILER)
         fast = _compiled(lambda *tensors: eager(tensors, number))
         return lambda tensors: fast(*tensors)
 
@@ -238,7 +244,7 @@ def _flex(meaning: Meaning, call: Call) -> Callable[[], Forward]:
 
     def make() -> Forward:
         if call.device.type != "cuda":
-            raise Refused("compiled for a GPU only: on a CPU it would need a C++ compiler")
+            raise Refused(NO_COMPILER)
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         fast = _compiled(flex_attention)
@@ -256,6 +262,35 @@ def _flex(meaning: Meaning, call: Call) -> Callable[[], Forward]:
             return out.transpose(1, 2) if meaning.heads_third else out
 
         return forward
+
+    return make
+
+
+def _derived(flex: Flex, call: Call) -> Callable[[], Run]:
+    """FlexAttention with the score and the mask that the formula says."""
+
+    def make() -> Run:
+        if call.device.type != "cuda":
+            raise Refused(NO_COMPILER)
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        score_mod, mask_mod = modifiers(flex, call.group.bound, call.sizes, call.inputs, call.parameters)
+        q, k, v = (call.inputs[name] for name in (flex.query, flex.key, flex.value))
+        batch, heads, rows, _ = q.shape
+        mask = None
+        if mask_mod is not None:
+            mask = create_block_mask(mask_mod, batch, heads, rows, k.shape[2], device=str(call.device))
+        fast = _compiled(flex_attention)
+        how = {"score_mod": score_mod, "block_mask": mask, "scale": 1.0, "enable_gqa": heads != k.shape[1]}
+        if not flex.upstream:
+            return lambda: {flex.output: fast(q, k, v, **how)}
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        with torch.enable_grad():
+            out = fast(*leaves, **how)
+        upstream = call.inputs[flex.upstream]
+        return lambda: dict(
+            zip(flex.results, torch.autograd.grad(out, leaves, upstream, retain_graph=True), strict=True)
+        )
 
     return make
 
