@@ -42,7 +42,7 @@ resources: $(READY)
 
 # the kernels that the GPU benchmark runs, proved, compiled and cross-checked; needs no GPU
 certificates: $(READY)
-	$(BIN)/python benchmarks/certify.py --out build/certificates
+	$(BIN)/python benchmarks/certify.py
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
 # version is on offer pip prefers it, and the rest then takes torch as it is.

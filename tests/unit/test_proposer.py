@@ -20,6 +20,9 @@ from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
+from lowering.compile import compile_kernels
+from lowering.plan import launches_of
+from lowering.triton import emit_program
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
@@ -191,6 +194,14 @@ def test_the_leading_attention_kernel_reads_like_one() -> None:
 def test_what_leads_fits_the_head_dim() -> None:
     leaders = [next(propose(bind(load_spec("attention"), {"D": d}))).name for d in (64, 128, 256)]
     assert leaders == [f"128x{keys}-split-exp2-running-w8s2" for keys in (64, 128, 64)]
+
+
+def test_what_leads_spills_nothing_however_it_is_emitted() -> None:
+    bound = bind(load_spec("attention"), {"causal": "bottom_right", "D": 128})
+    program = check(parse(next(propose(bound)).text), bound)
+    source = emit_program(program, bound, {"attention": 64}, index_widths={"attention": 32})
+    (found,) = compile_kernels(source, launches_of(program), "sm_90")
+    assert found.spills == 0 and found.tensor_core > 0
 
 
 def test_only_rows_that_see_ever_more_keys_go_last_first() -> None:
