@@ -11,6 +11,7 @@ Standard library and (when a descriptor is made) Triton only; torch by way of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,30 +25,37 @@ MAX_RANK = 5
 
 def strides(x: torch.Tensor) -> list[int]:
     """Element strides that address the same cells, with those of dimensions of extent 1 chosen to be allowed."""
-    unit = max(ALIGNMENT // x.element_size(), 1)
-    used = [(n, s) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1]
-    reach = max((n * s for n, s in used), default=1)
-    free = -(-reach // unit) * unit
-    chosen = [s if n > 1 else free for n, s in zip(x.shape, x.stride(), strict=True)]
-    if chosen and x.shape[-1] == 1:
-        chosen[-1] = 1
-    return chosen
+    return list(_layout(x.shape, x.stride(), x.element_size())[0])
 
 
 def unfit(x: torch.Tensor) -> str:
     """Why TMA cannot move boxes of this tensor; empty when it can."""
-    steps = strides(x)
-    size = x.element_size()
-    if not 1 <= x.dim() <= MAX_RANK:
-        return f"it has {x.dim()} dimensions"
-    if not all(0 < n < MAX_EXTENT for n in x.shape):
-        return f"an extent of {list(x.shape)} is outside 1..2^31 - 1"
     if x.data_ptr() % ALIGNMENT:
         return f"its base is not a multiple of {ALIGNMENT} bytes"
-    if steps[-1] != 1:
+    return _layout(x.shape, x.stride(), x.element_size())[1]
+
+
+@lru_cache(maxsize=4096)  # asked of every tensor at every call
+def _layout(shape: tuple[int, ...], given: tuple[int, ...], size: int) -> tuple[tuple[int, ...], str]:
+    """The strides of a descriptor, and what of shape and strides it cannot have."""
+    unit = max(ALIGNMENT // size, 1)
+    reach = max((n * s for n, s in zip(shape, given, strict=True) if n > 1), default=1)
+    free = -(-reach // unit) * unit
+    chosen = [s if n > 1 else free for n, s in zip(shape, given, strict=True)]
+    if chosen and shape[-1] == 1:
+        chosen[-1] = 1
+    return tuple(chosen), _problem(shape, given, chosen, size)
+
+
+def _problem(shape: tuple[int, ...], given: tuple[int, ...], chosen: list[int], size: int) -> str:
+    if not 1 <= len(shape) <= MAX_RANK:
+        return f"it has {len(shape)} dimensions"
+    if not all(0 < n < MAX_EXTENT for n in shape):
+        return f"an extent of {list(shape)} is outside 1..2^31 - 1"
+    if chosen[-1] != 1:
         return "its last dimension is not contiguous"
-    if not all(s > 0 and s * size % ALIGNMENT == 0 and s * size < MAX_STRIDE for s in steps[:-1]):
-        return f"a stride of {list(x.stride())} is not a positive multiple of {ALIGNMENT} bytes below 2^40"
+    if not all(s > 0 and s * size % ALIGNMENT == 0 and s * size < MAX_STRIDE for s in chosen[:-1]):
+        return f"a stride of {list(given)} is not a positive multiple of {ALIGNMENT} bytes below 2^40"
     return ""
 
 

@@ -201,6 +201,7 @@ def test_the_version_of_descriptors_comes_first_where_the_target_has_them(lowere
     assert (first.name, last.name) == ("descriptors", "pointers")
     assert first.when == [["target", "sm_90", "sm_100"], *(["descriptor", name] for name in "QKVO")]
     assert first.targets(("sm_80", "sm_90", "sm_100", "gfx942")) == ("sm_90", "sm_100")
+    assert first.launches[0]["schedule"] == last.launches[0]["schedule"]
     boxes, pointers = first.resources["sm_90"][0], last.resources["sm_90"][0]
     assert boxes["tma"] >= 4 and pointers["tma"] == 0
     assert boxes["tensor_core"] == 8 and boxes["spills"] == 0
