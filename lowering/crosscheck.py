@@ -33,7 +33,7 @@ from lowering.hopper.version import asynchronous
 from lowering.launch import allocate
 from lowering.narrow import NotNarrower, program_of
 from lowering.plan import argument_name, launches_of, plan, walk
-from lowering.shapes import even, ragged
+from lowering.shapes import even, many_tiles, ragged
 from lowering.versions import Version, versions_in
 from verifier.certificate import CertificateError
 
@@ -112,13 +112,16 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
     rows: list[dict[str, Any]] = []
     emitted, interpreted = [], []
     for version, its in zip(versions, programs, strict=True):
-        runs = tuple(_run(its, bound, sizes, "normal", 0) for sizes in shapes_for(version, assumed, its, bound))
-        if any(a[0] == "tiles" for launch in version.launches for a in launch["args"]):
+        shapes = shapes_for(version, assumed, its, bound)
+        hopper = any(a[0] == "tiles" for launch in version.launches for a in launch["args"])
+        if hopper and (long := many_tiles(its, bound, looped=True)) and _meets(version, assumed, long):
+            shapes += (long,)  # its rings come round
+        runs = tuple(_run(its, bound, sizes, "normal", 0) for sizes in shapes)
+        if hopper:
             cases = simulated(its, bound, runs, version).require().cases
             rows += ({"version": version.name, **asdict(case)} for case in cases)
-        else:
-            emitted.append(Emitted(version.source, version.launches, runs))
-            interpreted.append((version, its))
+        emitted.append(Emitted(version.source, version.launches, runs))
+        interpreted.append((version, its))
     results = run_interpreted(assumed, emitted)
     for (version, its), one, found in zip(interpreted, emitted, results, strict=True):
         compared = (_compare(its, bound, r, describe("normal", 0), got) for r, got in zip(one.runs, found, strict=True))
@@ -127,8 +130,8 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
 
 
 def simulated(program: Program, bound: Bound, runs: Sequence[Run], version: Version) -> Crosscheck:
-    """The same for the version for Hopper, which no interpreter runs: its asynchronous programs, each run under
-    two opposite timings. The emitted text itself is compared on the device (`lowering.agreement`)."""
+    """The same for the asynchronous programs of the version for Hopper, each run under two opposite timings. Its text
+    is run too, as Triton's is (`lowering.hopper.emulated`), and compared on the device (`lowering.agreement`)."""
     kernels = asynchronous(program)
     copying = {launch["kernel"] for launch in version.launches if any(a[0] == "tiles" for a in launch["args"])}
     if not copying or not copying <= {argument_name(name) for name in kernels}:

@@ -54,12 +54,16 @@ def ragged(program: Program, bound: Bound) -> tuple[dict[str, int], ...]:
     return tuple(shapes)
 
 
-def many_tiles(program: Program, bound: Bound) -> dict[str, int] | None:
-    """A shape with several tiles along every length, for loops that reuse buffers; None where none is allowed."""
+def many_tiles(program: Program, bound: Bound, looped: bool = False) -> dict[str, int] | None:
+    """A shape with several tiles along every length, or along those that loops run over (`looped`), for loops that
+    reuse buffers; None where none is allowed."""
     limits = {d.name: d.maximum for d in bound.dims}
-    longs = long_sizes(program)
+    longs, factor = long_sizes(program), 8
+    if looped:
+        stops = [n.stop for k in program.kernels for n in walk(k.body) if isinstance(n, For)]
+        longs, factor = {n.name for stop in stops for n in walk(stop) if isinstance(n, Size)}, 5
     for shape in ragged(program, bound):
-        scaled = {name: min(size * 8, limits[name]) if name in longs else size for name, size in shape.items()}
+        scaled = {name: min(size * factor, limits[name]) if name in longs else size for name, size in shape.items()}
         found = nearby(narrowed(bound, program), settled(bound, scaled))
         if found is not None:
             return found

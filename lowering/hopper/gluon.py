@@ -5,8 +5,8 @@ Decides the frame: the kernel computes its program ids, allocates rings and barr
 it gets the registers the producer's one warp leaves. A program's other kernels, those without dots, are emitted in
 Triton into the same module.
 
-Lowering is not trusted: the asynchronous program is checked and simulated, and since no interpreter runs Gluon, a
-launcher compares the module's results on the device with another version's before it uses them.
+Lowering is not trusted: the asynchronous program is checked and simulated, the module run on the CPU and read back
+when compiled, and a launcher compares its results on the device with another version's before it uses them.
 """
 
 from __future__ import annotations

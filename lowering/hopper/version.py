@@ -2,9 +2,10 @@
 asynchronous programs have been checked.
 
 What stands behind it: the protocol holds for every trip count and order of events (`lowering.hopper.protocol`); at
-small shapes the asynchronous programs compute what the typed program means, under adversarial timing
-(`lowering.hopper.simulate`, part of the certificate's cross-check); it compiles for sm_90. What nothing here can
-run is the emitted Gluon itself, so the version carries the condition ["agrees", version, tolerance, shapes]: a launcher
+small shapes the asynchronous programs, and the emitted Gluon on the CPU, compute what the typed program means, under
+adversarial timing (`lowering.hopper.simulate` and `emulated`, part of the certificate's cross-check); it compiles
+for sm_90 to the same order of waits, copies and dots (`lowering.hopper.readback`). What nothing here can run is the
+machine code, with its layouts and fences, so the version carries the condition ["agrees", version, shapes]: a launcher
 compares it on the device with a version that was cross-checked, once, before it uses it.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from ir.inputs import generate
 from lowering.agreement import Question, agrees
 from lowering.assumptions import LaunchError
 from lowering.choose import choose
-from lowering.crosscheck import CrosscheckFailed, Run, simulated
+from lowering.crosscheck import CrosscheckFailed, Run, crosscheck_versions, simulated
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version
 from lowering.lower import versions_of
+from lowering.plan import plan
 from lowering.versions import Version
 
 BOUND = attention()
@@ -59,6 +61,16 @@ def test_its_asynchronous_programs_are_part_of_the_cross_check() -> None:
     without = typed_text(text.replace("    schedule warp_specialize = true\n", ""), BOUND)
     with pytest.raises(CrosscheckFailed, match="without an asynchronous program"):
         simulated(without, BOUND, runs, version)
+
+
+def test_its_text_is_part_of_the_cross_check() -> None:
+    text = asking()
+    program = typed_text(text, BOUND)
+    version, *_, last = versions_of(certificate_for(text, BOUND, bits=32), program, BOUND)
+    wrong = replace(version, source=version.source.replace("k_fills // 2 & 1)", "k_fills // 3 & 1)"))
+    lowered = {"plan": plan(program, BOUND), "versions": [wrong.to_json(), last.to_json()], "narrower": {}}
+    with pytest.raises(CrosscheckFailed, match="EmulationError"):
+        crosscheck_versions(lowered, program, BOUND)
 
 
 # ---- the comparison on the device, here on the CPU with Python in place of kernels ---------------
