@@ -1,6 +1,7 @@
 """The `synth` command: arguments in, exit codes out. Everything heavy is imported inside the command that needs it.
 
-Exit codes: 0 proved (or done), 1 refuted, 2 unproved, 64 a usage error or a text that is not accepted.
+Exit codes: 0 proved (or done), 1 refuted, 2 unproved, 3 proved for some sizes only, 64 a usage error or a text that is
+not accepted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+SOME_SIZES = 3
 USAGE_ERROR = 64
 
 app = typer.Typer(
@@ -99,7 +101,8 @@ def prove(
     certificate: Annotated[Path | None, typer.Option(help="When proved, write here what synth.load runs.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved."""
+    """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved, 3: proved, but only
+    for sizes that the kernel requires."""
     from ir.loader import bind, load_spec
     from synth.certify import certify
     from synth.view import show_report
@@ -116,7 +119,8 @@ def prove(
             found.certificate.save(certificate)
             print(f"proved, but synth.load cannot run it: {error}", file=sys.stderr)
     show_report(found.report, text, str(kernel), as_json)
-    return found.report.verdict.exit_code
+    code = found.report.verdict.exit_code
+    return code if code or found.report.answers else SOME_SIZES
 
 
 @app.command(epilog="synth specs · synth specs --json")

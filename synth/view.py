@@ -39,8 +39,10 @@ def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
 
 def verdict_of(report: Report) -> str:
     """The verdict in words; what it is a verdict on, where that is some sizes only."""
-    where = f" for sizes where {' and '.join(report.requires)}, and for no others" if report.requires else ""
-    return report.verdict.value + where
+    if not report.requires:
+        return report.verdict.value
+    where = f"{report.verdict.value} for sizes where {' and '.join(report.requires)}"
+    return f"{where}, and for no others" if report.verdict is Verdict.PROVED else where
 
 
 def show_specs(as_json: bool) -> None:

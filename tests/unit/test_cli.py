@@ -90,6 +90,12 @@ def test_prove_writes_a_certificate_that_show_and_load_read(
     assert "changed after it was issued" in capsys.readouterr().err
 
 
+def test_proved_for_some_sizes_is_not_proved(capsys: pytest.CaptureFixture[str]) -> None:
+    even = str(Path(__file__).parents[1] / "golden" / "proved" / "even_none.tile")
+    assert main(["prove", even, "--spec", "attention"]) == 3
+    assert "proved for sizes where M % 64 == 0 and N % 64 == 0, and for no others" in capsys.readouterr().out
+
+
 def test_a_refuted_kernel_gets_no_certificate(wrong: Path, tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
     assert main(["prove", str(wrong), "--spec", "attention", "--certificate", str(path)]) == 1

@@ -9,7 +9,8 @@ from small_spec import RIGHT, SPEC, WRONG
 
 from ir.loader import bind, parse_spec
 from synth.errors import Unavailable
-from synth.events import Judged, Proposed, Twin
+from synth.events import Benchmarked, Failed, Judged, Lowered, Proposed, Twin
+from synth.feedback import feedback
 from synth.jobs import Prove
 from synth.propose import Candidate
 from synth.search.lab import Lab, question
@@ -55,6 +56,20 @@ def test_two_conversations_with_one_idea_are_told_the_same_and_one_proof_is_done
     assert not search.tried["idea"].twin and search.tried["idea.2"].twin == "idea"
     assert [t.candidate.name for t in search.archive.leaders(3)] == ["better"]
     assert search.tried["better"].long is not None and search.tried["better"].certified
+
+
+def test_a_kernel_for_some_sizes_is_proved_and_goes_no_further() -> None:
+    even = "require C % BC == 0\n" + RIGHT.replace(", mask=j < C, other=0", "")
+    only = Script((Candidate("even", even),))
+    with LocalPool(BOUND, 1) as pool:
+        search = Search(BOUND, "sm_90", 0, Lab(InMemory(), pool), Strategy(nobody, (only,)), lambda n, talking: "")
+        events = list(search.search())
+    assert [e.report.verdict for e in events if isinstance(e, Judged)] == [Verdict.PROVED]
+    assert [(e.stage, "C % 64 == 0" in e.message) for e in events if isinstance(e, Failed)] == [("every size", True)]
+    assert not [e for e in events if isinstance(e, (Lowered, Benchmarked))]
+    assert not search.archive.leaders(1) and not search.tried["even"].certified
+    (told,) = only.told[0]
+    assert "only for sizes where C % 64 == 0" in feedback(told, BOUND)
 
 
 def test_a_certificate_in_another_kernels_row_is_not_taken_for_its_own() -> None:
