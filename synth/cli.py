@@ -101,8 +101,8 @@ def prove(
     certificate: Annotated[Path | None, typer.Option(help="When proved, write here what synth.load runs.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved, 3: proved, but only
-    for sizes that the kernel requires."""
+    """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved, 3: proved for
+    some sizes only, those that the kernel requires."""
     from ir.loader import bind, load_spec
     from synth.certify import certify
     from synth.view import show_report
