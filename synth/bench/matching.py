@@ -63,8 +63,10 @@ def _specialized(loops: Sequence[Cycle], blocks: Sequence[Block]) -> tuple[Match
     count = len(loops)
     found = []
     for number, loop in enumerate(loops):
-        roles = tuple((b, GROUP) for b in blocks[number::count])
-        found.append(Matched(loop, roles, 1))
+        copies = blocks[number::count]
+        flops = sum(b["flops"] for b in copies)  # of one warp of each role; together they do the loop's
+        warps = round(loop.dots / flops) if flops else GROUP
+        found.append(Matched(loop, tuple((b, warps) for b in copies), 1))
     return tuple(found)
 
 
