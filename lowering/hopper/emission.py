@@ -29,8 +29,8 @@ from lowering.hopper.async_program import (
     WaitFull,
 )
 from lowering.hopper.flatten import names_in
-from lowering.hopper.layouts import Blocked, Mma, Operand, mma, natural
-from lowering.hopper.writer import GluonWriter
+from lowering.hopper.layouts import Blocked, Mma, Operand, mma, natural, split_axis
+from lowering.hopper.writer import GluonWriter, NotByRows
 from lowering.intervals import UNKNOWN, interval
 from lowering.plan import walk
 from lowering.spelling import address, expr, tensor
@@ -148,10 +148,14 @@ class Partition:
         if not single(self.kernel, self.kernel.ring(name)):
             self.w.line(depth, f"{self.rings[name].fills} += 1")
 
-    def _tile(self, tile: Tile) -> str:
+    def _tile(self, tile: Tile, rows: int | None = None) -> str:
+        """A tile, or a team's share of it along the axis `rows` of what is read."""
         ring = self.kernel.ring(tile.ring)
         text = f"{self.rings[tile.ring].tiles}.index({self._slot(tile.ring, 1 + tile.age)})"
         text += f".reshape({list(ring.shape)})"
+        if rows is not None and self.w.teams > 1:
+            axis = 1 - rows if tile.transposed else rows
+            text += f".slice({self.w.part(ring.shape, axis)}, {ring.shape[axis] // self.w.teams}, {axis})"
         return text + (".permute([1, 0])" if tile.transposed else "")
 
     # ---- dots --------------------------------------------------------------------------------
@@ -162,7 +166,7 @@ class Partition:
         self.layouts.add(layout)
         registers: tuple[str, ...] = ()
         if isinstance(s.left, Tile):
-            left = self._tile(s.left)
+            left = self._tile(s.left, rows=0)
         else:
             left = w.fresh("left")
             w.line(depth, f"{left} = {w.piece(s.left, Operand(layout)).text}")
@@ -209,11 +213,14 @@ class Partition:
         w = self.w
         w.once.add(read.name)
         layout = w.home(read.name, read.type.shape)
-        w.line(depth, f"{w.name(read.name)} = {self._tile(read.tile)}.load({layout})", read.comment)
+        tile = self._tile(read.tile, split_axis(layout))
+        w.line(depth, f"{w.name(read.name)} = {tile}.load({layout})", read.comment)
 
     def _store(self, store: Store, depth: int) -> None:
         w, shape = self.w, store.value.type.shape
         layout = natural(store.value, w.homes) or (Blocked(shape, w.warps) if shape else None)
+        if w.teams > 1 and split_axis(layout) is None:
+            raise NotByRows(f"a store to {store.tensor} that every team would do")
         with w.under(layout):
             value = tensor(w, expr(w, store.value), store.value.type)
             if store.value.type.dtype.is_int:

@@ -74,6 +74,12 @@ class Memory:
     def reshape(self, shape: Sequence[int]) -> Memory:
         return Memory(self.cells.reshape(shape), self.dtype)
 
+    def slice(self, start: Any, length: Any, axis: int = 0) -> Memory:
+        first = number(start)
+        parts = [slice(None)] * self.cells.ndim
+        parts[axis] = slice(first, first + number(length))
+        return Memory(self.cells[tuple(parts)], self.dtype)
+
     def permute(self, order: Sequence[int]) -> Memory:
         return Memory(self.cells.transpose(order), self.dtype)
 
@@ -120,18 +126,17 @@ class Dot:
 
 
 class Block:
-    """What runs on a thread block besides its two partitions, and which of these goes on."""
+    """What runs on a thread block besides its partitions, and which of these goes on."""
 
     def __init__(self, adversary: Adversary) -> None:
         self.adversary = adversary
         self.chance = random.Random(adversary.seed)
         self.copies: list[tuple[Barrier, Callable[[], None]]] = []  # running: whom they tell, and how they land
-        self.dots: list[Dot] = []
         self.partitions: list[Partition] = []
 
     def rest(self, barrier: Barrier | None = None, test: Callable[[], bool] = lambda: True) -> None:
         """Called by a partition: returns when it is its turn and `test`, about `barrier`, holds."""
-        mine = next(p for p in self.partitions if p.thread is threading.current_thread())
+        mine = self.mine()
         mine.test, mine.barrier = test, barrier
         mine.resting.set()
         if not mine.turn.wait(PATIENCE):
@@ -140,8 +145,12 @@ class Block:
         if mine.stopped:
             raise SystemExit
 
+    def mine(self) -> Partition:
+        """The partition that calls."""
+        return next(p for p in self.partitions if p.thread is threading.current_thread())
+
     def run(self, functions: Sequence[tuple[Any, Sequence[Any]]]) -> None:
-        """Both partitions to their ends. Raises EmulationError."""
+        """All partitions to their ends. Raises EmulationError."""
         self.partitions = [Partition(self, function, arguments) for function, arguments in functions]
         try:
             while running := [p for p in self.partitions if not p.ended]:
@@ -156,7 +165,7 @@ class Block:
         finally:
             for p in self.partitions:
                 p.stop()
-        if self.copies or self.dots:
+        if self.copies or any(p.dots for p in self.partitions):
             raise EmulationError("the kernel ends with a copy or a dot in flight")
 
     def chosen(self, able: list[Partition]) -> Partition | None:
@@ -175,13 +184,14 @@ class Block:
         chosen[1]()
 
     def retire(self, pending: int) -> None:
-        while len(self.dots) > pending:
-            dot = self.dots.pop(0)
+        dots = self.mine().dots
+        while len(dots) > pending:
+            dot = dots.pop(0)
             dot.value = dot.result()
 
 
 class Partition:
-    """A function on a thread of its own, which rests wherever the other partition could go on instead."""
+    """A function on a thread of its own, which rests wherever another partition could go on instead."""
 
     def __init__(self, block: Block, function: Any, arguments: Sequence[Any]) -> None:
         self.test: Callable[[], bool] = lambda: True
@@ -192,6 +202,7 @@ class Partition:
         self.thread = threading.Thread(target=self.main, args=(block, function, arguments), daemon=True)
         self.block = block
         self.started = False
+        self.dots: list[Dot] = []
 
     def main(self, block: Block, function: Any, arguments: Sequence[Any]) -> None:
         try:
@@ -298,7 +309,7 @@ class Emulator:
             return tensor((product if start is None else product + start).astype(np.float32), tl.float32)
 
         dot = Dot(result)
-        self.block.dots.append(dot)
+        self.block.mine().dots.append(dot)
         if is_async:
             return dot
         self.block.retire(0)

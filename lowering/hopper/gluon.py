@@ -1,9 +1,10 @@
 """Emits asynchronous programs as one readable Gluon module.
 
-Decides the frame: the kernel computes its program ids, allocates rings and barriers, and starts both partitions with
-`gl.warp_specialize`; `lowering.hopper.emission` writes what they do. The consumer is the default partition, so that
-it gets the registers the producer's one warp leaves. A program's other kernels, those without dots, are emitted in
-Triton into the same module.
+Decides the frame: the kernel computes its program ids, allocates rings and barriers, and starts all partitions with
+`gl.warp_specialize`; `lowering.hopper.emission` writes what they do. The consumer's rows are shared among teams of four
+warps where its work allows it: teams drift apart, so that one computes while another waits for its dots, and a release
+brings together the warps of one team only. The first team is the default partition, which gets the registers that the
+others leave. A program's other kernels, those without dots, are emitted in Triton into the same module.
 
 Lowering is not trusted: the asynchronous program is checked and simulated, the module run on the CPU and read back
 when compiled, and a launcher compares its results on the device with another version's before it uses them.
@@ -25,20 +26,22 @@ from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.layouts import Mma, homes_of
 from lowering.hopper.readback import expected
 from lowering.hopper.schedule import schedule
-from lowering.hopper.writer import Demands, GluonWriter
+from lowering.hopper.writer import TEAM, Demands, GluonWriter, NotByRows
 from lowering.intervals import Interval
 from lowering.plan import argument_name, launch_of, stride_name, walk
 from lowering.spelling import HELPERS
 from lowering.triton import enter_sizes, header, kernel_lines, program_ids, signature, taken_names, widen_strides
 
-RESERVED = frozenset({"gl", "gluon", "hopper", "mbarrier", "tma", "slot", "gl_floordiv", "gl_mod", "gl_tanh"})
+RESERVED = frozenset({"gl", "gluon", "hopper", "mbarrier", "tma", "slot", "gl_floordiv", "gl_mod", "gl_tanh", TEAM})
 IMPORTS = """from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 """
 TRITON_IMPORTS = "import triton\nimport triton.language as tl\n"
+WARPGROUP = 4  # warps
 PRODUCER_REGISTERS = 24  # a lane of the producer's warp; the least `setmaxnreg` gives
+CONSUMER_REGISTERS = 240  # a lane of a second team's; the first has what is left
 DTYPES = {"bf16": "gl.bfloat16", "f16": "gl.float16", "f32": "gl.float32"}
 
 
@@ -115,8 +118,18 @@ def _hopper_kernel(
     kernel: Kernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
 ) -> _Kernel:
     plan = schedule(kernel)
-    warps = plan.schedule.num_warps
-    kernel = replace(kernel, schedule=replace(plan.schedule, maxnreg=None, warp_specialize=False))
+    teams = plan.schedule.num_warps // WARPGROUP
+    try:
+        return _written(kernel, replace(plan, teams=teams), program, sizes, bits)
+    except NotByRows:
+        return _written(kernel, plan, program, sizes, bits)
+
+
+def _written(
+    kernel: Kernel, plan: AsyncKernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
+) -> _Kernel:
+    warps = plan.schedule.num_warps // plan.teams
+    kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=None, warp_specialize=False))
     name, taken = argument_name(kernel.name), taken_names(kernel, program)
     if taken & RESERVED:
         raise NotForHopper(f"an argument is called {', '.join(sorted(taken & RESERVED))}")
@@ -131,15 +144,22 @@ def _hopper_kernel(
     functions, definitions, helpers = [], set[str](), set(frame.helpers)
     frame.line(1, "gl.warp_specialize(")
     frame.line(2, "[")
-    for role, statements, team in (("consumer", plan.consumer, warps), ("producer", plan.producer, 1)):
-        w, layouts = _partition(frame, plan, rings, statements, team)
+    for role, statements in (("consumer", plan.consumer), ("producer", plan.producer)):
+        alone = role == "producer" or plan.teams == 1
+        w, layouts = _partition(frame, plan, rings, statements, 1 if role == "producer" else warps, alone)
         rows = [f"{row}," for row in _arguments(w, plan, rings, statements, program, role)]
-        functions.append("\n".join(["@gluon.jit", f"def {name}_{role}(", *_indented(rows, 1), "):", *w.lines]) + "\n")
-        frame.lines += [*_indented([f"({name}_{role}, ("], 3), *_indented(rows, 4), *_indented([")),"], 3)]
+        head = ["@gluon.jit", f"def {name}_{role}(", *_indented(rows, 1)]
+        head += [] if alone else [f"    {TEAM}: gl.constexpr,"]
+        functions.append("\n".join([*head, "):", *w.lines]) + "\n")
+        for number in [""] if alone else [f"{team}," for team in range(plan.teams)]:
+            given = rows + ([number] if number else [])
+            frame.lines += [*_indented([f"({name}_{role}, ("], 3), *_indented(given, 4), *_indented([")),"], 3)]
         definitions |= {layout.definition for layout in layouts}
         helpers |= w.helpers
     frame.line(2, "],")
-    frame.line(2, f"worker_num_warps=[1], worker_num_regs=[{PRODUCER_REGISTERS}],")
+    workers = [warps] * (plan.teams - 1) + [1]
+    registers = [CONSUMER_REGISTERS] * (plan.teams - 1) + [PRODUCER_REGISTERS]
+    frame.line(2, f"worker_num_warps={workers}, worker_num_regs={registers},")
     frame.line(1, ")")
     text = "\n\n".join([*functions, "\n".join([*signature(kernel, program), *frame.lines]) + "\n"])
     launch = launch_of(kernel, program)
@@ -163,6 +183,7 @@ def _partition(
     rings: Mapping[str, RingNames],
     statements: tuple[Statement, ...],
     warps: int,
+    alone: bool,
 ) -> tuple[GluonWriter, set[Mma]]:
     """Written again until every name is made in each layout some use wants it in."""
     demands: Demands = {}
@@ -170,6 +191,7 @@ def _partition(
     while True:
         before = {name: list(layouts) for name, layouts in demands.items()}
         w = GluonWriter(frame.width, frame.sizes, set(frame.taken), warps=warps, homes=homes, demands=demands)
+        w.teams = 1 if alone else plan.teams
         w.names = dict(frame.names)
         w.ranges = dict(frame.ranges)
         partition = Partition(plan, rings, w)
@@ -187,7 +209,7 @@ def _allocate(w: GluonWriter, plan: AsyncKernel, rings: Mapping[str, RingNames])
         for barrier in (names.full,) if single(plan, r) else (names.full, names.empty):
             w.line(1, f"{barrier} = gl.allocate_shared_memory(gl.int64, [{r.stages}, 1], mbarrier.MBarrierLayout())")
             w.line(1, f"for slot in gl.static_range({r.stages}):")
-            w.line(2, f"mbarrier.init({barrier}.index(slot), count=1)")
+            w.line(2, f"mbarrier.init({barrier}.index(slot), count={plan.teams if barrier == names.empty else 1})")
     w.line(1, "hopper.fence_async_shared()  # the copies' completions must see initialised barriers")
 
 

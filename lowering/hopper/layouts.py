@@ -82,6 +82,18 @@ class Blocked:
 Layout = Mma | Operand | Slice | Blocked
 
 
+def split_axis(layout: Layout | None) -> int | None:
+    """The axis that teams share among them: a dot's rows; None for what every team has whole."""
+    match layout:
+        case Mma() | Operand():
+            return 0
+        case Slice(axis=axis, parent=parent):
+            rows = split_axis(parent)
+            return None if rows is None or rows == axis else rows - (axis < rows)
+        case _:
+            return None
+
+
 def mma(type_: Type, warps: int) -> Mma:
     return Mma(type_.shape[1], warps)
 
