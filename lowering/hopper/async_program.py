@@ -41,12 +41,12 @@ statement somewhere inside; they must be the same nest in the same order, with b
 integers once each partition's `Let`s are put in, and between two edges of that nest each ring must have as many `Copy`s
 in the producer as `WaitFull`s in the consumer. Hence every fill is waited for exactly once, whatever the bounds are.
 
-**Teams.** The consumer's warps may be `teams` equal groups. Each executes the whole consumer program on its own share of
-the rows: of every tile whose rows are some dot's rows, team i of T has the i-th T-th of them, of any other tile all. Each
-team counts its own waits and releases; `Release` number k has happened when every team has executed it. So a team
-and the producer, looked at alone, are a consumer of one team whose producer is at times held up longer: what holds for one
-team in every order of events holds for each of several. Nothing passes between teams: no row depends on another row
-(a program in which one does has one team).
+**Teams.** The consumer's warps may be `teams` equal groups. Each executes the whole consumer program on its share
+of the rows: of every tile whose rows are some dot's rows, team i of T has the i-th T-th of them, of any other tile all.
+Each team counts its own waits and releases; `Release` number k has happened when every team has executed it. So a team
+and the producer, looked at alone, are a consumer of one team whose producer is at times held up longer: what holds
+for one team in every order of events holds for each of several. Nothing passes between teams: no row depends on
+another row (a program in which one does has one team).
 
 **Names.** Assigned once, as in the typed core; a name of one partition is not seen by the other (each has its own
 `Let`s). Program ids, sizes and parameters are seen by both.

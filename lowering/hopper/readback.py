@@ -13,6 +13,7 @@ run for that (`lowering.hopper.emulated`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ _EVENTS = (
     (re.compile(r"ttng\.warp_group_dot_wait .*pendings = (\d+)"), "dots left {}"),
     (re.compile(r"ttng\.fence_async_shared\b"), "fence"),
 )
+_PARTITION = re.compile(r"partition\d+\(")
 _BLOCK = re.compile(r"\bscf\.(for|if|while)\b.*\{$")
 _ARRIVE = re.compile(r"mbarrier\.arrive\.shared")
 _TOGETHER = re.compile(r"\bbar\.sync|\bbarrier\.sync")
@@ -45,10 +47,12 @@ def expected(kernel: AsyncKernel) -> dict[str, Any]:
     from lowering.hopper.emission import single
 
     once = {r.name for r in kernel.rings if single(kernel, r)}
+    barriers = Counter({"1": sum(r.stages for r in kernel.rings)})
+    barriers[str(kernel.teams)] += sum(r.stages for r in kernel.rings if r.name not in once)
     return {
-        "barriers": sum(r.stages * (1 if r.name in once else 2) for r in kernel.rings),
+        "barriers": dict(barriers),
         "producer": _script(kernel, kernel.producer, once),
-        "consumer": _script(kernel, kernel.consumer, once),
+        "consumers": [_script(kernel, kernel.consumer, once)] * kernel.teams,
     }
 
 
@@ -97,18 +101,21 @@ def _script(kernel: AsyncKernel, statements: tuple[Statement, ...], once: set[st
 
 def found(ttgir: str) -> dict[str, Any]:
     """The same of a kernel in TTGIR."""
-    parts = {"": "", "consumer": "", "producer": ""}
-    part = ""
+    frame, parts, inside = "", [""], False  # the last partition is the producer's, the one before them the first team's
     for line in ttgir.splitlines():
         opened = line.strip()
-        part = "consumer" if opened == "default {" else "producer" if opened.startswith("partition0(") else part
-        parts[part] += line + "\n"
-        if opened.startswith(("ttg.warp_yield", "ttg.warp_return")):
-            part = ""
+        if opened == "default {" or _PARTITION.match(opened):
+            parts.append("")
+            inside = True
+        if inside:
+            parts[-1] += line + "\n"
+        else:
+            frame += line + "\n"
+        inside = inside and not opened.startswith(("ttg.warp_yield", "ttg.warp_return"))
     return {
-        "barriers": len(re.findall(r"ttng\.init_barrier %\S+, 1\b", parts[""])),
-        "producer": _read(parts["producer"]),
-        "consumer": _read(parts["consumer"]),
+        "barriers": dict(Counter(re.findall(r"ttng\.init_barrier %\S+, (\d+)\b", frame))),
+        "producer": _read(parts[-1]),
+        "consumers": [_read(part) for part in parts[1:-1]],
     }
 
 

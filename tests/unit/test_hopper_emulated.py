@@ -40,21 +40,28 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def verdicts() -> dict[str, str]:
+# of two teams, 64 rows each
+WRONG_TEAMS = {
+    "one arrival for two teams": ("init(k_empty.index(slot), count=2)", "init(k_empty.index(slot), count=1)", STUCK),
+    "rows of the other team": (".slice(team * 64, 64, 0)", ".slice(64 - team * 64, 64, 0)", WRONG_VALUES),
+    "both teams' rows stored once": ("(team * 64 + gl.arange", "(0 * 64 + gl.arange", WRONG_VALUES),
+}  # fmt: skip
+
+
+def verdicts_of(rows: int, sizes: dict[str, int], wrong: dict[str, tuple[str, str, str]]) -> dict[str, str]:
     """What went wrong with each text; the right one is called "right"."""
-    program, bound = typed("tests/golden/proved/exp2_folded_scale.tile", {"BM": 64, "BN": 64}, D=64)
+    program, bound = typed("tests/golden/proved/exp2_folded_scale.tile", {"BM": rows, "BN": 64}, D=64)
     widths = {k.name: 32 for k in program.kernels}
     emitted = emit_program(program, with_boxes(program, widths, stores=False), bound, widths)
     sources = {"right": emitted.source}
-    for name, (old, new, _) in WRONG.items():
+    for name, (old, new, _) in wrong.items():
         assert old in emitted.source, name
         sources[name] = emitted.source.replace(old, new, 1)
     parameters = {"scale": 0.125}
-    inputs = generate("normal", 0, bound, SIZES, parameters)
-    wanted = interpret(program, bound, SIZES, parameters, inputs, Mode.MACHINE).tensors
+    inputs = generate("normal", 0, bound, sizes, parameters)
+    wanted = interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE).tensors
     request = {
-        "sources": sources, "plan": plan(program, bound), "launches": emitted.launches, "sizes": SIZES,
+        "sources": sources, "plan": plan(program, bound), "launches": emitted.launches, "sizes": sizes,
         "parameters": parameters, "inputs": {n: x.tolist() for n, x in inputs.items()},
         "wanted": {t.name: wanted[t.name].tolist() for t in program.tensors if t.role == "output"},
     }  # fmt: skip
@@ -65,6 +72,16 @@ def verdicts() -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, str]:
+    return verdicts_of(64, SIZES, WRONG)
+
+
+@pytest.fixture(scope="module")
+def of_teams() -> dict[str, str]:
+    return verdicts_of(128, {**SIZES, "M": 100}, WRONG_TEAMS)
+
+
 def test_the_emitted_text_agrees_under_every_adversary(verdicts: dict[str, str]) -> None:
     assert verdicts["right"] == ""
 
@@ -72,3 +89,12 @@ def test_the_emitted_text_agrees_under_every_adversary(verdicts: dict[str, str])
 @pytest.mark.parametrize("name", WRONG)
 def test_a_text_with_a_wrong_protocol_shows(verdicts: dict[str, str], name: str) -> None:
     assert WRONG[name][2] in verdicts[name]
+
+
+def test_teams_that_share_rows_agree_under_every_adversary(of_teams: dict[str, str]) -> None:
+    assert of_teams["right"] == ""
+
+
+@pytest.mark.parametrize("name", WRONG_TEAMS)
+def test_a_text_whose_teams_are_wrong_shows(of_teams: dict[str, str], name: str) -> None:
+    assert WRONG_TEAMS[name][2] in of_teams[name]

@@ -34,13 +34,13 @@ LOOP = """\
             mbarrier.wait(k_full.index(k_fills % 2), k_fills // 2 & 1)
             k_fills += 1
             product = hopper.warpgroup_mma(
-                q_tiles.index(0).reshape([128, 128]),
+                q_tiles.index(0).reshape([128, 128]).slice(team * 64, 64, 0),
                 k_tiles.index((k_fills - 1) % 2).reshape([128, 128]).permute([1, 0]),
-                gl.full([128, 128], 0.0, gl.float32, MMA_8x128),
+                gl.full([64, 128], 0.0, gl.float32, MMA_4x128),
                 use_acc=False,
                 is_async=True,
             )
-            left = gl.convert_layout(left_held, gl.DotOperandLayout(operand_index=0, parent=MMA_8x128, k_width=2))
+            left = gl.convert_layout(left_held, gl.DotOperandLayout(operand_index=0, parent=MMA_4x128, k_width=2))
             acc_2 = hopper.warpgroup_mma(
                 left,
                 v_tiles.index((v_fills - 1) % 2).reshape([128, 128]),
@@ -84,7 +84,7 @@ def test_indices_of_64_bits_are_no_corners_of_boxes() -> None:
 def test_the_machine_code_has_a_producer_and_spills_nothing(compiled: Resources) -> None:
     assert (compiled.spills, compiled.warps, compiled.warp_specialized) == (0, 12, True)
     assert compiled.tma == 10  # Q, then K and V twice, each tile two boxes of 64 columns
-    assert compiled.tensor_core == 32  # two loops' worth of 8 + 8
+    assert compiled.tensor_core == 2 * 32  # of two teams, each with two loops' worth of 8 + 8
     assert compiled.shared < 227 * 1024
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 from hopper_cases import pipelined, plain
@@ -43,9 +44,9 @@ TTGIR = """
     }
 """
 READ = {
-    "barriers": 2,
+    "barriers": {"1": 2},
     "producer": [["if", "expect 8192", "copy"]],
-    "consumer": ["wait", ["for", "dot", "dots left 0", "fence", "arrive 1"]],
+    "consumers": [["wait", ["for", "dot", "dots left 0", "fence", "arrive 1"]]],
 }
 PTX = """
 	bar.sync 0, 256;
@@ -62,17 +63,24 @@ def test_order_and_nesting_are_read_and_loose_fences_left_out() -> None:
 def test_an_asynchronous_program_says_what_to_find() -> None:
     tile = 64 * 64 * 2
     assert expected(plain(2, 3)) == {
-        "barriers": 1 + 2 * 2 + 2 * 3,  # Q is copied once: nobody waits for its slot to be empty
+        "barriers": {"1": 1 + 2 * 2 + 2 * 3},  # Q is copied once: nobody waits for its slot to be empty
         "producer": [f"expect {tile}", "copy", ["for", *["wait", f"expect {tile}", "copy"] * 2]],
-        "consumer": ["wait", ["for", *["wait", "dot", "dots left 0", "arrive 1"] * 2], "arrive 1"],
+        "consumers": [["wait", ["for", *["wait", "dot", "dots left 0", "arrive 1"] * 2], "arrive 1"]],
     }
-    loop = expected(pipelined())["consumer"][2]
+    shared = expected(replace(plain(2, 3), teams=2))  # a slot is empty when both teams have let it go
+    assert (shared["barriers"], len(shared["consumers"])) == ({"1": 1 + 2 + 3, "2": 2 + 3}, 2)
+    loop = expected(pipelined())["consumers"][0][2]
     assert loop == ["for", "wait", "dot", "wait", "dot", "dots left 1", "arrive 1", "dots left 0", "arrive 1"]
 
 
 @pytest.mark.parametrize(
     ("part", "wrong"),
-    [("barriers", 3), ("producer", [["for", "expect 8192", "copy"]]), ("consumer", ["wait", ["for", "arrive 1"]])],
+    [
+        ("barriers", {"1": 1, "2": 1}),
+        ("producer", [["for", "expect 8192", "copy"]]),
+        ("consumers", [["wait", ["for", "arrive 1"]]]),
+        ("consumers", READ["consumers"] * 2),
+    ],
 )
 def test_what_differs_is_named(part: str, wrong: object) -> None:
     assert differences(READ, TTGIR, PTX) == []
@@ -90,6 +98,6 @@ def test_an_arrival_that_speaks_for_one_warp_only_is_noticed() -> None:
 def test_a_kernel_that_differs_does_not_compile() -> None:
     kernels = emitted("tests/golden/proved/fa1_normalised.tile", {"BM": 64, "BN": 64})
     launches = copy.deepcopy(kernels.launches)
-    launches[0]["protocol"]["consumer"][1].remove("arrive 1")
-    with pytest.raises(CompileError, match="attention synchronises otherwise than was checked: consumer has"):
+    launches[0]["protocol"]["consumers"][0][1].remove("arrive 1")
+    with pytest.raises(CompileError, match="attention synchronises otherwise than was checked: consumers has"):
         compile_kernels(kernels.source, launches, "sm_90")
