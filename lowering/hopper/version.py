@@ -24,6 +24,7 @@ from lowering.hopper.gluon import emit_program
 from lowering.hopper.protocol import verify
 from lowering.hopper.schedule import schedule
 from lowering.hopper.verdict import Verified
+from lowering.plan import argument_name
 from lowering.shapes import shapes_to_compare
 from lowering.versions import Condition, Version
 from verifier.certificate import Certificate, digest
@@ -47,6 +48,8 @@ def hopper_version(certificate: Certificate, program: Program, bound: Bound, ref
         found = verify(kernel)
         if not isinstance(found, Verified):
             raise NotForHopper(f"{kernel.name}: {found.message}")
+        launch = next(launch for launch in emitted.launches if launch["kernel"] == argument_name(kernel.name))
+        launch["verified"] = {"states": found.states, "seconds": round(found.seconds, 3)}
     copied = {a[1] for launch in emitted.launches for a in launch["args"] if a[0] == "tiles"}
     when: list[Condition] = [["target", TARGET]]
     when += (["descriptor", name] for name in boxed_tensors(boxed) if name in copied)

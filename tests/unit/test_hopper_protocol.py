@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hopper_cases import (
     HALF,
@@ -32,11 +33,16 @@ from hopper_cases import (
     twice,
     var,
 )
+from test_hopper_schedule import asynchronous, typed
 
+from ir.inputs import generate
+from ir.interpret import Mode, interpret
 from ir.program import Binary, DType, Size, Type
 from lowering.hopper.async_program import (
     AsyncKernel,
+    Copy,
     If,
+    IssueDot,
     Loop,
     Release,
     Tile,
@@ -46,6 +52,7 @@ from lowering.hopper.async_program import (
 )
 from lowering.hopper.explore import Order
 from lowering.hopper.protocol import ProtocolViolated, require, verify
+from lowering.hopper.simulate import adversaries, simulate
 from lowering.hopper.verdict import Rule, Source, Use, Verified, Violation
 
 N, M = var("n", INT), Size("M", INT)
@@ -261,3 +268,60 @@ def test_each_use_has_one_source() -> None:
     assert verdict.sources[Use(4, 1)] == {Source(k_copy, (0,))}
     assert verdict.sources[Use(10, 0)] == {Source(v_copy, (0,))}
     assert Source(v_copy, (-1,)) in {source for found in require(pipelined()).sources.values() for source in found}
+
+
+# ---- every small change of a scheduled kernel ------------------------------------------------
+
+SYNCHRONISES = (WaitEmpty, Copy, WaitFull, Release, IssueDot, WaitDots)
+SIZES = {"B": 1, "H": 1, "G": 1, "M": 40, "N": 300}  # five tiles of keys in rings of two and three slots
+
+
+def neighbours(statements: Body) -> Iterator[tuple[str, Body]]:
+    """The statements with one that synchronises dropped, doubled, or moved past what follows it."""
+    for at, s in enumerate(statements):
+        before, after = statements[:at], statements[at + 1 :]
+        if isinstance(s, SYNCHRONISES):
+            yield f"drop {s}", (*before, *after)
+            if not isinstance(s, IssueDot):  # a name assigned twice is malformed
+                yield f"double {s}", (*before, s, s, *after)
+            if after:
+                yield f"swap {s} and {after[0]}", (*before, after[0], s, *after[1:])
+        if isinstance(s, Loop | If):
+            for what, body in neighbours(s.body):
+                yield what, (*before, replace(s, body=body), *after)
+
+
+@pytest.fixture(scope="module")
+def scheduled() -> tuple[AsyncKernel, Callable[[AsyncKernel], bool]]:
+    """A kernel as it is scheduled, and whether a change of it still computes what the program means."""
+    program, bound = typed("tests/golden/proved/exp2_folded_scale.tile", {"BM": 64, "BN": 64}, D=64)
+    kernel_ = asynchronous(program)["attention"]
+    parameters = {"scale": 0.125}
+    inputs = generate("normal", 0, bound, SIZES, parameters)
+    wanted = interpret(program, bound, SIZES, parameters, inputs, Mode.MACHINE).tensors
+
+    def computes(changed_: AsyncKernel) -> bool:
+        for adversary in adversaries(4):
+            got = simulate({"attention": changed_}, program, bound, SIZES, parameters, inputs, adversary)
+            if got.faults or not all(np.array_equal(got.tensors[n], x) for n, x in wanted.items()):
+                return False
+        return True
+
+    return kernel_, computes
+
+
+def test_a_change_is_refused_or_harmless(scheduled: tuple[AsyncKernel, Callable[[AsyncKernel], bool]]) -> None:
+    kernel_, computes = scheduled
+    assert isinstance(verify(kernel_), Verified) and computes(kernel_)
+    refused, harmless = 0, []
+    for side in ("producer", "consumer"):
+        for what, body in neighbours(getattr(kernel_, side)):
+            changed_ = replace(kernel_, **{side: body})
+            if isinstance(verify(changed_), Violation):
+                refused += 1
+            else:
+                assert computes(changed_), what
+                harmless.append(what)
+    assert refused > 40
+    left_out = [what for what in harmless if what.startswith("drop")]
+    assert left_out and all("WaitEmpty" in what for what in left_out)  # before the first copy into a slot
