@@ -57,16 +57,17 @@ def _in_order(loops: Sequence[Cycle], blocks: Sequence[Block], warps: int) -> tu
 
 
 def _specialized(loops: Sequence[Cycle], blocks: Sequence[Block]) -> tuple[Matched, ...] | None:
-    """Every role holds its own copy of every loop, one role after another."""
+    """Every role holds its own copy of every loop, one role after another, and as many warp groups as the products
+    of the loop take."""
     if not loops or len(blocks) % len(loops):
         return None
     count = len(loops)
     found = []
     for number, loop in enumerate(loops):
-        copies = blocks[number::count]
-        flops = sum(b["flops"] for b in copies)  # of one warp of each role; together they do the loop's
-        warps = round(loop.dots / flops) if flops else GROUP
-        found.append(Matched(loop, tuple((b, warps) for b in copies), 1))
+        own = blocks[number::count]
+        done = sum(b["flops"] for b in own)  # of one warp in each role
+        warps = max(1, round(loop.dots / done / GROUP)) * GROUP if done else GROUP
+        found.append(Matched(loop, tuple((b, warps) for b in own), 1))
     return tuple(found)
 
 

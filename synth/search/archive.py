@@ -124,15 +124,15 @@ class Archive:
 
     def expected(self, tried: Tried) -> float:
         """Predicted seconds on the target, infinite for a text that is no kernel: what ranks those not timed."""
-        resources = tried.built.resources if tried.built is not None else ()
-        known = (tried.identity, bool(resources))
+        certificate = tried.built.certificate if tried.built is not None and tried.built.resources else None
+        known = (tried.identity, certificate is not None)
         if known not in self.predicted:
             try:
                 program = check(parse(tried.candidate.text), self.bound)
             except SourceError:
                 self.predicted[known] = math.inf
             else:
-                self.predicted[known] = expected_seconds(program, self.bound, self.target, resources)
+                self.predicted[known] = expected_seconds(program, self.bound, self.target, certificate)
         return self.predicted[known]
 
     def ranked(self, members: Iterable[Member]) -> list[Member]:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
 
 from ir.program import (
     Binary,
@@ -44,8 +43,10 @@ from ir.program import (
 from ir.spec import Bound
 from lowering.plan import walk
 from synth.bench.cost import asked_bytes, predict
+from synth.bench.predicted import best
 from synth.bench.roofline import traffic_bytes
 from synth.bench.timing import chosen_shapes
+from verifier.certificate import Certificate
 
 LENGTH = 256
 
@@ -70,9 +71,15 @@ def cell_of(program: Program, bound: Bound) -> Cell:
     return Cell(algorithm(program), tile(program), bucket)
 
 
-def expected_seconds(program: Program, bound: Bound, target: str, resources: Sequence[Mapping[str, Any]] = ()) -> float:
-    """Geometric mean over the search shapes of the predicted times. Raises KeyError for an unknown target."""
-    logs = [math.log(predict(program, bound, sizes, target, resources).seconds) for sizes in search_sizes(bound)]
+def expected_seconds(program: Program, bound: Bound, target: str, certificate: Certificate | None = None) -> float:
+    """Geometric mean over the search shapes of the predicted times: of the fastest version that the certificate holds
+    for the target, where it was lowered and compiled. Raises KeyError for an unknown target."""
+    compiled = certificate is not None and "lowered" in certificate.body
+    logs = []
+    for sizes in search_sizes(bound):
+        found = best(certificate, sizes, target) if certificate is not None and compiled else None
+        prediction = found.prediction if found is not None else predict(program, bound, sizes, target)
+        logs.append(math.log(prediction.seconds))
     return math.exp(sum(logs) / len(logs))
 
 

@@ -212,7 +212,7 @@ class Tuner:
         seconds = {m.shape: m.seconds for m in tried.measurements}
         if not seconds or PREDICTED not in self.reference:
             program = check(parse(tried.candidate.text), self.bound)
-            predicted = expected_seconds(program, self.bound, target, tried.built.resources)
+            predicted = expected_seconds(program, self.bound, target, tried.built.certificate)
             self.reference.setdefault(PREDICTED, predicted)
             seconds = seconds or {PREDICTED: predicted}
         logs = [math.log(value / self.reference.setdefault(shape, value)) for shape, value in seconds.items()]

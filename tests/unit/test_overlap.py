@@ -125,3 +125,5 @@ def test_what_does_not_fit_together_is_not_matched() -> None:
 def test_roles_of_a_specialised_kernel_share_one_loop() -> None:
     (found,) = match([cycle(8e6)], [block(10**6), block(10**6), block(UTMALDG=2)], 12, True) or ()
     assert [warps for _, warps in found.roles] == [4, 4]
+    (one,) = match([cycle(8e6)], [block(10**6), block(UTMALDG=2)], 12, True) or ()
+    assert [warps for _, warps in one.roles] == [8]

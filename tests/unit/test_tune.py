@@ -73,7 +73,7 @@ def test_it_starts_with_the_template_and_finds_something_faster(run: list[Tried]
     start = check(template.module, BOUND)
     assert program_identity(typed(text), BOUND) == program_identity(start, BOUND)
     times = [t.measurements[0].seconds for t in run]
-    assert min(times) < 0.2 * times[0]
+    assert min(times) < 0.25 * times[0]
 
 
 def test_it_goes_on_where_nothing_but_the_template_compiles() -> None:
