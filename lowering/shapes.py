@@ -12,7 +12,7 @@ from typing import Any
 
 from ir.facts import settled
 from ir.nearby import nearby
-from ir.program import Arange, For, Load, Program, Size, Store
+from ir.program import Arange, For, Let, Load, Program, Size, Store, Var
 from ir.requirements import narrowed
 from ir.spec import Bound
 from lowering.assumptions import evaluate
@@ -28,6 +28,22 @@ def long_sizes(program: Program) -> set[str]:
         parts += [n.stop for n in nodes if isinstance(n, For)]
         parts += [axis.extent for axis in kernel.grid if not isinstance(axis.extent, Size)]
         found |= {n.name for part in parts for n in walk(part) if isinstance(n, Size)}
+    return found
+
+
+def _looped(program: Program) -> set[str]:
+    """Sizes in the bounds of loops, also where a bound was given a name before: `blocks = N // BN`."""
+    found: set[str] = set()
+    for kernel in program.kernels:
+        nodes = list(walk(kernel.body))
+        named = {n.name: n.value for n in nodes if isinstance(n, Let)}
+        waiting: list[object] = [n.stop for n in nodes if isinstance(n, For)]
+        while waiting:
+            for n in walk(waiting.pop()):
+                if isinstance(n, Size):
+                    found.add(n.name)
+                elif isinstance(n, Var) and n.name in named:
+                    waiting.append(named.pop(n.name))  # each once
     return found
 
 
@@ -58,10 +74,7 @@ def many_tiles(program: Program, bound: Bound, looped: bool = False) -> dict[str
     """A shape with several tiles along every length, or along those that loops run over (`looped`), for loops that
     reuse buffers; None where none is allowed."""
     limits = {d.name: d.maximum for d in bound.dims}
-    longs, factor = long_sizes(program), 8
-    if looped:
-        stops = [n.stop for k in program.kernels for n in walk(k.body) if isinstance(n, For)]
-        longs, factor = {n.name for stop in stops for n in walk(stop) if isinstance(n, Size)}, 5
+    longs, factor = (_looped(program), 5) if looped else (long_sizes(program), 8)
     for shape in ragged(program, bound):
         scaled = {name: min(size * factor, limits[name]) if name in longs else size for name, size in shape.items()}
         found = nearby(narrowed(bound, program), settled(bound, scaled))

@@ -19,7 +19,7 @@ from ir.printer import format_source, print_module
 from ir.requirements import formula, narrowed, texts, unfit
 from ir.typing import check
 from lowering.plan import plan
-from lowering.shapes import ragged
+from lowering.shapes import many_tiles, ragged
 from synth.certify import certify
 from synth.propose import Candidate
 from synth.propose.mutate import mutants
@@ -143,7 +143,10 @@ def test_a_cross_check_finds_sizes_that_meet_it(condition: str) -> None:
 def test_a_cross_check_runs_even_sizes_for_several_tiles() -> None:
     """A loop whose bound has a name, and no mask: only the requirement says that C is a length."""
     named = EVEN.replace("    for n in range(0, cdiv(C, BC))", "    blocks = C // BC\n    for n in range(blocks)")
-    assert {sizes["C"] for sizes in ragged(check(parse(named), BOUND), BOUND)} & {128, 192}
+    program = check(parse(named), BOUND)
+    assert {sizes["C"] for sizes in ragged(program, BOUND)} & {128, 192}
+    long = many_tiles(program, BOUND, looped=True)
+    assert long is not None and long["C"] % 64 == 0 and long["C"] >= 5 * 64  # rings of buffers come round
 
 
 def test_sizes_that_meet_what_none_can_meet_are_not_found() -> None:
