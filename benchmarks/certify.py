@@ -46,7 +46,7 @@ TOKENS, HIDDEN = 16384, 2048  # FlashAttention's settings: this many tokens in a
 BACKWARD = ("three_kernels", "diagonal_and_body", "fused_atomic", "wide_heads")
 DECODING = ("packed_chunks", "chunks")
 LENGTHS = (512, 2048, 16384)  # predictions are for these
-DECODED = ((1, 65536), (16, 8192), (128, 8192))  # sequences, keys of each
+DECODED = ((1, 1024), (1, 65536), (16, 8192), (128, 8192))  # sequences, keys of each cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def shapes(bound: Bound) -> dict[str, dict[str, int]]:
             heads = HIDDEN // d
             return {str(n): {"B": TOKENS // n, "H": heads, "G": heads, "M": n, "N": n} for n in LENGTHS}
         case names if names == {"B", "H", "G", "M", "T"}:
-            return {f"{b}x{t}": {"B": b, "H": 64, "G": 8, "M": 1, "T": t} for b, t in DECODED}
+            return {f"{b}x{t}": {"B": b, "H": 32, "G": 8, "M": 1, "T": t} for b, t in DECODED}
         case _:
             return {s.name: dict(s.sizes) for s in (*bound.spec.search_shapes, *bound.spec.heldout_shapes)}
 

@@ -27,14 +27,25 @@ from synth.propose.emit import Names
 from synth.propose.persistent import taking_turns
 from synth.propose.tree import identifiers
 
-_FAST = Choices(rows=128, split=True, base2=True, warps=8)
-_TWO_FIT = replace(_FAST, keys=64, warps=4)  # two programs to a multiprocessor, so that one computes while one waits
-# By the longest static extent (the head dim): tiles and schedules that fill a multiprocessor of sm_90, the first of
-# them without spills wherever a kernel runs; benchmarks/LOG.md says what is known of each.
+_FAST = Choices(rows=128, keys=64, split=True, base2=True, warps=8)
+_SPECIALISED = replace(_FAST, specialise=True)
+# By the longest static extent (the head dim): tiles and schedules that fill a multiprocessor of sm_90, the first two
+# without spills wherever a kernel runs; benchmarks/LOG.md says what is known of each. With four warps a tile of 128
+# rows takes the registers of 256, so that two programs fit, and Triton specialises warps itself.
 FAST = {
-    64: (_FAST, replace(_FAST, keys=128), replace(_TWO_FIT, rows=64), _TWO_FIT, replace(_TWO_FIT, specialise=True)),
-    128: (replace(_FAST, keys=128), replace(_FAST, stages=3), _TWO_FIT, replace(_TWO_FIT, specialise=True)),
-    256: (_FAST, replace(_FAST, keys=32, stages=3)),
+    64: (
+        replace(_SPECIALISED, keys=128),
+        _FAST,
+        replace(_FAST, rows=64, warps=4),
+        replace(_SPECIALISED, warps=4),
+    ),
+    128: (
+        replace(_SPECIALISED, keys=128),
+        replace(_FAST, stages=3),
+        replace(_FAST, warps=4),
+        replace(_SPECIALISED, warps=4),
+    ),
+    256: (_SPECIALISED, replace(_FAST, keys=32, stages=3)),
 }
 MAX_TILE = 2**15  # elements; a score that is no matrix product needs tiles of rank 3, which registers must hold
 TILES = (Binary, Unary, Reduce, Load, Dot)
