@@ -61,6 +61,13 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
     body["not_run"] = [item.title for item in left]
     write(options.out, body)
     pace: list[float] = []
+    said: set[str] = set()
+
+    def news(line: str) -> None:  # why a peer does not run is of interest once
+        if line not in said:
+            said.add(line)
+            report(line)
+
     for place, item in enumerate(left):
         spent = time.monotonic() - begin
         ahead = sum(pace) / len(pace) if pace else predicted(item, options)
@@ -69,7 +76,7 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
             break
         rest = ahead * (len(left) - place)
         report(f"[{place + 1}/{len(left)}] {item.title}   {_clock(spent)} spent, about {_clock(rest)} left")
-        body["rows"] = [*body["rows"], one(item, options, report)]
+        body["rows"] = [*body["rows"], one(item, options, news)]
         body["not_run"] = [other.title for other in left[place + 1 :]]
         pace.append(time.monotonic() - begin - spent)
         write(options.out, body)
@@ -261,8 +268,9 @@ def small(items: list[Item]) -> list[Item]:
 
 
 def _shrunk(n: int) -> int:
-    """1024 becomes 16, 1531 becomes 23: small, ragged where it was, in the order they were."""
-    return n if n <= 8 else max(2, round(n / 64)) if n >= 512 else max(2, n // 8)
+    """Heads and batches an eighth, lengths a sixty-fourth: 8 becomes 1, 32 becomes 4, 1024 becomes 16, 1531 becomes 23;
+    what divided one another still does."""
+    return n if n <= 2 else max(1, n // 8) if n <= 64 else max(8, n // 64)
 
 
 # ---- what a run will take --------------------------------------------------------------------------
