@@ -273,6 +273,20 @@ def test_plots_show_who_was_right(tmp_path: Path) -> None:
     assert plot.draw(nothing, tmp_path) == []
 
 
+def test_measured_times_are_held_against_predictions(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gpu-x.json"
+    body = made_up(1e-3, 4e-3)
+    certificate = next(s for g in read([folder]) for s in g.subjects if s.name == "attention").launcher.certificate
+    body["certificates"] = [{"name": "a", "id": certificate}]
+    results.write(path, body)
+    assert main(["rank", str(path), str(folder)]) == 0
+    assert "no certified time" in capsys.readouterr().out  # it was compiled for no target: nothing can be predicted
+    results.write(path, {**body, "machine": {"device": "an abacus"}})
+    assert main(["rank", str(path), str(folder)]) == USAGE and "abacus" in capsys.readouterr().err
+
+
 def test_damaged_results_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("{")

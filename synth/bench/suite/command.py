@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   synth bench certificates --resume benchmarks/results/X.json
   synth bench table benchmarks/results/X.json               README's table from results; without a file: newest
   synth bench plot benchmarks/results/X.json
+  synth bench rank benchmarks/results/X.json build/certificates    predicted against measured times
   synth bench kernel.cert.json --device cpu                 without a GPU: tries everything, figures mean little
 """
 
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["rank"]:
+        return _ranked(words[1:])
     if words[:1] in (["table"], ["plot"]):
         return _shown(words[0], words[1:])
     try:
@@ -156,6 +159,30 @@ def _shown(what: str, words: list[str]) -> int:
         return _complain(str(error))
     except SystemExit as stop:
         return USAGE if stop.code else 0
+    return 0
+
+
+def _ranked(words: list[str]) -> int:
+    found = argparse.ArgumentParser(prog="synth bench rank", description="Predicted against measured times.")
+    found.add_argument("results", type=Path)
+    found.add_argument(
+        "certificates", nargs="+", type=Path, metavar="CERT", help="those that were timed, or their folder"
+    )
+    try:
+        options = found.parse_args(words)
+    except SystemExit as stop:
+        return USAGE if stop.code else 0
+    from lowering.assumptions import LaunchError
+    from synth.bench.suite import results
+
+    try:
+        from synth.bench.suite.ranking import report
+
+        print(report(results.read(options.results), options.certificates))
+    except ImportError as error:
+        return _complain(f"predicting reads kernels, which needs {error.name}: do it where the project is installed")
+    except (results.NotResults, LaunchError) as error:
+        return _complain(str(error))
     return 0
 
 

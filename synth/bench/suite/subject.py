@@ -42,23 +42,28 @@ class Group:
         return f"{self.bound.spec.name} ({settings})"
 
 
-def read(paths: Sequence[Path]) -> tuple[Group, ...]:
-    """The certificates of files and folders (*.cert.json in them). Raises LaunchError."""
-    files = [file for path in paths for file in (sorted(path.glob("*.cert.json")) if path.is_dir() else [path])]
-    if not files:
+def files(paths: Sequence[Path]) -> list[Path]:
+    """Certificates among files and folders (*.cert.json in them), each once. Raises LaunchError where there is none."""
+    found = [file for path in paths for file in (sorted(path.glob("*.cert.json")) if path.is_dir() else [path])]
+    if not found:
         shown = ", ".join(map(str, paths)) or "nothing"
         raise LaunchError(f"no certificate in {shown}; synth prove KERNEL --spec SPEC --certificate CERT makes one")
-    names = _names(files)
+    return list(dict.fromkeys(found))
+
+
+def read(paths: Sequence[Path]) -> tuple[Group, ...]:
+    """The certificates of files and folders, grouped. Raises LaunchError."""
+    named = _names(files(paths))
     found: dict[str, list[Subject]] = {}
-    for file in dict.fromkeys(files):
+    for file, name in named.items():
         launcher = load(file)
-        found.setdefault(_key(launcher), []).append(Subject(names[file], file, launcher))
+        found.setdefault(_key(launcher), []).append(Subject(name, file, launcher))
     return tuple(_group(key, tuple(subjects)) for key, subjects in found.items())
 
 
-def _names(files: Sequence[Path]) -> dict[Path, str]:
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """File names; with their folders where two are alike."""
-    plain = {file: file.name.removesuffix(".json").removesuffix(".cert") for file in files}
+    plain = {file: file.name.removesuffix(".json").removesuffix(".cert") for file in paths}
     twice = {name for name in plain.values() if list(plain.values()).count(name) > 1}
     return {file: f"{file.parent.name}/{name}" if name in twice else name for file, name in plain.items()}
 
