@@ -33,9 +33,13 @@ without this argument, and without the rule for the producer: it tries all order
   without data races behaves as if its steps were interleaved (PTX ISA, Memory Consistency Model).
 - Termination: each partition executes finitely many statements for given sizes, and no state without a next step is
   reachable before both have ended.
-- A consumer of w warps is one partition: all of them execute the same statements, each waits for itself, and a
+- A consumer of several warps is one partition: all of them execute the same statements, each waits for itself, and a
   release counts once all of them have come to it (a barrier of the partition before the one arrival), so the
   slowest warp is the one that is modelled.
+- So is a consumer of several teams, whose release number k has happened when every team has executed it. Take the
+  slowest team and the producer: counts and positions are those of a consumer of that team alone, so no deadlock; a
+  team reads only what it has not released, and its release is needed for the next copy. A team's second arrival at a
+  barrier comes after a copy that waited for the first arrivals of all, so each phase has one arrival of every team.
 
 **Assumed of the hardware** (PTX ISA 8.x and 9.0, by section):
 - "Parallel Synchronization: mbarrier": a phase completes when its expected arrivals have come and its transaction count
