@@ -248,11 +248,21 @@ def said(settings: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def exceptions(specs: Iterable[Spec], rows: Iterable[Row], targets: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(spec, case, target) for which nothing proved compiles without spills."""
+def exceptions(specs: Iterable[Spec], rows: Sequence[Row], targets: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(spec, case, target) for which nothing proved compiles without spills, though something was asked."""
     answered = {(row["spec"], row["case"], row["target"]) for row in defaults(rows).values()}
+    tried = {(row["spec"], row["case"], row["target"]) for row in rows}
     asked = ((s.name, case_name(s, c), t) for s in specs for c in cases(s) for t in targets)
-    return [key for key in asked if key not in answered]
+    return [key for key in asked if key in tried - answered]
+
+
+def without_kernel(specs: Iterable[Spec]) -> list[tuple[str, str]]:
+    """(spec, case) for which nothing ships and nothing is composed."""
+    found = []
+    for spec in specs:
+        answered = {subject.case for subject in subjects(spec)}
+        found += [(spec.name, name) for c in cases(spec) if (name := case_name(spec, c)) not in answered]
+    return found
 
 
 def without_tensor_cores(rows: Iterable[Row]) -> list[tuple[str, str, str, str]]:

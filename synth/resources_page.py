@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ir.spec import Spec
-from synth.resources import TARGETS, Row, case_name, cases, clean, defaults, exceptions, said, without_tensor_cores
+from synth.resources import (
+    TARGETS,
+    Row,
+    case_name,
+    cases,
+    clean,
+    defaults,
+    exceptions,
+    said,
+    subjects,
+    without_kernel,
+    without_tensor_cores,
+)
 
 HEAD = """\
 # What the kernels take, by ahead-of-time compilation
@@ -46,16 +58,19 @@ def _place(spec: Spec, row: Row) -> int:
 
 def _missing(specs: Sequence[Spec], rows: Sequence[Row]) -> list[str]:
     missing = exceptions(specs, rows, TARGETS)
-    slow = without_tensor_cores(rows)
-    parts = ["## Exceptions", ""]
-    parts += [
-        f"- {spec} {case}: nothing proved compiles for {target} without spills".replace("  ", " ")
+    parts = [
+        f"- {spec}{case and ' ' + case}: nothing proved compiles for {target} without spills"
         for spec, case, target in missing
     ]
     parts += [
-        f"- {s}/{k}: `{launch}` multiplies 16-bit tiles without matrix instructions on {t}" for s, k, launch, t in slow
+        f"- {spec}/{kernel}: `{launch}` multiplies 16-bit tiles without matrix instructions on {target}"
+        for spec, kernel, launch, target in without_tensor_cores(rows)
     ]
-    return [*parts, *(["None."] if not missing and not slow else []), ""]
+    parts += [f"- {spec} {case}: no kernel ships, and none is composed" for spec, case in without_kernel(specs)]
+    done = {(row["spec"], row["case"]) for row in rows}
+    left = [spec.name for spec in specs if not {(spec.name, subject.case) for subject in subjects(spec)} <= done]
+    parts += [f"- not compiled yet (`make resources` goes on where it was stopped): {', '.join(left)}"] if left else []
+    return ["## Exceptions", "", *(parts or ["None."]), ""]
 
 
 def _default(row: Row) -> str:

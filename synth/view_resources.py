@@ -10,7 +10,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from synth.resources import Row, all_specs, clean, exceptions, load, said, save, subjects, survey, without_tensor_cores
+from synth.resources import (
+    Row,
+    all_specs,
+    clean,
+    exceptions,
+    load,
+    said,
+    save,
+    subjects,
+    survey,
+    without_kernel,
+    without_tensor_cores,
+)
 from synth.resources_page import page_of
 
 EVERY = 20.0  # seconds between writing what is known so far
@@ -47,6 +59,8 @@ def show(
         save(out, (row for row in known.values() if (row["subject"], row["target"]) in current))
     missing = exceptions(specs, found, targets)
     _summary(console, found, missing, time.monotonic() - begin)
+    for spec_name, case in without_kernel(specs):
+        console.print(f"{spec_name} {case}: no kernel ships, and none is composed")
     if page is not None:
         page.write_text(page_of(all_specs(), load(out)), encoding="utf-8")
         console.print(f"written: {page}")
