@@ -25,7 +25,7 @@ from lowering.hopper.emission import Partition, RingNames, free_names, single
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.layouts import Mma, homes_of
 from lowering.hopper.readback import expected
-from lowering.hopper.schedule import schedule
+from lowering.hopper.schedule import SCRATCH, SHARED, schedule
 from lowering.hopper.writer import TEAM, Demands, GluonWriter, NotByRows
 from lowering.intervals import Interval
 from lowering.plan import argument_name, launch_of, stride_name, walk
@@ -40,6 +40,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 """
 TRITON_IMPORTS = "import triton\nimport triton.language as tl\n"
 WARPGROUP = 4  # warps
+HALF_OF_REGISTERS = 128  # a lane's at launch, of eight warps: two programs share a multiprocessor
 PRODUCER_REGISTERS = 24  # a lane of the producer's warp; the least `setmaxnreg` gives
 CONSUMER_REGISTERS = 240  # a lane of a second team's; the first has what is left
 DTYPES = {"bf16": "gl.bfloat16", "f16": "gl.float16", "f32": "gl.float32"}
@@ -129,7 +130,9 @@ def _written(
     kernel: Kernel, plan: AsyncKernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
 ) -> _Kernel:
     warps = plan.schedule.num_warps // plan.teams
-    kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=None, warp_specialize=False))
+    two_fit = plan.teams == 1 and warps == WARPGROUP and plan.shared_bytes <= SHARED // 2 - SCRATCH
+    registers = HALF_OF_REGISTERS if two_fit else None
+    kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=registers, warp_specialize=False))
     name, taken = argument_name(kernel.name), taken_names(kernel, program)
     if taken & RESERVED:
         raise NotForHopper(f"an argument is called {', '.join(sorted(taken & RESERVED))}")
