@@ -131,8 +131,8 @@ def _written(
 ) -> _Kernel:
     warps = plan.schedule.num_warps // plan.teams
     two_fit = plan.teams == 1 and warps == WARPGROUP and plan.shared_bytes <= SHARED // 2 - SCRATCH
-    registers = HALF_OF_REGISTERS if two_fit else None
-    kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=registers, warp_specialize=False))
+    most = HALF_OF_REGISTERS if two_fit else None
+    kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=most, warp_specialize=False))
     name, taken = argument_name(kernel.name), taken_names(kernel, program)
     if taken & RESERVED:
         raise NotForHopper(f"an argument is called {', '.join(sorted(taken & RESERVED))}")
