@@ -153,7 +153,8 @@ class Launcher:
 
     `subject`: the candidate's and the spec's text and the settings they were proved under; `contracts`: what
     names of the spec mean, as text; `gradients`: which outputs the spec says are gradients, of what;
-    `statement`: the bound spec as JSON (lowering.statement), None where a certificate was lowered without it.
+    `statement`: the bound spec as JSON (lowering.statement), None where a certificate was lowered without it;
+    `requires`: of sizes, beyond the spec, where it is proved for some only.
     """
 
     certificate: str
@@ -163,6 +164,7 @@ class Launcher:
     gradients: dict[str, list[list[str]]] = field(repr=False)
     statement: Any = field(repr=False)
     versions: tuple[Version, ...] = field(repr=False)
+    requires: tuple[str, ...] = ()
 
     def __call__(
         self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any
@@ -274,4 +276,5 @@ def load(path: str | Path) -> Launcher:
         gradients=lowered["gradients"],
         statement=lowered.get("statement"),
         versions=versions_in(lowered),
+        requires=tuple(body.get("requires", ())),
     )

@@ -14,13 +14,14 @@ from small_spec import RIGHT, SPEC
 from ir.loader import bind, load_spec, parse_spec
 from ir.parser import parse
 from ir.typing import check
-from lowering.assumptions import AssumptionViolated
+from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.choose import choose
 from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.launch import load
 from lowering.lower import NotCertified, lower
 from lowering.narrow import NotNarrower, narrower_in
 from lowering.versions import version_on, versions_in
+from synth.bench.suite.subject import read
 from synth.certify import certify, narrower
 from synth.propose.specialise import specialised
 from verifier.certificate import Certificate, CertificateError
@@ -115,6 +116,9 @@ def test_the_narrower_one_alone_is_refused_elsewhere(even: Certificate, tmp_path
     program = check(parse(even.candidate), BOUND)
     lower(even, program, BOUND, ()).save(tmp_path / "even.json")
     launcher = load(tmp_path / "even.json")
+    assert launcher.requires == ("C % 64 == 0",)
+    with pytest.raises(LaunchError, match="proved for sizes where C % 64 == 0 only"):
+        read([tmp_path / "even.json"])  # and no benchmark compares it with kernels for every size
     launcher.check({"X": torch.zeros(3, 128)})
     with pytest.raises(AssumptionViolated, match=r"\[sizes\] C % 64 == 0 does not hold"):
         launcher.check({"X": torch.zeros(3, 100)})

@@ -52,11 +52,15 @@ def files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read(paths: Sequence[Path]) -> tuple[Group, ...]:
-    """The certificates of files and folders, grouped. Raises LaunchError."""
+    """The certificates of files and folders, grouped. Raises LaunchError, also for one that is proved for some sizes
+    only: what is compared answers the spec, at every size it admits."""
     named = _names(files(paths))
     found: dict[str, list[Subject]] = {}
     for file, name in named.items():
         launcher = load(file)
+        if launcher.requires:
+            only = f"{file}: proved for sizes where {' and '.join(launcher.requires)} only"
+            raise LaunchError(f"{only}; benchmark a kernel for every size, which may hold this one as a version")
         found.setdefault(_key(launcher), []).append(Subject(name, file, launcher))
     return tuple(_group(key, tuple(subjects)) for key, subjects in found.items())
 
