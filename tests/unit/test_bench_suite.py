@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -203,6 +204,21 @@ def test_without_a_gpu_it_says_so_and_a_dry_run_shows_the_plan(
     assert planned["flops"] == 4 * 16 * 32 * 64 * 1024 * 1025 / 2 and planned["seconds"] > 1
     assert main([str(folder / "nothing")]) == USAGE and main(["--no-such"]) == USAGE
     assert main([str(folder), "--only", "nothing", "--dry-run"]) == USAGE
+
+
+def test_make_bench_gpu_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the script goes to the repository; put back afterwards
+    found = importlib.util.spec_from_file_location("bench_gpu", ROOT / "benchmarks" / "bench_gpu.py")
+    assert found and found.loader
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script.main([]) == NO_GPU and "make bench-gpu ARGS=--dry-run" in capsys.readouterr().err
+    monkeypatch.setattr(script, "FOLDER", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert script.main(["--dry-run"]) == USAGE and "without lark, z3" in capsys.readouterr().err
 
 
 # ---- results -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -115,8 +115,14 @@ def _executed(subject: Subject, call: Call) -> Run:
 
 def poisoned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """NaN everywhere (the largest integer): a cell that nobody writes shows."""
-    fill = torch.nan if dtype.is_floating_point else True if dtype is torch.bool else torch.iinfo(dtype).max
-    return torch.full(list(shape), fill, dtype=dtype, device=device)
+    found = torch.empty(list(shape), dtype=dtype, device=device)
+    poison([found])
+    return found
+
+
+def poison(outputs: Iterable[torch.Tensor]) -> None:
+    for x in outputs:
+        x.fill_(torch.nan if x.is_floating_point() else True if x.dtype is torch.bool else torch.iinfo(x.dtype).max)
 
 
 # ---- what PyTorch ships ----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from synth.bench.formula import evaluator
 from synth.bench.recognise import recognised
 from synth.bench.suite.check import Expected, expected, judge
 from synth.bench.suite.clock import Ready, floor, measure, own_stream, ready
-from synth.bench.suite.contenders import Call, Contender, Refused, Run, contenders
+from synth.bench.suite.contenders import Call, Contender, Refused, Run, contenders, poison
 from synth.bench.suite.grid import Item
 from synth.bench.suite.inputs import ROOM, make
 from synth.bench.suite.machine import ceilings, machine, state
@@ -184,6 +184,8 @@ def compete(
         times = _timed(waiting, entries, options)
         for name, timing in times.items():
             entries[name]["time"] = timing.to_json()
+            if isinstance(again_run := runs[name], Prepared):
+                poison(again_run.outputs.values())
             again = judge(wanted, runs[name]())
             if again.reason:
                 entries[name] |= {"status": "wrong", "reason": f"after many runs: {again.reason}"}

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 
-from ir.ast import Big, Binary, Expr, Name
+from ir.ast import Big, Binary, Element, Expr, Name
 from ir.spec import Bound
 from synth.bench.formula import Evaluator
 from synth.bench.roofline import traffic_bytes
-from synth.propose.formula import ONE, children, factors, free, rebuild, substitute, written_out
+from synth.propose.formula import ONE, children, factors, free, rebuild, substitute, walk, written_out
 
 BACKWARD = 2.5
 
@@ -97,9 +99,26 @@ def _points(big: Big, conditions: list[Expr], bounds: Mapping[str, Expr | None],
     kept = tuple(c for c in relevant if free(c) & cut)
     last = max(cut, key=lambda name: evaluate.axes[name].numel())
     counted = Big("sum", last, scope[last] or ONE, kept, ONE)
-    result = evaluate.real(counted)
-    others = math.prod(evaluate.axes[name].numel() for name in cut - {last} if name not in result.axes)
-    return float(result.tensor.double().sum()) * others * whole
+    return _count_cells(counted, cut - {last}, evaluate) * whole
+
+
+@lru_cache(maxsize=256)
+def _cells_known(key: tuple[Any, ...]) -> list[float]:
+    """A place to keep a count in: the same mask at the same lengths is counted once a process."""
+    return []
+
+
+def _count_cells(counted: Big, others: set[str], evaluate: Evaluator) -> float:
+    """What a counting sum adds up to over its remaining variables."""
+    used = free(counted) | free(counted.bound)
+    numbers = tuple(sorted((n, evaluate.numbers[n]) for n in used & evaluate.numbers.keys()))
+    key = (counted, numbers, tuple(sorted((name, evaluate.axes[name].numel()) for name in others)))
+    kept = [] if any(isinstance(e, Element) for e in walk(counted)) else _cells_known(key)
+    if not kept:
+        result = evaluate.real(counted)
+        repeated = math.prod(evaluate.axes[name].numel() for name in others if name not in result.axes)
+        kept.append(float(result.tensor.double().sum()) * repeated)
+    return kept[0]
 
 
 def _restricts(condition: Expr, scope: Mapping[str, Expr | None], evaluate: Evaluator) -> bool:
