@@ -104,6 +104,14 @@ def test_the_compiled_kernel_has_more_warps_and_no_product_twice() -> None:
     assert pointers.resources["sm_90"][0]["tma"] == 0
 
 
+def test_no_descriptor_is_made_inside_the_loop() -> None:
+    again = "load(Q[b, h, i[:, None], e[None, :]], mask=i[:, None] < M, other=0)"
+    text = ASKED.replace("s = where(sees", f"s = s + sum(cast({again}, f32), axis=1)[:, None]\n        s = where(sees")
+    source, _ = emitted(typed(text, attention()))
+    assert source.count("tl.make_tensor_descriptor(") == 2  # Q before the loop, O after it
+    assert "Q + b * Q_s0" in source.split("for n in")[1]
+
+
 @pytest.mark.thorough
 def test_a_version_the_compiler_refuses_is_left_out() -> None:
     """A bias inside the specialised loop would have to be cut; Triton refuses to load it through pointers."""
