@@ -21,7 +21,7 @@ from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version, unspecialised
-from lowering.narrow import conditions, under
+from lowering.narrow import conditions, pays, under
 from lowering.plan import launches_of, plan
 from lowering.shapes import shapes_to_compare
 from lowering.statement import statement
@@ -90,14 +90,14 @@ def lower(
 ) -> Certificate:
     """The certificate with its section "lowered": what a launcher checks and allocates, and the versions it may run,
     each with its source, its launches and what it takes on each of `targets`. Those of `narrower` certificates, proved
-    for some sizes only, come first, with these certificates.
+    for some sizes only, come first, with these certificates; not where the compiler makes no less of them.
 
     A version with conditions that a compiler refuses is left out. Raises NotCertified, NotNarrower,
     UnsupportedByTriton, and CompileError where the version that runs everywhere is refused.
     """
-    emitted = [v for narrow in narrower for v in narrow_versions(narrow, program, bound)]
-    emitted += versions_of(certificate, program, bound)
-    versions = [compiled for v in emitted if (compiled := _compiled(v, targets))]
+    versions = [c for v in versions_of(certificate, program, bound) if (c := _compiled(v, targets))]
+    some = [[c for v in narrow_versions(n, program, bound) if (c := _compiled(v, targets))] for n in narrower]
+    versions = [*(v for found in some if pays(found, versions) for v in found), *versions]
     kept = {v.certificate for v in versions}
     section = {
         "plan": plan(program, bound),

@@ -8,7 +8,7 @@ certificate is kept whole next to its versions, so that whoever doubts one can t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,24 @@ def under(when: list[list[Any]], certificate: Certificate, versions: tuple[Versi
     return tuple(
         replace(v, name=f"{v.name} where {where}", when=[*when, *v.when], certificate=certificate.id) for v in versions
     )
+
+
+def pays(narrow: Sequence[Version], general: Sequence[Version]) -> bool:
+    """Whether on some target the compiler made less of the first version for some sizes than of the first for all:
+    fewer instructions in loops, or fewer registers. Yes where nothing was compiled. A prediction, not a measurement."""
+    pairs = [(_first(narrow, target), _first(general, target)) for target in {t for v in general for t in v.resources}]
+    compared = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    return not compared or any(x < y for pair in compared for x, y in zip(*map(_taken, pair), strict=True))
+
+
+def _first(versions: Sequence[Version], target: str) -> list[dict[str, Any]] | None:
+    return next((v.resources[target] for v in versions if target in v.resources), None)
+
+
+def _taken(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    """Instructions in loops, and registers, of all kernels of a version."""
+    loops = [loop for row in rows for loop in (row.get("code") or {}).get("loops", ())]
+    return sum(sum(loop["ops"].values()) for loop in loops), sum(row["registers"] for row in rows)
 
 
 def narrower_in(lowered: Mapping[str, Any]) -> dict[str, Certificate]:

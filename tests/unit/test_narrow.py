@@ -19,8 +19,8 @@ from lowering.choose import choose
 from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.launch import load
 from lowering.lower import NotCertified, lower
-from lowering.narrow import NotNarrower, narrower_in
-from lowering.versions import version_on, versions_in
+from lowering.narrow import NotNarrower, narrower_in, pays
+from lowering.versions import Version, version_on, versions_in
 from synth.bench.suite.subject import read
 from synth.certify import certify, narrower
 from synth.propose.specialise import specialised
@@ -122,6 +122,20 @@ def test_the_narrower_one_alone_is_refused_elsewhere(even: Certificate, tmp_path
     launcher.check({"X": torch.zeros(3, 128)})
     with pytest.raises(AssumptionViolated, match=r"\[sizes\] C % 64 == 0 does not hold"):
         launcher.check({"X": torch.zeros(3, 100)})
+
+
+def taking(registers: int, instructions: int) -> Version:
+    """A version that the compiler made this much of."""
+    row = {"registers": registers, "code": {"loops": [{"ops": {"FFMA": instructions}}]}}
+    return Version("pointers", "", "", [], resources={"sm_90": [row]})
+
+
+def test_a_version_that_takes_no_less_is_left_out(both: Certificate) -> None:
+    general = [taking(100, 500)]
+    assert pays([taking(100, 499)], general) and pays([taking(99, 510)], general)
+    assert not pays([taking(100, 500)], general) and not pays([taking(120, 520)], general)
+    assert not pays([taking(120, 520), taking(90, 400)], general)  # it is the first that would run
+    assert pays(versions_in(both.body["lowered"])[:1], versions_in(both.body["lowered"])[1:])  # none is compiled
 
 
 # ---- what must not join ------------------------------------------------------------------------------
