@@ -1,6 +1,6 @@
 """`make bench-gpu`: the whole benchmark on this machine's GPU, from certificates to results.
 
-Certificates lie in `build/certificates` (CERTIFICATES says otherwise). Where there are none and the proving code
+Certificates lie in `benchmarks/certificates` (CERTIFICATES says otherwise). Where there are none and the proving code
 is installed they are made first (benchmarks/certify.py); a machine with torch, triton and numpy alone runs those it is
 given. Further words go to `synth bench`: make bench-gpu ARGS="--budget-minutes 9".
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = Path(os.environ.get("CERTIFICATES", "build/certificates"))
+FOLDER = Path(os.environ.get("CERTIFICATES", "benchmarks/certificates"))
 
 
 def main(words: list[str]) -> int:
@@ -42,7 +42,9 @@ def main(words: list[str]) -> int:
                 file=sys.stderr,
             )
             return USAGE
-        subprocess.run([sys.executable, "benchmarks/certify.py", "--out", str(FOLDER)], check=True)
+        done = subprocess.run([sys.executable, "benchmarks/certify.py", str(FOLDER)], check=False)
+        if done.returncode:
+            print("not every kernel was certified; going on with those that were", file=sys.stderr)
     return bench([str(FOLDER), *words])
 
 

@@ -18,14 +18,14 @@ from typing import Any
 WRONG, UNFINISHED, NO_GPU, USAGE, INTERRUPTED = 1, 3, 4, 64, 130
 RESULTS = Path("benchmarks/results")
 EXAMPLES = """examples:
-  synth bench build/certificates                            the whole grid, most telling rows first
+  synth bench benchmarks/certificates                       the whole grid, most telling rows first
   synth bench forward.cert.json backward.cert.json --budget-minutes 9
   synth bench certificates --only '*causal = bottom_right*16k*' --json
   synth bench certificates --dry-run                        rows, contenders, work; runs nothing
   synth bench certificates --resume benchmarks/results/X.json
   synth bench table benchmarks/results/X.json               README's table from results; without a file: newest
   synth bench plot benchmarks/results/X.json
-  synth bench rank benchmarks/results/X.json build/certificates    predicted against measured times
+  synth bench rank benchmarks/results/X.json benchmarks/certificates    predicted against measured times
   synth bench kernel.cert.json --device cpu                 without a GPU: tries everything, figures mean little
 """
 
