@@ -96,7 +96,8 @@ def crosscheck(
     emitted = Emitted(source, launches_of(program) if launches is None else launches, runs)
     (results,) = run_interpreted(plan(program, bound), [emitted])
     inputs = describe(generator, seed)
-    return Crosscheck(tuple(_compare(program, bound, r, inputs, got) for r, got in zip(runs, results, strict=True)))
+    compared = zip(runs, results, strict=True)
+    return Crosscheck(tuple(_compare(program, r, inputs, _meaning(program, bound, r), got) for r, got in compared))
 
 
 def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bound) -> list[dict[str, Any]]:
@@ -118,14 +119,17 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
             shapes += (long,)  # its rings come round
         runs = tuple(_run(its, bound, sizes, "normal", 0) for sizes in shapes)
         if hopper:
-            cases = simulated(its, bound, runs, version).require().cases
-            rows += ({"version": version.name, **asdict(case)} for case in cases)
+            checked = simulated(its, bound, runs, version).require()
+            rows += ({"version": version.name, **asdict(case)} for case in checked.cases)
         emitted.append(Emitted(version.source, version.launches, runs))
         interpreted.append((version, its))
     results = run_interpreted(assumed, emitted)
     for (version, its), one, found in zip(interpreted, emitted, results, strict=True):
-        compared = (_compare(its, bound, r, describe("normal", 0), got) for r, got in zip(one.runs, found, strict=True))
-        rows += ({"version": version.name, **asdict(case)} for case in Crosscheck(tuple(compared)).require().cases)
+        inputs = describe("normal", 0)
+        cases = tuple(
+            _compare(its, r, inputs, _meaning(its, bound, r), got) for r, got in zip(one.runs, found, strict=True)
+        )
+        rows += ({"version": version.name, **asdict(case)} for case in Crosscheck(cases).require().cases)
     return rows
 
 
@@ -138,10 +142,11 @@ def simulated(program: Program, bound: Bound, runs: Sequence[Run], version: Vers
         raise CrosscheckFailed(f"version {version.name} has kernels without an asynchronous program to simulate")
     cases = []
     for run in runs:
+        wanted = _meaning(program, bound, run)
         for adversary in adversaries(2):
             found = simulate(kernels, program, bound, run.sizes, run.parameters, run.inputs, adversary)
             inputs = f"{describe('normal', 0)}, {adversary.first} first, copies {adversary.landing}"
-            case = _compare(program, bound, run, inputs, found.tensors)
+            case = _compare(program, run, inputs, wanted, found.tensors)
             faults = "; ".join(str(fault) for fault in found.faults)
             cases.append(replace(case, ok=False, message=faults) if faults else case)
     return Crosscheck(tuple(cases))
@@ -191,9 +196,13 @@ class Emitted:
     runs: Sequence[Run]
 
 
-def _compare(program: Program, bound: Bound, run: Run, inputs: str, got: Mapping[str, Any]) -> Case:
+def _meaning(program: Program, bound: Bound, run: Run) -> dict[str, Any]:
+    """The outputs that the program means, in machine precision."""
     reference = interpret(program, bound, run.sizes, run.parameters, run.inputs, Mode.MACHINE)
-    wanted = {t.name: reference.tensors[t.name] for t in program.tensors if t.role == "output"}
+    return {t.name: reference.tensors[t.name] for t in program.tensors if t.role == "output"}
+
+
+def _compare(program: Program, run: Run, inputs: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> Case:
     worst = mismatch(got, wanted, tolerance(program), skip_undefined=True)
     errors = tuple((name, _error(got[name], want)) for name, want in wanted.items())
     message = "" if worst is None else (

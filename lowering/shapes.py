@@ -76,7 +76,8 @@ def many_tiles(program: Program, bound: Bound, looped: bool = False) -> dict[str
     limits = {d.name: d.maximum for d in bound.dims}
     longs, factor = (_looped(program), 5) if looped else (long_sizes(program), 8)
     for shape in ragged(program, bound):
-        scaled = {name: min(size * factor, limits[name]) if name in longs else size for name, size in shape.items()}
+        others = {d.name: max(d.minimum, 1) for d in bound.dims} if looped else shape
+        scaled = {name: min(shape[name] * factor, limits[name]) if name in longs else others[name] for name in shape}
         found = nearby(narrowed(bound, program), settled(bound, scaled))
         if found is not None:
             return found

@@ -27,7 +27,6 @@ from ir.interpret import Machine, Mode, Outcome, interpret
 from ir.memory import Access, poison
 from ir.program import Expr, Kernel, Let, Program, Store
 from ir.spec import Bound
-from lowering.accesses import BoxStore
 from lowering.hopper.async_program import (
     AsyncKernel,
     Copy,
@@ -187,8 +186,6 @@ class _AsyncMachine(Machine):
         for statement in statements:
             self.spend(0)
             match statement:
-                case BoxStore():
-                    self.store_box(statement)
                 case Let() | Store():
                     self.run((statement,))
                 case Loop():
@@ -250,10 +247,6 @@ class _AsyncMachine(Machine):
             inside &= (k >= 0) & (k < self.integer(extent))
         self.spend(math.prod(shape))
         return Access(tensor, tuple(index), shape, inside, self.site, NOWHERE)
-
-    def store_box(self, store: BoxStore) -> None:
-        value = np.asarray(self.value(store.value)).reshape(store.box)
-        self.memory.store(self.box(store.tensor, store.index, store.box), value, False)
 
     def release(self, block: _Block, ring: str) -> None:
         slot = block.at(ring, block.released[ring])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 
 from ir.program import Dot, DType, Let, Store, Var
+from lowering.accesses import BoxLoad, BoxStore
 from lowering.hopper.async_program import (
     AsyncKernel,
     Copy,
@@ -35,6 +36,8 @@ def defects(kernel: AsyncKernel) -> list[str]:
     found = [text for ring in kernel.rings for text in _ring(ring)]
     if len({ring.name for ring in kernel.rings}) < len(kernel.rings):
         found.append("two rings have one name")
+    if kernel.teams < 1 or kernel.schedule.num_warps % kernel.teams:
+        found.append(f"{kernel.schedule.num_warps} warps in {kernel.teams} teams")
     for name, body, kinds in (("producer", kernel.producer, PRODUCER), ("consumer", kernel.consumer, CONSUMER)):
         reader = _Reader(kernel, kinds, {axis.name for axis in kernel.grid})
         reader.statements(body, set(reader.assigned))
@@ -87,6 +90,8 @@ class _Reader:
             case Let(name=name, value=value):
                 self.expressions(value, scope)
                 self.assign(name, scope)
+            case BoxStore(tensor=tensor):
+                self.found.append(f"a box stored to {tensor}: only the producer moves boxes")
             case Store(index=index, value=value, mask=mask):
                 self.expressions((index, value, mask), scope)
             case Copy(ring=ring, index=index):
@@ -147,5 +152,5 @@ class _Reader:
         for part in walk(node):
             if isinstance(part, Var) and part.name not in scope:
                 self.found.append(f"{part.name} is used where it has no value")
-            if isinstance(part, Dot):
-                self.found.append("a dot inside an expression")
+            if isinstance(part, Dot | BoxLoad):
+                self.found.append(f"a {'dot' if isinstance(part, Dot) else 'box'} inside an expression")

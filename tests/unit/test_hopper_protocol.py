@@ -38,6 +38,7 @@ from test_hopper_schedule import asynchronous, typed
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
 from ir.program import Binary, DType, Size, Type
+from lowering.accesses import BoxLoad
 from lowering.hopper.async_program import (
     AsyncKernel,
     Copy,
@@ -220,6 +221,11 @@ WRONG: dict[str, tuple[AsyncKernel, set[Rule]]] = {
     "35 a slot less than none": (replace(plain(), rings=(ring("Q", 0), *plain().rings[1:])), {Rule.MALFORMED}),
     "36 the consumer copies": (consumer(plain(), lambda s: (COPY_V, s) if s == Q_FULL else None), {Rule.MALFORMED}),
     "37 an unknown ring": (consumer(plain(), instead(K_FULL, WaitFull("X"))), {Rule.MALFORMED}),
+    "39 a box in an expression": (
+        consumer(plain(), lambda s: (let("x", BoxLoad("O", (number(0),), None, None, HALF)), s) if s == STORE else None),
+        {Rule.MALFORMED},
+    ),
+    "40 more teams than warps": (replace(plain(), teams=8), {Rule.MALFORMED}),
     "38 stores with the last dot in flight": (
         consumer(plain(), lambda s: (dot("o", var("acc"), "V"), s) if s == STORE else None), set(Rule),
     ),
