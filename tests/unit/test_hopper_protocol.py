@@ -135,6 +135,7 @@ K_FULL, V_FULL, Q_FULL = WaitFull("K"), WaitFull("V"), WaitFull("Q")
 K_DONE, V_DONE = Release("K"), Release("V")
 COPY_K, COPY_V = fill("K", N)[1], fill("V", N)[1]
 NEXT = dot("s_more", Tile("Q"), "K")
+BOX = BoxLoad("O", (number(0),), None, None, HALF)
 
 # number: what is wrong, the program, the rules that may be named
 WRONG: dict[str, tuple[AsyncKernel, set[Rule]]] = {
@@ -222,7 +223,7 @@ WRONG: dict[str, tuple[AsyncKernel, set[Rule]]] = {
     "36 the consumer copies": (consumer(plain(), lambda s: (COPY_V, s) if s == Q_FULL else None), {Rule.MALFORMED}),
     "37 an unknown ring": (consumer(plain(), instead(K_FULL, WaitFull("X"))), {Rule.MALFORMED}),
     "39 a box in an expression": (
-        consumer(plain(), lambda s: (let("x", BoxLoad("O", (number(0),), None, None, HALF)), s) if s == STORE else None),
+        consumer(plain(), lambda s: (let("x", BOX), s) if s == STORE else None),
         {Rule.MALFORMED},
     ),
     "40 more teams than warps": (replace(plain(), teams=8), {Rule.MALFORMED}),
