@@ -1,7 +1,7 @@
 """How long one iteration of a loop takes when several warps share a partition: a small simulation, not a formula.
 
 A partition (a quarter of a processor) has one issue slot a clock, units that each warp instruction holds for some
-cycles, and a tensor core that serves groups of asynchronous products one after the other. Its warps run the phases
+cycles, and a tensor core that serves the asynchronous products of all its warps in turn. Its warps run the phases
 that the compiler's code consists of (`lowering.phases`) and stop where that code stops: for their products, for loads
 that take their time, at barriers of their program. Whoever has waited longest goes first, as the hardware's
 schedulers do; the rest get what it leaves. What overlaps and what does not then follows from the code: softmax of one
@@ -55,14 +55,15 @@ def phase_of(found: Mapping[str, Any], tensor: float = 0.0) -> Phase:
 @dataclass(slots=True)
 class _Warp:
     """`at`: index of its phase; `done` of it, 0 to 1; `since`: until when it waits, but for `pending` groups of
-    products; `met`: barriers it has come to; `products`, `copies`: when each group of them ends (one number each)."""
+    products; `met`: barriers it has come to; `products`: cycles left of each group, in order; `copies`: when each group
+    of them ends."""
 
     program: int
     phases: Sequence[Phase]
     warps: int
+    since: float
     at: int = 0
     done: float = 0.0
-    since: float = 0.0
     met: int = 0
     stopped: bool = False
     laps: list[float] = field(default_factory=list)
@@ -70,9 +71,12 @@ class _Warp:
     pending: list[list[float]] = field(default_factory=list)
     copies: list[float] = field(default_factory=list)
 
-    @property
-    def ready(self) -> float:
-        return max([self.since, *(end for (end,) in self.pending)])
+    def runs(self, now: float) -> bool:
+        return self.since <= now and not self.stopped and all(rest <= INSTANT for (rest,) in self.pending)
+
+    def product(self) -> list[float] | None:
+        """The group that the tensor core works on for this warp."""
+        return next((group for group in self.products[-QUEUE:] if group[0] > INSTANT), None)
 
 
 @lru_cache(maxsize=4096)
@@ -83,59 +87,60 @@ def iteration(
     phases of a loop and how many warps run it. `stages` is how many iterations a signal's loads are ahead, `far` the
     cycles a load takes."""
     warps: list[_Warp] = []
+    lap = max(sum(p.alone + p.dots for p in phases) for phases, _ in roles)
     for program in range(resident):
         for phases, count in roles:
             # fewer warps than partitions: several programs take turns on them
             here = (program + 1) * count // partitions - program * count // partitions
-            warps += [_Warp(program, phases, sum(n for _, n in roles)) for _ in range(here)]
+            begin = lap * program / resident  # programs do not begin at the same time
+            warps += [_Warp(program, phases, sum(n for _, n in roles), begin) for _ in range(here)]
     if not warps:
-        warps = [_Warp(0, roles[0][0], roles[0][1])]
-    now = tensor = 0.0
+        warps = [_Warp(0, roles[0][0], roles[0][1], 0.0)]
+    now = 0.0
     while min(len(w.laps) for w in warps) < LAPS and max(len(w.laps) for w in warps) < 4 * LAPS:
-        running = sorted((w for w in warps if w.ready <= now and not w.stopped), key=lambda w: w.ready)
-        rates = _rates(running)
+        running = sorted((w for w in warps if w.runs(now)), key=lambda w: w.since)
+        rates, issued = _rates(running)
+        groups = [group for w in warps if (group := w.product()) is not None]
+        speed = (1.0 - PORTS * issued) / len(groups) if groups else 0.0
         ends = [now + (1.0 - w.done) / rate for w, rate in zip(running, rates, strict=True) if rate > 0.0]
-        waking = [w.ready for w in warps if w.ready > now and not w.stopped]
-        after = min(ends + waking, default=NEVER)
+        ends += [now + rest / speed for (rest,) in groups]
+        ends += [w.since for w in warps if w.since > now and not w.stopped]
+        after = min(ends, default=NEVER)
         if after == NEVER:
             break  # everybody waits at a barrier for a warp that never comes: other roles' code, not modelled
+        for group in groups:
+            group[0] -= speed * (after - now)
         for w, rate in zip(running, rates, strict=True):
             w.done += rate * (after - now)
         now = after
         for w, rate in zip(running, rates, strict=True):
             if 1.0 - w.done <= INSTANT * rate:
-                tensor = _finish(w, now, tensor, stages, far, warps)
+                _finish(w, now, stages, far, warps)
     finished = [w for w in warps if len(w.laps) >= LAPS] or [w for w in warps if len(w.laps) > 1]
     spans = [(w.laps[-1] - w.laps[len(w.laps) // 2 - 1]) / (len(w.laps) - len(w.laps) // 2) for w in finished]
     return sum(spans) / len(spans) if spans else sum(p.alone + p.dots for p in warps[0].phases)
 
 
-def _rates(running: Sequence[_Warp]) -> list[float]:
-    """Phases a cycle that each may do, the one that has waited longest first."""
+def _rates(running: Sequence[_Warp]) -> tuple[list[float], float]:
+    """Phases a cycle that each may do, the one that has waited longest first; and the share of issue slots used."""
     rest = [1.0] * len(UNITS)
     rates = []
     for w in running:
         phase = w.phases[w.at]
         rate = min(
-            1.0 / max(phase.alone, 1e-3),
+            1.0 / max(phase.alone, INSTANT),
             *(left / need if need else NEVER for left, need in zip(rest, phase.demands, strict=True)),
         )
         rest = [max(0.0, left - rate * need) for left, need in zip(rest, phase.demands, strict=True)]
         rates.append(rate)
-    return rates
+    return rates, 1.0 - rest[0]
 
 
-def _finish(w: _Warp, now: float, tensor: float, stages: int, far: float, warps: Sequence[_Warp]) -> float:
-    """A warp has issued a phase: start what it starts, see until when it waits. The tensor core's next free time."""
+def _finish(w: _Warp, now: float, stages: int, far: float, warps: Sequence[_Warp]) -> None:
+    """A warp has issued a phase: start what it starts, see until when it waits."""
     phase = w.phases[w.at]
-    late = PORTS * min(phase.demands[0], max(0.0, tensor - now))
-    if late:
-        for group in (group for other in warps for group in other.products[-QUEUE:]):
-            group[0] += late if group[0] > now else 0.0
-        tensor += late
     if phase.dots:
-        tensor = max(tensor, now) + phase.dots
-        w.products.append([tensor])
+        w.products.append([phase.dots])
     w.copies += [now + far] * phase.groups
     w.done, w.since, w.pending = 0.0, now, []
     match phase.until:
@@ -155,7 +160,6 @@ def _finish(w: _Warp, now: float, tensor: float, stages: int, far: float, warps:
     if w.at == len(w.phases):
         w.at = 0
         w.laps.append(now)
-    return tensor
 
 
 def _older(ends: Sequence[float], left: int, now: float) -> float:

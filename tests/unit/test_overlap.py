@@ -50,13 +50,6 @@ def test_softmax_of_one_group_runs_under_the_products_of_another() -> None:
     assert max(one, 2 * 512) < two < 2 * one * 0.85
 
 
-def test_a_barrier_of_the_program_keeps_groups_together() -> None:
-    apart = attention()
-    together = attention(softmax(), phase("barrier"), phase(alone=100, issue=30))
-    alone = attention(softmax(), phase(alone=100, issue=30))
-    assert cycles(together) > cycles(alone) > cycles(apart)
-
-
 def test_two_programs_overlap_what_one_of_twice_the_size_cannot() -> None:
     """Eight warps that meet at a barrier in every iteration, against two programs of four that do not meet."""
     meeting = attention(softmax(), phase("barrier"))
