@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import zip_longest
 
-from lowering.hopper.async_program import AsyncKernel, Copy, IssueDot, Loop, Release, WaitDots, WaitEmpty, WaitFull
+from lowering.hopper.async_program import (
+    AsyncKernel,
+    Copy,
+    IssueDot,
+    Loop,
+    Release,
+    Statement,
+    WaitDots,
+    WaitEmpty,
+    WaitFull,
+)
 from lowering.hopper.control import Back, Do, End, Enter, Head, partitions, text, tiles, visible
 from lowering.hopper.states import Canonical, Facts, Flight, Frame, Known, Path, Place, RingState, State, path
 from lowering.hopper.trips import largest_constant
 from lowering.hopper.verdict import Rule, Source, Use, Violation
 
-LIMIT = 20_000  # states; a forward kernel has a few hundred
+LIMIT = 6_000  # states; a kernel of several loops has a few hundred
 
 
 class Order(Enum):
@@ -59,7 +69,7 @@ class Explorer:
         self.events: list[str] = []
 
     def explore(self) -> Violation | None:
-        """Breadth first, so that the first violation found has a shortest trace."""
+        """Breadth first, so that the trace of the first violation found is short."""
         seen: set[object] = set()
 
         def add(state: State, parent: int | None, events: list[str]) -> None:
@@ -164,7 +174,7 @@ class Explorer:
                     after = _moved(done, who, Place(place.position + 1, place.frames))
                     yield self.settled(after, who), self.events
 
-    def visible_step(self, state: State, who: int, statement: object, site: int) -> State | None:
+    def visible_step(self, state: State, who: int, statement: Statement, site: int) -> State | None:
         """The state after a step on a ring; None when it has to wait."""
         match statement:
             case WaitEmpty(ring=ring):
@@ -266,24 +276,24 @@ class Explorer:
             self.level(state, who, "ends")
         return state
 
-    def quiet_step(self, state: State, who: int, statement: object, site: int) -> State:
+    def quiet_step(self, state: State, who: int, statement: Statement, site: int) -> State:
         if isinstance(statement, WaitDots):
             state = state._replace(flights=state.flights[max(0, len(state.flights) - statement.pending) :])
         reads = []
-        for operand, tile in enumerate(tiles(statement)):  # type: ignore[arg-type]
+        for operand, tile in enumerate(tiles(statement)):
             k = self.rings[tile.ring]
             r = state.rings[k]
             fill = r.waited - 1 - tile.age
             if not r.released <= fill < r.waited:
                 why = "has been released" if 0 <= fill < r.released else "has not been waited for"
                 what = self.slot(tile.ring, max(fill, 0))
-                raise Broken(Rule.NOT_HELD, f"consumer {text(statement)}, which reads {what}: it {why}")  # type: ignore[arg-type]
+                raise Broken(Rule.NOT_HELD, f"consumer {text(statement)}, which reads {what}: it {why}")
             self.note(Use(site, operand), state, r.fills[fill - r.released])
             reads.append((k, fill))
         if isinstance(statement, IssueDot):
             state = state._replace(flights=(*state.flights, Flight(statement.name, tuple(reads))))
-        if tiles(statement) or isinstance(statement, WaitDots):  # type: ignore[arg-type]
-            self.say(who, text(statement))  # type: ignore[arg-type]
+        if tiles(statement) or isinstance(statement, WaitDots):
+            self.say(who, text(statement))
         return state
 
     def note(self, use: Use, state: State, fill: tuple[int, Path]) -> None:

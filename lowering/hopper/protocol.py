@@ -2,7 +2,7 @@
 
 Decides, for an `AsyncKernel`, that no wait waits for ever, no slot is overwritten while it may be read, nothing is read
 before its copy is complete, no dot's result is used before the dot is retired, and nothing is in flight at the end;
-the contract is the page `lowering.hopper.async_program`. The answer is `Verified`, or a `Violation` with a shortest
+the contract is the page `lowering.hopper.async_program`. The answer is `Verified`, or a `Violation` with a short
 order of events that shows it.
 
 **Method.** The reachable states of the two partitions are enumerated. A state is where each partition is, how many
