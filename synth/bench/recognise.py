@@ -22,6 +22,7 @@ from ir.evaluate import check_requires, parameters_default
 from ir.spec import Bound
 from synth.bench.formula import Evaluator, NotInTorch, evaluator, tensor
 
+ATTENTION = "scaled_dot_product_attention"
 MASKS = ("full", "top-left causal", "bottom-right causal")
 Operation = Callable[..., torch.Tensor]
 
@@ -77,8 +78,8 @@ def _eps(number: float | None, otherwise: float) -> float:
 
 
 KNOWN: dict[str, Known] = {
-    "attention": Known((4, 4, 4), MASKS, attention, True),
-    "attention with a bias": Known((4, 4, 4, 4), ("",), attention, True),
+    ATTENTION: Known((4, 4, 4), MASKS, attention, True),
+    f"{ATTENTION} with a bias": Known((4, 4, 4, 4), ("",), attention, True),
     "softmax": Known((2,), ("",), lambda _, t, n: functional.softmax(t[0], -1)),
     "log_softmax": Known((2,), ("",), lambda _, t, n: functional.log_softmax(t[0], -1)),
     "layer_norm": Known(

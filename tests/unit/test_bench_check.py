@@ -81,10 +81,10 @@ def test_what_computes_nothing_is_not_right(wanted: dict[str, Expected]) -> None
 @pytest.mark.parametrize(
     ("spec", "settings", "title"),
     [
-        ("attention", {"causal": "none"}, "attention (full)"),
-        ("attention", {"causal": "bottom_right"}, "attention (bottom-right causal)"),
-        ("attention_bwd", {"causal": "top_left"}, "attention (top-left causal), backward"),
-        ("decode", {}, "attention (full)"),  # over full caches
+        ("attention", {"causal": "none"}, "scaled_dot_product_attention (full)"),
+        ("attention", {"causal": "bottom_right"}, "scaled_dot_product_attention (bottom-right causal)"),
+        ("attention_bwd", {"causal": "top_left"}, "scaled_dot_product_attention (top-left causal), backward"),
+        ("decode", {}, "scaled_dot_product_attention (full)"),  # over full caches
         ("layernorm_bwd", {}, "layer_norm, backward"),
         ("cross_entropy", {}, "cross_entropy"),
         ("prefix", {}, None),  # agrees with a causal mask when there are more keys than rows

@@ -56,7 +56,7 @@ def test_a_row_holds_every_contender_with_its_error_and_time(body: dict[str, Any
         time = entries[name]["time"]
         assert 0 < time["least"] <= time["q25"] <= time["median"] <= time["q95"] and time["how"] == "cpu"
         assert entries[name]["error"]["O"] <= row["reference"]["O"]["allowed"]
-    assert row["computes"] == "attention (bottom-right causal)" and row["work"]["flops"] > 0
+    assert row["computes"] == "scaled_dot_product_attention (bottom-right causal)" and row["work"]["flops"] > 0
     assert row["reference"]["O"]["cells"] == row["reference"]["O"]["of"]
     assert body["complete"] and body["machine"]["device"] == "CPU" and body["ceilings"]["copy"] > 1e8
 
@@ -230,7 +230,7 @@ def made_up(ours: float, flash: float, status: str = "ok") -> dict[str, Any]:
     rows = [
         {
             "spec": "attention", "settings": {"causal": "none", "dtype": "bf16", "D": 128},
-            "computes": "attention (full)", "problem": "", "certificates": ["x"],
+            "computes": "scaled_dot_product_attention (full)", "problem": "", "certificates": ["x"],
             "shape": {"name": name, "kind": "forward", "sizes": {}}, "work": {"flops": 1e12, "bytes": 1e9},
             "contenders": [
                 {"name": "certified a", "kind": "certified", "status": status, "reason": "off",

@@ -20,6 +20,7 @@ from lowering.assumptions import LaunchError
 from lowering.launch import load
 from synth import runfolder
 from synth.bench import peers, roofline, timing
+from synth.bench.recognise import recognised
 from synth.certify import certify
 from synth.cli import main
 from synth.events import Benchmarked, CrossChecked, Finished, Judged, Lowered, PeersMeasured, Proposed, Replay, Started
@@ -212,10 +213,11 @@ def test_standard_pytorch_computes_the_formula(causal: str) -> None:
 
 
 def test_torch_attention_is_no_peer_of_another_formula() -> None:
-    assert peers.attention_variant(attention()) == "full"
+    meaning = recognised(attention())
+    assert meaning is not None and meaning.title == "scaled_dot_product_attention (full)"
     source = load_spec("attention").source
     capped = source.replace("scale * sum[e < D]", "tanh(scale) * sum[e < D]")
-    assert peers.attention_variant(bind(parse_spec(capped), {})) is None
+    assert recognised(bind(parse_spec(capped), {})) is None
 
 
 # ---- the folder --------------------------------------------------------------------------------------

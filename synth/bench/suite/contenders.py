@@ -22,7 +22,7 @@ from lowering.assumptions import DTYPES, evaluate
 from lowering.values import TORCH
 from synth.bench.flex import Flex, derived, modifiers
 from synth.bench.formula import evaluator, tensor
-from synth.bench.recognise import Meaning, differentiated, operation, recognised
+from synth.bench.recognise import ATTENTION, Meaning, differentiated, operation, recognised
 from synth.bench.suite.subject import Group, Subject
 
 Outputs = dict[str, torch.Tensor]
@@ -63,8 +63,8 @@ def contenders(call: Call) -> list[Contender]:
     found = [Contender(f"certified {s.name}", "certified", _certified(s, call)) for s in call.group.subjects]
     meaning = recognised(call.group.bound)
     if meaning is not None:
-        found += _attention(meaning, call) if meaning.operation == "attention" else _plain(meaning, call)
-    if (meaning is None or meaning.operation != "attention") and (
+        found += _attention(meaning, call) if meaning.operation == ATTENTION else _plain(meaning, call)
+    if (meaning is None or meaning.operation != ATTENTION) and (
         flex := derived(call.group.bound, call.group.gradients)
     ):
         found.append(Contender("FlexAttention", "peer", _derived(flex, call)))

@@ -15,7 +15,7 @@ from typing import Any
 from ir.ast import Expr, Name
 from ir.evaluate import check_requires, integer_value
 from ir.spec import Bound
-from synth.bench.recognise import Meaning, recognised
+from synth.bench.recognise import ATTENTION, Meaning, recognised
 from synth.bench.roofline import traffic_bytes
 from synth.bench.suite.subject import Group
 
@@ -65,7 +65,7 @@ def _preference(item: Item) -> tuple[Any, ...]:
 def shapes(bound: Bound) -> list[Shape]:
     """Those that the spec's limits and requirements admit, no two alike."""
     meaning = recognised(bound)
-    found = _attention(bound, meaning) if meaning is not None and meaning.operation.startswith("attention") else []
+    found = _attention(bound, meaning) if meaning is not None and meaning.operation.startswith(ATTENTION) else []
     if not found:
         kind = "other"
         named = (*bound.spec.heldout_shapes, *bound.spec.search_shapes)

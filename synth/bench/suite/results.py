@@ -125,7 +125,7 @@ def summary(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(row: Row) -> bool:
-    return 128 in row["settings"].values() and row["computes"] == "attention (full)"
+    return 128 in row["settings"].values() and row["computes"].endswith("attention (full)")
 
 
 def peers_of(rows: Iterable[Row]) -> list[str]:

@@ -23,7 +23,7 @@ from ir.spec import Bound
 from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.launch import Prepared
 from synth.bench.formula import evaluator
-from synth.bench.recognise import recognised
+from synth.bench.recognise import ATTENTION, recognised
 from synth.bench.suite.check import Expected, expected, judge
 from synth.bench.suite.clock import Ready, floor, measure, own_stream, ready
 from synth.bench.suite.contenders import Call, Contender, Refused, Run, contenders, poison
@@ -281,7 +281,7 @@ def _shrunk(n: int) -> int:
 def predicted(item: Item, options: Options) -> float:
     """Seconds a row may take, at a guess: making contenders ready, checking, timing. A prediction, no measurement."""
     meaning = recognised(item.group.bound)
-    peers = 1 if meaning is None else 8 if meaning.operation == "attention" else 3
+    peers = 1 if meaning is None else 8 if meaning.operation == ATTENTION else 3
     compiling = COMPILING["FlexAttention"] if peers > 1 and options.device.type == "cuda" else 0.0
     certificates = len(item.group.subjects)
     return compiling + COMPILING["certified"] * certificates + 3.0 + 1.5 * options.seconds * (peers + certificates)
