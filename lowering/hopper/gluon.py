@@ -20,10 +20,10 @@ from typing import Any
 from ir.program import Kernel, Load, Param, Program, Size, Store
 from ir.spec import Bound
 from lowering.accesses import BoxLoad, descriptor_name
-from lowering.hopper.async_program import AsyncKernel, Ring, Statement
+from lowering.hopper.async_program import AsyncKernel, IssueDot, Loop, Ring, Statement
 from lowering.hopper.emission import Partition, RingNames, free_names, single
 from lowering.hopper.flatten import NotForHopper
-from lowering.hopper.layouts import Mma, homes_of
+from lowering.hopper.layouts import Mma, homes_of, registers
 from lowering.hopper.readback import expected
 from lowering.hopper.schedule import SCRATCH, SHARED, schedule
 from lowering.hopper.writer import TEAM, Demands, GluonWriter, NotByRows
@@ -41,6 +41,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 TRITON_IMPORTS = "import triton\nimport triton.language as tl\n"
 WARPGROUP = 4  # warps
 HALF_OF_REGISTERS = 128  # a lane's at launch, of eight warps: two programs share a multiprocessor
+FEW_REGISTERS = 96  # of a lane, for a loop's dots: more spill under that limit (seen in gradients)
 PRODUCER_REGISTERS = 24  # a lane of the producer's warp; the least `setmaxnreg` gives
 CONSUMER_REGISTERS = 240  # a lane of a second team's; the first has what is left
 DTYPES = {"bf16": "gl.bfloat16", "f16": "gl.float16", "f32": "gl.float32"}
@@ -130,8 +131,7 @@ def _written(
     kernel: Kernel, plan: AsyncKernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
 ) -> _Kernel:
     warps = plan.schedule.num_warps // plan.teams
-    two_fit = plan.teams == 1 and warps == WARPGROUP and plan.shared_bytes <= SHARED // 2 - SCRATCH
-    most = HALF_OF_REGISTERS if two_fit else None
+    most = HALF_OF_REGISTERS if warps * plan.teams == WARPGROUP and _two_fit(plan) else None
     kernel = replace(kernel, schedule=replace(plan.schedule, num_warps=warps, maxnreg=most, warp_specialize=False))
     name, taken = argument_name(kernel.name), taken_names(kernel, program)
     if taken & RESERVED:
@@ -169,6 +169,13 @@ def _written(
     launch["args"] = [["tiles", *a[1:]] if a[0] == "descriptor" else a for a in launch["args"]]
     launch["protocol"] = expected(plan)
     return _Kernel(plan, _gluon(text), definitions, helpers, launch)
+
+
+def _two_fit(plan: AsyncKernel) -> bool:
+    """Whether two programs of one team fit a multiprocessor: their shared memory, and their dots in registers."""
+    loops = [n for n in walk(plan.consumer) if isinstance(n, Loop)]
+    held = [sum(registers(n.type, WARPGROUP) for n in walk(s) if isinstance(n, IssueDot)) for s in loops]
+    return plan.shared_bytes <= SHARED // 2 - SCRATCH and max(held, default=0) <= FEW_REGISTERS
 
 
 def _indented(lines: Iterable[str], depth: int) -> list[str]:
