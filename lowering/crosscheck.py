@@ -167,9 +167,9 @@ def shapes_for(
     every length rounded up to a multiple of 16."""
     every = ragged(program, bound)
     for shapes in (every, [even(shape, program, bound) for shape in every]):
-        found = tuple(shape for shape in shapes if shape and _meets(version, assumed, shape))
+        found = [shape for shape in shapes if shape and _meets(version, assumed, shape)]
         if found:
-            return found
+            return tuple(shape for at, shape in enumerate(found) if shape not in found[:at])  # rounded, two may be one
     return ()
 
 
