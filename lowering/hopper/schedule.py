@@ -40,6 +40,7 @@ from lowering.hopper.async_program import (
     WaitFull,
 )
 from lowering.hopper.flatten import Flattener, NotForHopper, flatten, names_in, tile_of
+from lowering.hopper.rotate import rotated
 from lowering.plan import walk
 
 SHARED = 227 * 1024  # bytes one thread block may have on sm_90
@@ -185,8 +186,6 @@ class Sequencer:
         return tuple(out)
 
     def loop(self, loop: For, depth: int) -> Statement:
-        from lowering.hopper.rotate import rotated
-
         found = rotated(loop, self)
         if found is not None:
             return found
