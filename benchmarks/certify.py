@@ -3,6 +3,7 @@
     python benchmarks/certify.py                                # all of them, into benchmarks/certificates
     python benchmarks/certify.py some --only attention-none-bf16-d128 --only decode
     python benchmarks/certify.py --list                         # what would be made, and what is there already
+    python benchmarks/certify.py --table                        # what there is: resources and predictions, as Markdown
 
 Every kernel goes through the gate like any other: proved with evidence, lowered to all its versions, compiled ahead of
 time for the target, each version cross-checked against the reference interpreter; the first kernel of every spec also
@@ -217,7 +218,7 @@ def told(line: Mapping[str, Any], bound: Bound) -> str:
     found = []
     for shape, sizes in shapes(bound).items():
         best = min(v["predicted_seconds"][shape] for v in line["versions"] if shape in v["predicted_seconds"])
-        found.append(f"{shape} {best * 1e6:.0f} us" + (f" ({_teraflops(line, sizes, best)})" if "N" in sizes else ""))
+        found.append(f"{shape}: {_prediction(line, sizes, best)}")
     rows = line["versions"][0]["resources"]
     taken = ", ".join(f"{r['registers']} regs {r['spills']} spills" for r in rows)
     return f"{line['name']}: {taken}; predicted {', '.join(found)}"
@@ -228,6 +229,32 @@ def _teraflops(line: Mapping[str, Any], sizes: Mapping[str, int], seconds: float
     flops = 4.0 * sizes["B"] * sizes["H"] * sizes["M"] * sizes["N"] * int(line["settings"]["D"])
     flops *= 0.5 if line["settings"]["causal"] != "none" else 1.0
     return f"{flops * (2.5 if line['spec'].endswith('_bwd') else 1.0) / seconds / 1e12:.0f} TFLOP/s"
+
+
+def table(lines: Mapping[str, dict[str, Any]], wanted: list[Entry]) -> Iterator[str]:
+    """Every version of every kernel that is there: what it takes, and the prediction for each shape."""
+    heads: tuple[str, ...] = ()
+    for entry in (e for e in wanted if e.key in lines):
+        line, sizes = lines[entry.key], shapes(entry.bound())
+        if heads != tuple(sizes):
+            heads = tuple(sizes)
+            yield "\n| kernel | version | registers | spills | shared kB | occupancy | " + " | ".join(heads) + " |"
+            yield "|---" * (6 + len(heads)) + "|"
+        for version in line["versions"]:
+            rows = version["resources"]
+            taken = (
+                "+".join(str(r["registers"]) for r in rows),
+                str(sum(r["spills"] for r in rows)),
+                "+".join(f"{r['shared'] / 1000:.0f}" for r in rows),
+                "+".join(f"{r['occupancy']:.0%}" for r in rows),
+            )
+            times = version["predicted_seconds"]
+            predicted = (_prediction(line, sizes[h], times[h]) if h in times else "" for h in heads)
+            yield f"| {line['name']} | {version['name']} | {' | '.join((*taken, *predicted))} |"
+
+
+def _prediction(line: Mapping[str, Any], sizes: Mapping[str, int], seconds: float) -> str:
+    return _teraflops(line, sizes, seconds) if "N" in sizes else f"{seconds * 1e6:.0f} us"
 
 
 def run(wanted: list[Entry], folder: Path, target: str, jobs: int) -> dict[str, Any]:
@@ -261,6 +288,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
     parser.add_argument("--json", action="store_true", help="the manifest on standard output")
     parser.add_argument("--list", action="store_true", help="names only, nothing is made")
+    parser.add_argument("--table", action="store_true", help="what is there, as Markdown; nothing is made")
     asked = parser.parse_args(arguments)
     wanted = [e for e in entries() if not asked.only or e.name.startswith(tuple(asked.only))]
     if not wanted or asked.jobs < 1:
@@ -270,6 +298,9 @@ def main(arguments: list[str]) -> int:
     if asked.list:
         there = kept(asked.folder)
         print("\n".join(f"{e.name}{'  there' if e.key in there else ''}" for e in wanted))
+        return 0
+    if asked.table:
+        print("\n".join(table(kept(asked.folder), wanted)))
         return 0
     done = run(wanted, asked.folder, asked.target, asked.jobs)
     made = [line for line in done["kernels"] if "file" in line]
