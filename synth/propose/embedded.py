@@ -78,8 +78,9 @@ def propose(bound: Bound, seed: int = 0) -> Iterator[Candidate]:
 
 
 def leading(bound: Bound) -> tuple[Choices, ...]:
-    """Blocks that need no mask apart, scores in units of exp2, tiles for this head dim; then other algorithms."""
-    first, second, *_ = fast(bound)
+    """Blocks that need no mask apart, scores in units of exp2, tiles for this head dim; then other algorithms. Versions
+    with specialised warps take as long to check as all others together, so they are not in what a run opens with."""
+    first, second = (replace(choices, specialise=False) for choices in fast(bound)[:2])
     return (
         first,
         second,
@@ -89,6 +90,7 @@ def leading(bound: Bound) -> tuple[Choices, ...]:
         Choices(packed=True, base2=True),
         Choices(pivot="two-pass"),
         Choices(reverse=True, base2=True),
+        fast(bound)[0],
         replace(second, persistent=True),
     )
 

@@ -90,7 +90,7 @@ def test_lineage_is_told_in_choices_and_in_short_names() -> None:
     parent = shipped(ATTENTION, 1)
     for generation in range(1, 6):
         (child, *_) = drafted(Brief(ATTENTION, "sm_90", parent, seed=generation))
-        assert child.name.startswith("128x128-split-specialise-exp2-running-w8s2+") and len(child.name) <= NAME
+        assert child.name.startswith("128x128-split-exp2-running-w8s2+") and len(child.name) <= NAME
         assert len(rewrites_of(child)) > len(rewrites_of(parent[0].candidate))
         assert set(rewrites_of(child)) <= {r.name for r in REWRITES}
         parent = (tried(child),)

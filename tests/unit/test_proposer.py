@@ -193,7 +193,7 @@ def test_the_leading_attention_kernel_reads_like_one() -> None:
 
 def test_what_leads_fits_the_head_dim() -> None:
     leaders = [next(propose(bind(load_spec("attention"), {"D": d}))).name for d in (64, 128, 256)]
-    assert leaders == [f"128x{keys}-split-specialise-exp2-running-w8s2" for keys in (128, 128, 64)]
+    assert leaders == [f"128x{keys}-split-exp2-running-w8s2" for keys in (128, 128, 64)]
 
 
 def test_what_leads_spills_nothing_however_it_is_emitted() -> None:
