@@ -7,7 +7,7 @@ iteration takes with so many programs resident. None where the code and the prog
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,12 @@ STEP = 100.0  # latencies are told apart in steps of that many cycles
 class Work:
     """Of each program, in cycles of its processor: `cycles` from begin to end with the others resident; what it takes
     of the tensor cores, of the lanes (issue slots, float, integer or special units, whichever is most) and of shared
-    memory's ports. `hot` is the matched loops."""
+    memory's ports."""
 
     cycles: Floats
     tensor: Floats
     lanes: Floats
     shared: Floats
-    hot: tuple[Matched, ...]
 
 
 def work(
@@ -66,7 +65,7 @@ def work(
             units[unit] += laps * sum(n * sum(p.demands[k] for p in phases) for phases, n in roles) / PARTITIONS
         units["tensor"] += laps * sum(n * sum(p.dots for p in phases) for phases, n in roles) / PARTITIONS
     lanes = np.maximum.reduce([units[u] for u in ("issue", "fma", "alu", "special")])
-    return Work(cycles, units["tensor"], lanes, units["shared"], hot)
+    return Work(cycles, units["tensor"], lanes, units["shared"])
 
 
 def _phases(found: Matched, block: Mapping[str, Any], warps: int, device: Device) -> tuple[Phase, ...]:
@@ -77,15 +76,3 @@ def _phases(found: Matched, block: Mapping[str, Any], warps: int, device: Device
         rate = device.half / device.processors / device.clock
         each = found.loop.dots * found.unroll / rate / started / max(1.0, warps / PARTITIONS)
     return tuple(phase_of(p, each) for p in block["phases"])
-
-
-def hot_operations(found: Sequence[Matched]) -> Mapping[str, int]:
-    """Machine instructions of the loop that runs most often, by name."""
-    if not found:
-        return {}
-    most = max(found, key=lambda m: float(m.loop.runs.mean()) / m.unroll)
-    total: dict[str, int] = {}
-    for block, _ in most.roles:
-        for op, n in block["ops"].items():
-            total[op] = total.get(op, 0) + n
-    return total

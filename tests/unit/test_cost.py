@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -222,6 +225,23 @@ def test_results_of_the_benchmark_are_ranked_by_the_version_that_ran() -> None:
     assert timed.prediction == predicted(lowered(), LONG, "sm_90")[1].prediction
     assert timed.off == pytest.approx(2e-3 / timed.prediction.seconds)
     assert of_results([{**body, "machine": {"device": "CPU"}}], {lowered().id: lowered()}) == ()
+
+
+def test_the_command_tells_predictions_from_measurements(tmp_path: Path) -> None:
+    """Of a certificate every version's speeds, called predicted; of results a correlation and the worst misses."""
+    kernel, results = tmp_path / "a.cert.json", tmp_path / "results.json"
+    lowered().save(kernel)
+    entry = {"name": "certified a", "kind": "certified", "status": "ok", "version": "even", "time": {"median": 1e-3}}
+    shape = {"name": "4k", "kind": "forward", "sizes": LONG}
+    row = {"spec": "attention", "settings": {"D": 128}, "contenders": [entry], "shape": shape}
+    device = {"machine": {"device": "NVIDIA H200"}, "certificates": [{"id": lowered().id, "name": "a"}]}
+    results.write_text(json.dumps({**device, "rows": [row]}))
+    command = [sys.executable, "benchmarks/bench_cost.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words, told in (([kernel], "not measured"), ([results, "--certificates", tmp_path], "worst misses")):
+        asked = [*command, *map(str, words)]
+        done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert told in done.stdout and "even" in done.stdout
 
 
 def test_one_table_of_devices() -> None:
