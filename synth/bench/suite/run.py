@@ -80,6 +80,9 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
         body["not_run"] = [other.title for other in left[place + 1 :]]
         pace.append(time.monotonic() - begin - spent)
         write(options.out, body)
+        if trouble := _trouble(options.device):
+            report(f"the device is lost to this process ({trouble}); --resume {options.out} goes on in a new one")
+            break
     body["finished"] = _now()
     body["complete"] = not body["not_run"]
     write(options.out, body)
@@ -156,7 +159,11 @@ def one(item: Item, options: Options, report: Report) -> dict[str, Any]:
         for name, e in wanted.items()
     }
     call = Call(item.group, sizes, inputs, device)
-    row["contenders"] = compete(contenders(call), wanted, options, report)
+    try:
+        row["contenders"] = compete(contenders(call), wanted, options, report)
+    except RuntimeError as error:  # a fault on the device, noticed between contenders
+        row["problem"] = f"{type(error).__name__}: {_line(error)}"
+        report(f"    {row['problem']}")
     row["after"] = state(device)
     _free(device)
     return row
@@ -172,7 +179,7 @@ def compete(
     for contender in entered:
         begin = time.monotonic()
         entry = entries[contender.name] = {"name": contender.name, "kind": contender.kind, "status": OK, "reason": ""}
-        with torch.no_grad(), own_stream(options.device):
+        with torch.no_grad():
             _attempt(entry, lambda c=contender, e=entry: _prepare(c, wanted, options, e, runs, waiting))  # type: ignore[misc]
         entry["ready"] = time.monotonic() - begin
         if entry["status"] != OK:
@@ -200,16 +207,18 @@ def _prepare(
     runs: dict[str, Run],
     waiting: dict[str, Ready],
 ) -> None:
-    run = contender.make()
-    judged = judge(wanted, run())
-    entry["error"] = {name: error if math.isfinite(error) else None for name, error in judged.error.items()}
-    if isinstance(run, Prepared):
-        entry["version"] = run.version
-    if judged.reason:
-        entry |= {"status": "wrong", "reason": judged.reason}
-        return
-    runs[contender.name] = run
-    waiting[contender.name] = ready(run, options.device)
+    """Make, judge and warm up, on a stream of its own: a backward is captured where its forward ran."""
+    with own_stream(options.device):
+        run = contender.make()
+        judged = judge(wanted, run())
+        entry["error"] = {name: error if math.isfinite(error) else None for name, error in judged.error.items()}
+        if isinstance(run, Prepared):
+            entry["version"] = run.version
+        if judged.reason:
+            entry.update(status="wrong", reason=judged.reason)
+            return
+        runs[contender.name] = run
+        waiting[contender.name] = ready(run, options.device)
 
 
 def _timed(waiting: dict[str, Ready], entries: dict[str, dict[str, Any]], options: Options) -> Mapping[str, Any]:
@@ -250,9 +259,19 @@ def _room(bound: Bound, sizes: Mapping[str, int], device: torch.device) -> None:
         raise Refused(f"its tensors take {cells / 2**30:.0f} GiB of {total / 2**30:.0f}")
 
 
+def _trouble(device: torch.device) -> str:
+    """What a kernel left behind: after a fault on the device every later call of this process fails."""
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            return _line(error)
+    return ""
+
+
 def _free(device: torch.device) -> None:
     gc.collect()
-    if device.type == "cuda":
+    if device.type == "cuda" and not _trouble(device):
         torch.cuda.empty_cache()
 
 
