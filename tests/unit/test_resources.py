@@ -24,6 +24,8 @@ from synth.resources import (
 )
 from synth.resources_page import page_of
 
+ROOT = Path(__file__).parents[2]
+ROWS, PAGE = ROOT / "benchmarks" / "results" / "resources.jsonl", ROOT / "docs" / "resources.md"
 DECODE = load_spec("decode")
 
 
@@ -101,3 +103,13 @@ def test_rows_come_back_as_they_were_kept(tmp_path: Path) -> None:
 def test_an_unknown_target_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resources", "decode", "--target", "sm_75"]) == 64
     assert "gfx942" in capsys.readouterr().err
+
+
+def test_the_page_has_every_default_that_the_kept_rows_name() -> None:
+    rows = load(ROWS)
+    page = PAGE.read_text()
+    assert rows and len(defaults(rows)) > 20
+    for default in defaults(rows).values():
+        heaviest = max(default["kernels"], key=lambda k: k["registers"])
+        cells = f"| {default['target']} | `{default['kernel']}`, {default['version']} | `{heaviest['name']}` |"
+        assert cells in page, "run make resources"
