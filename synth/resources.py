@@ -57,7 +57,8 @@ class Subject:
 
     @property
     def key(self) -> str:
-        return digest(json.dumps([self.spec, self.text, self.settings]))
+        """The same wherever the package lies; another text of kernel or spec is another subject."""
+        return digest(json.dumps([Path(self.spec).read_text(encoding="utf-8"), self.text, self.settings]))
 
 
 def cases(spec: Spec) -> Iterator[dict[str, str]]:
