@@ -3,17 +3,15 @@
     python benchmarks/bench_cost.py                      predicted against published speeds of Triton's kernels
     python benchmarks/bench_cost.py --write              the same, and the table of docs/cost.md
     python benchmarks/bench_cost.py kernel.json ...      predicted speeds of certificates on FlashAttention's grid
-    python benchmarks/bench_cost.py results.json ...     rank correlation with a benchmark's measured times
     python benchmarks/bench_cost.py --run last           rank correlation with a search's measured times
 
-Only the last two need times of a GPU, and none needs a GPU now. A prediction is called one wherever it is shown.
+Rank correlation with a benchmark's measured times: `synth bench rank`. Only the last needs times of a GPU, and none
+needs a GPU now. A prediction is called one wherever it is shown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import statistics
 import sys
 import tomllib
@@ -32,7 +30,7 @@ from lowering.lower import versions_of
 from synth.bench.cost import predict
 from synth.bench.hardware import device_named, device_of
 from synth.bench.predicted import Predicted, predicted
-from synth.bench.rank import Rank, of_results, ranks
+from synth.bench.rank import ranks, report
 from synth.certify import certify, narrower
 from synth.propose.choices import Choices
 from synth.propose.embedded import written
@@ -49,22 +47,16 @@ WORST = 5  # misses shown for each shape
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, help="certificates, or results of the benchmark suite")
+    parser.add_argument("files", nargs="*", type=Path, help="certificates")
     parser.add_argument("--target", default="sm_90", help="for certificates: which one to predict for")
     parser.add_argument("--run", help="a search's name, or last")
     parser.add_argument("--database", default=DEFAULT)
-    parser.add_argument("--certificates", type=Path, default=HERE, help="where results' certificates lie")
     parser.add_argument("--write", action="store_true", help="put the table into docs/cost.md")
     asked = parser.parse_args()
     if asked.run:
         return of_run(asked.run, asked.database)
-    loaded = [(path, json.loads(path.read_text())) for path in asked.files]
-    results = [body for _, body in loaded if "rows" in body]
-    kernels = [path for path, body in loaded if "rows" not in body]
-    if results:
-        return shown(of_results(results, certificates_in(asked.certificates)))
-    if kernels:
-        for path in kernels:
+    if asked.files:
+        for path in asked.files:
             print("\n".join(grid(path, asked.target)))
         return 0
     lines = list(published())
@@ -85,34 +77,10 @@ def of_run(run: str, database: str) -> int:
     except StateError as error:
         print(error, file=sys.stderr)
         return 64
-    return shown(found)
-
-
-def certificates_in(folder: Path) -> dict[str, Certificate]:
-    found = {}
-    for path in sorted(folder.rglob("*.json")):
-        body = json.loads(path.read_text())
-        if isinstance(body, dict) and "subject" in body:
-            certificate = Certificate.load(path)
-            found[certificate.id] = certificate
-    return found
-
-
-def shown(found: tuple[Rank, ...]) -> int:
     if not found:
-        print("no times of a GPU the cost model knows, of kernels whose certificates are here; measure some first")
+        print("no times of a GPU the cost model knows in that run; measure some first")
         return 2
-    print(f"{'device':24} {'shape':28} {'kernels':>7} {'tau':>6} {'measured/predicted':>19}")
-    for r in found:
-        order = "-" if r.tau is None else f"{r.tau:.2f}"
-        print(f"{r.device:24} {r.shape:28} {len(r.rows):7} {order:>6} {r.ratio:19.2f}")
-    taus = [r.tau for r in found if r.tau is not None]
-    if taus:
-        print(f"\nmean of tau over {len(taus)} shapes: {statistics.mean(taus):.2f}")
-    worst = sorted((t for r in found for t in r.rows), key=lambda t: abs(math.log(t.off)), reverse=True)
-    print("\nworst misses: measured over predicted, and what the prediction says takes the time")
-    for t in worst[:WORST]:
-        print(f"  {t.off:5.2f}  {t.prediction.bound:12} {t.seconds * 1e3:9.4g} ms measured  {t.name} at {t.shape}")
+    print(report(found))
     return 0
 
 

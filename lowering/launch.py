@@ -179,22 +179,26 @@ class Launcher:
         """
         return self.prepare(check_range=check_range, check_facts=check_facts, **arguments)()
 
-    def prepare(self, *, check_range: bool = False, check_facts: bool = True, **arguments: Any) -> Prepared:
+    def prepare(
+        self, *, check_range: bool = False, check_facts: bool = True, version: str | None = None, **arguments: Any
+    ) -> Prepared:
         """Check and allocate once; what is returned only launches, into the same outputs each time, and
-        relies on integer inputs staying as they were checked."""
+        relies on integer inputs staying as they were checked. `version`: only the one of this name, under its own
+        conditions; LaunchError where they do not hold."""
         plan = self.plan
         given, sizes, parameters = self.check(arguments, check_range, check_facts)
         device = next(iter(given.values())).device
         if device.type != "cuda":
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
         tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
-        version = choose(self.versions, target_of(device), tensors, sizes, self._agreed(device))
-        check_determinism(version.launches)
+        asked = [v for v in self.versions if version in (None, v.name)]
+        chosen = choose(asked, target_of(device), tensors, sizes, self._agreed(device))
+        check_determinism(chosen.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
-            launch = prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)
+            launch = prepared(emitted_module(chosen.source), chosen.launches, tensors, sizes, parameters)
 
-        return Prepared(version.name, device, outputs, launch)
+        return Prepared(chosen.name, device, outputs, launch)
 
     def _agreed(self, device: torch.device) -> Agreed:
         """Compares a version with another on this device, once in a process; not while a graph is recorded."""

@@ -24,6 +24,8 @@ from synth.bench.suite.results import right, seconds
 from synth.state.run import Run
 from verifier.certificate import Certificate
 
+WORST = 5  # misses shown
+
 
 @dataclass(frozen=True, slots=True)
 class Timed:
@@ -90,7 +92,7 @@ def of_results(results: Sequence[Mapping[str, Any]], certificates: Mapping[str, 
     for body in results:
         name = str(body["machine"]["device"])
         here = [c for c in body["certificates"] if c["id"] in certificates]
-        known = {f"certified {c['name']}": certificates[c["id"]] for c in here}
+        known = {c["name"]: certificates[c["id"]] for c in here}
         if device := device_named(name):
             for row in body["rows"]:
                 timed = list(_of_row(row, known, device))
@@ -101,13 +103,33 @@ def of_results(results: Sequence[Mapping[str, Any]], certificates: Mapping[str, 
 
 def _of_row(row: Mapping[str, Any], known: Mapping[str, Certificate], device: Device) -> Iterator[Timed]:
     settings = " ".join(str(value) for value in row["settings"].values())
-    for contender in right(row, "certified"):
-        if contender["name"] in known:
-            options = predicted(known[contender["name"]], row["shape"]["sizes"], device.target, device)
+    for contender in (*right(row, "certified"), *right(row, "version")):
+        if (certificate := known.get(contender.get("certificate", ""))) is not None:
+            options = predicted(certificate, row["shape"]["sizes"], device.target, device)
             ran = next((p for p in options if p.version == contender.get("version", p.version)), None)
             if ran is not None:
                 shape = f"{row['spec']} {settings} {row['shape']['name']}"
                 yield Timed(f"{contender['name']}, {ran.version}", shape, seconds(contender), ran.prediction)
+
+
+def report(found: Sequence[Rank]) -> str:
+    """For a terminal, and for benchmarks/LOG.md; empty where nothing was found."""
+    if not found:
+        return ""
+    lines = [f"{'device':24} {'shape':28} {'kernels':>7} {'tau':>6} {'measured/predicted':>19}"]
+    for r in found:
+        order = "-" if r.tau is None else f"{r.tau:.2f}"
+        lines.append(f"{r.device:24} {r.shape:28} {len(r.rows):7} {order:>6} {r.ratio:19.2f}")
+    taus = [r.tau for r in found if r.tau is not None]
+    if taus:
+        lines.append(f"\nmean of tau over {len(taus)} shapes: {statistics.mean(taus):.2f}")
+    worst = sorted((t for r in found for t in r.rows), key=lambda t: abs(math.log(t.off)), reverse=True)
+    lines.append("\nworst misses: measured over predicted, and what the prediction says takes the time")
+    lines += (
+        f"  {t.off:5.2f}  {t.prediction.bound:12} {t.seconds * 1e3:9.4g} ms measured  {t.name} at {t.shape}"
+        for t in worst[:WORST]
+    )
+    return "\n".join(lines)
 
 
 def tau(pairs: Sequence[tuple[float, float]]) -> float | None:

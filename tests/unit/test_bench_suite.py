@@ -193,6 +193,21 @@ def test_attention_runs_on_flash_attentions_settings_most_telling_first(folder: 
     assert any(i.group.bound.spec.name == "square" for i in items)
 
 
+def test_every_version_of_a_certificate_may_be_timed_and_none_is_an_answer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name, beside what a call of the certificate runs; without a GPU each says why it was not."""
+    out = tmp_path / "x.json"
+    assert main([str(folder), *ONE_ROW, "--versions", "--out", str(out)]) == 0
+    (row,) = results.read(out)["rows"]
+    asked = [c for c in row["contenders"] if c["kind"] == "version"]
+    held = next(s for g in read([folder]) for s in g.subjects if s.name == "attention").launcher.versions
+    assert [c["name"] for c in asked] == [f"version attention: {v.name}" for v in held] and len(held) > 1
+    assert all(c["status"] == "refused" and c["certificate"] == "attention" for c in asked)
+    assert not {c["name"] for c in asked} & set(results.peers_of([row]))
+    assert "the CPU executor runs the certified program" in capsys.readouterr().out  # the table says why
+
+
 def test_without_a_gpu_it_says_so_and_a_dry_run_shows_the_plan(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,10 +312,9 @@ def test_measured_times_are_held_against_predictions(
     certificate = next(s for g in read([folder]) for s in g.subjects if s.name == "attention").launcher.certificate
     body["certificates"] = [{"name": "a", "id": certificate}]
     results.write(path, body)
-    assert main(["rank", str(path), str(folder)]) == 0
-    assert "no certified time" in capsys.readouterr().out  # it was compiled for no target: nothing can be predicted
-    results.write(path, {**body, "machine": {"device": "an abacus"}})
-    assert main(["rank", str(path), str(folder)]) == USAGE and "abacus" in capsys.readouterr().err
+    words = ["rank", str(path), "--certificates", str(folder)]
+    assert main(words) == USAGE and "no time" in capsys.readouterr().err  # compiled for no target: no prediction
+    assert main([*words[:3], str(tmp_path / "nothing")]) == USAGE
 
 
 def test_damaged_results_are_refused(tmp_path: Path) -> None:

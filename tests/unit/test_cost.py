@@ -208,9 +208,10 @@ def test_every_version_that_may_run_is_predicted_and_the_fastest_found() -> None
 
 def test_results_of_the_benchmark_are_ranked_by_the_version_that_ran() -> None:
     """One kernel was right on an H200; another was wrong, of a third the certificate is not here."""
-    right = {"name": "certified a", "kind": "certified", "status": "ok", "version": "pointers"}
+    right = {"name": "certified a", "kind": "certified", "certificate": "a", "status": "ok", "version": "pointers"}
     right |= {"time": {"median": 2e-3}}
-    others = [{**right, "status": "wrong"}, {**right, "name": "certified b"}, {**right, "name": "SDPA", "kind": "peer"}]
+    other = {"name": "SDPA", "kind": "peer", "status": "ok", "time": {"median": 1e-3}}
+    others = [{**right, "status": "wrong"}, {**right, "name": "certified b", "certificate": "b"}, other]
     row = {
         "spec": "attention", "settings": {"D": 128}, "contenders": [*others, right],
         "shape": {"name": "4k", "kind": "forward", "sizes": LONG},
@@ -228,18 +229,21 @@ def test_results_of_the_benchmark_are_ranked_by_the_version_that_ran() -> None:
 
 
 def test_the_command_tells_predictions_from_measurements(tmp_path: Path) -> None:
-    """Of a certificate every version's speeds, called predicted; of results a correlation and the worst misses."""
+    """Of a certificate every version's speeds, called predicted; of results a correlation and the worst misses, also
+    of versions that were timed by name."""
     kernel, results = tmp_path / "a.cert.json", tmp_path / "results.json"
     lowered().save(kernel)
-    entry = {"name": "certified a", "kind": "certified", "status": "ok", "version": "even", "time": {"median": 1e-3}}
+    entry = {"name": "version a: even", "kind": "version", "certificate": "a", "version": "even"}
+    entry |= {"status": "ok", "time": {"median": 1e-3}}
     shape = {"name": "4k", "kind": "forward", "sizes": LONG}
     row = {"spec": "attention", "settings": {"D": 128}, "contenders": [entry], "shape": shape}
     device = {"machine": {"device": "NVIDIA H200"}, "certificates": [{"id": lowered().id, "name": "a"}]}
-    results.write_text(json.dumps({**device, "rows": [row]}))
-    command = [sys.executable, "benchmarks/bench_cost.py"]
+    results.write_text(json.dumps({"format": 1, **device, "rows": [row]}))
+    predict = ["benchmarks/bench_cost.py", kernel]
+    rank = ["-m", "synth.bench", "rank", results, "--certificates", tmp_path]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for words, told in (([kernel], "not measured"), ([results, "--certificates", tmp_path], "worst misses")):
-        asked = [*command, *map(str, words)]
+    for words, told in ((predict, "not measured"), (rank, "worst misses")):
+        asked = [sys.executable, *map(str, words)]
         done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         assert told in done.stdout and "even" in done.stdout
 

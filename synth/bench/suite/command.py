@@ -22,10 +22,11 @@ EXAMPLES = """examples:
   synth bench forward.cert.json backward.cert.json --budget-minutes 9
   synth bench certificates --only '*causal = bottom_right*16k*' --json
   synth bench certificates --dry-run                        rows, contenders, work; runs nothing
+  synth bench certificates --versions                       every version of each kernel, not only the one chosen
   synth bench certificates --resume benchmarks/results/X.json
   synth bench table benchmarks/results/X.json               README's table from results; without a file: newest
   synth bench plot benchmarks/results/X.json
-  synth bench rank benchmarks/results/X.json benchmarks/certificates    predicted against measured times
+  synth bench rank benchmarks/results/X.json --certificates benchmarks/certificates   predicted against measured
   synth bench kernel.cert.json --device cpu                 without a GPU: tries everything, figures mean little
 """
 
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("certificates", nargs="+", type=Path, metavar="CERT", help="a certificate, or a folder of them")
     found.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="where to run (default: cuda)")
     found.add_argument("--only", metavar="GLOB", help="rows whose title matches: SPEC (SETTINGS), SHAPE")
+    found.add_argument("--versions", action="store_true", help="also time every version that a certificate holds")
     found.add_argument("--budget-minutes", type=float, metavar="N", help="stop starting rows when these are spent")
     found.add_argument("--seconds", type=float, default=0.3, help="of runs a contender and row (default: 0.3)")
     found.add_argument("--seed", type=int, default=0, help="of data and order")
@@ -89,7 +91,7 @@ def _bench(options: argparse.Namespace, words: list[str]) -> int:
     device = torch.device(options.device)
     out = options.resume or options.out or RESULTS / f"{_file_name(device)}.json"
     budget = None if options.budget_minutes is None else 60 * options.budget_minutes
-    settings = run.Options(device, out, options.seed, options.seconds, budget, tuple(words))
+    settings = run.Options(device, out, options.seed, options.seconds, budget, tuple(words), options.versions)
     if options.dry_run:
         return _planned(items, settings, options.json)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -164,9 +166,9 @@ def _shown(what: str, words: list[str]) -> int:
 
 def _ranked(words: list[str]) -> int:
     found = argparse.ArgumentParser(prog="synth bench rank", description="Predicted against measured times.")
-    found.add_argument("results", type=Path)
+    found.add_argument("results", nargs="+", type=Path)
     found.add_argument(
-        "certificates", nargs="+", type=Path, metavar="CERT", help="those that were timed, or their folder"
+        "--certificates", required=True, nargs="+", type=Path, metavar="CERT", help="those timed, or their folder"
     )
     try:
         options = found.parse_args(words)
@@ -174,15 +176,21 @@ def _ranked(words: list[str]) -> int:
         return USAGE if stop.code else 0
     from lowering.assumptions import LaunchError
     from synth.bench.suite import results
+    from synth.bench.suite.subject import files
 
     try:
-        from synth.bench.suite.ranking import report
-
-        print(report(results.read(options.results), options.certificates))
+        from synth.bench.rank import of_results, report
+        from verifier.certificate import Certificate, CertificateError
     except ImportError as error:
         return _complain(f"predicting reads kernels, which needs {error.name}: do it where the project is installed")
-    except (results.NotResults, LaunchError) as error:
+    try:
+        certificates = {c.id: c for c in map(Certificate.load, files(options.certificates))}
+        told = report(of_results([results.read(path) for path in options.results], certificates))
+    except (results.NotResults, LaunchError, CertificateError) as error:
         return _complain(str(error))
+    if not told:
+        return _complain("the results hold no time, of a GPU the cost model knows, of a kernel that is certified here")
+    print(told)
     return 0
 
 

@@ -37,21 +37,25 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`kind`: certified, peer or formula. `make` gives a function that runs once and returns outputs by name."""
+    """`kind`: certified (as a call of the certificate runs), version (one of its versions, asked for by name: no answer
+    of its own), peer or formula. `make` gives a function that runs once and returns outputs by name. `certificate`: the
+    name of the one it is of."""
 
     name: str
     kind: str
     make: Callable[[], Run]
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One shape of one group on one device."""
+    """One shape of one group on one device; `versions`: those of every certificate, too."""
 
     group: Group
     sizes: Mapping[str, int]
     inputs: Mapping[str, torch.Tensor]
     device: torch.device
+    versions: bool = False
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -60,7 +64,11 @@ class Call:
 
 def contenders(call: Call) -> list[Contender]:
     """Certificates first, then PyTorch's own, then the formula."""
-    found = [Contender(f"certified {s.name}", "certified", _certified(s, call)) for s in call.group.subjects]
+    found = []
+    for s in call.group.subjects:
+        found.append(Contender(f"certified {s.name}", "certified", _certified(s, call), s.name))
+        for v in s.launcher.versions if call.versions else ():
+            found.append(Contender(f"version {s.name}: {v.name}", "version", _certified(s, call, v.name), s.name))
     meaning = recognised(call.group.bound)
     if meaning is not None:
         found += _attention(meaning, call) if meaning.operation == ATTENTION else _plain(meaning, call)
@@ -84,9 +92,11 @@ def _formula(call: Call) -> Run:
 # ---- certificates ----------------------------------------------------------------------------------
 
 
-def _certified(subject: Subject, call: Call) -> Callable[[], Run]:
+def _certified(subject: Subject, call: Call, version: str | None = None) -> Callable[[], Run]:
     def make() -> Run:
         if call.device.type != "cuda":
+            if version is not None:
+                raise Refused("the CPU executor runs the certified program, not what was emitted of it")
             return _executed(subject, call)
         plan = subject.launcher.plan
         arguments: dict[str, Any] = {k: v for k, v in call.sizes.items() if k in plan["sizes"]}
@@ -94,7 +104,7 @@ def _certified(subject: Subject, call: Call) -> Callable[[], Run]:
             if t["role"] == "output":
                 shape = [int(evaluate(e, call.sizes)) for e in t["shape"]]
                 arguments[t["name"]] = poisoned(shape, DTYPES[t["dtype"]], call.device)
-        return subject.launcher.prepare(**{**arguments, **call.inputs})
+        return subject.launcher.prepare(version=version, **{**arguments, **call.inputs})
 
     return make
 

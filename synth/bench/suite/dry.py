@@ -26,7 +26,7 @@ def planned(items: list[Item], options: Options) -> list[dict[str, Any]]:
             flops = work(bound, item.group.gradients, sizes, evaluator(bound, sizes, given, device=cpu)).flops
         except NotInTorch:
             flops = 0.0
-        call = Call(item.group, sizes, {}, options.device)
+        call = Call(item.group, sizes, {}, options.device, options.versions)
         found.append(
             {
                 "title": item.title,

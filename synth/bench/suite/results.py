@@ -130,4 +130,4 @@ def _plain(row: Row) -> bool:
 
 def peers_of(rows: Iterable[Row]) -> list[str]:
     """Names of everything but certified kernels, in the order first met."""
-    return list(dict.fromkeys(c["name"] for row in rows for c in row["contenders"] if c["kind"] != "certified"))
+    return list(dict.fromkeys(c["name"] for row in rows for c in row["contenders"] if c["kind"] in ("peer", "formula")))

@@ -39,7 +39,8 @@ COMPILING = {"FlexAttention": 20.0, "certified": 5.0}  # seconds a contender tak
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`seconds` of runs for each contender and row; `budget` in seconds for the whole run, None without end."""
+    """`seconds` of runs for each contender and row; `budget` in seconds for the whole run, None without end;
+    `versions`: time every version of a certificate too."""
 
     device: torch.device
     out: Path
@@ -47,6 +48,7 @@ class Options:
     seconds: float = 0.3
     budget: float | None = None
     argv: tuple[str, ...] = ()
+    versions: bool = False
 
 
 Report = Callable[[str], None]
@@ -158,7 +160,7 @@ def one(item: Item, options: Options, report: Report) -> dict[str, Any]:
         name: {"cells": e.cells.numel(), "of": e.of, "standard": e.standard, "allowed": e.allowed}
         for name, e in wanted.items()
     }
-    call = Call(item.group, sizes, inputs, device)
+    call = Call(item.group, sizes, inputs, device, options.versions)
     try:
         row["contenders"] = compete(contenders(call), wanted, options, report)
     except RuntimeError as error:  # a fault on the device, noticed between contenders
@@ -179,6 +181,8 @@ def compete(
     for contender in entered:
         begin = time.monotonic()
         entry = entries[contender.name] = {"name": contender.name, "kind": contender.kind, "status": OK, "reason": ""}
+        if contender.certificate:
+            entry["certificate"] = contender.certificate
         with torch.no_grad():
             _attempt(entry, lambda c=contender, e=entry: _prepare(c, wanted, options, e, runs, waiting))  # type: ignore[misc]
         entry["ready"] = time.monotonic() - begin
@@ -302,7 +306,8 @@ def predicted(item: Item, options: Options) -> float:
     meaning = recognised(item.group.bound)
     peers = 1 if meaning is None else 8 if meaning.operation == ATTENTION else 3
     compiling = COMPILING["FlexAttention"] if peers > 1 and options.device.type == "cuda" else 0.0
-    certificates = len(item.group.subjects)
+    subjects = item.group.subjects
+    certificates = len(subjects) + sum(len(s.launcher.versions) for s in subjects if options.versions)
     return compiling + COMPILING["certified"] * certificates + 3.0 + 1.5 * options.seconds * (peers + certificates)
 
 
