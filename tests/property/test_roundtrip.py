@@ -90,6 +90,7 @@ kernels = st.builds(
 modules = st.builds(
     ast.Module,
     st.lists(st.builds(ast.Meta, names, expressions), max_size=2).map(tuple),
+    st.lists(st.builds(ast.Require, expressions), max_size=2).map(tuple),
     st.lists(st.builds(ast.Scratch, names, tuples(expressions), expressions), max_size=2).map(tuple),
     st.lists(kernels, min_size=1, max_size=2).map(tuple),
 )

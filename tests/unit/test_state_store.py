@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -149,7 +150,10 @@ def test_kill_9_at_any_moment_loses_at_most_what_was_in_flight(store: Store, url
             process.join()
         kept = store.load(run).answers("prove")
         assert [(key, answer["k"]) for key, answer in kept] == [(str(k), k) for k in range(len(kept))]
-        assert last <= len(kept) and store.load(run).status == "interrupted"
+        given_up = time.monotonic() + 10  # a server lets go of a lock when it notices that the one who held it is gone
+        while (status := store.load(run).status) == "running" and time.monotonic() < given_up:
+            continue
+        assert last <= len(kept) and status == "interrupted"
         known = len(kept)
     assert known > 10
 
