@@ -37,11 +37,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def body(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One row of attention, all its contenders."""
+    """One row of attention, all its contenders, every version of the certificate among them."""
     out = tmp_path_factory.mktemp("results") / "one.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "ROUNDS", 3)
-        assert main([str(folder), *ONE_ROW, "--out", str(out)]) == 0
+        assert main([str(folder), *ONE_ROW, "--versions", "--out", str(out)]) == 0
     return results.read(out)
 
 
@@ -194,18 +194,16 @@ def test_attention_runs_on_flash_attentions_settings_most_telling_first(folder: 
 
 
 def test_every_version_of_a_certificate_may_be_timed_and_none_is_an_answer(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, body: dict[str, Any]
 ) -> None:
     """By name, beside what a call of the certificate runs; without a GPU each says why it was not."""
-    out = tmp_path / "x.json"
-    assert main([str(folder), *ONE_ROW, "--versions", "--out", str(out)]) == 0
-    (row,) = results.read(out)["rows"]
+    (row,) = body["rows"]
     asked = [c for c in row["contenders"] if c["kind"] == "version"]
     held = next(s for g in read([folder]) for s in g.subjects if s.name == "attention").launcher.versions
     assert [c["name"] for c in asked] == [f"version attention: {v.name}" for v in held] and len(held) > 1
     assert all(c["status"] == "refused" and c["certificate"] == "attention" for c in asked)
     assert not {c["name"] for c in asked} & set(results.peers_of([row]))
-    assert "the CPU executor runs the certified program" in capsys.readouterr().out  # the table says why
+    assert "the CPU executor runs the certified program" in table.text(body)
 
 
 def test_without_a_gpu_it_says_so_and_a_dry_run_shows_the_plan(
