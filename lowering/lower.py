@@ -92,10 +92,12 @@ def lower(
     each with its source, its launches and what it takes on each of `targets`. Those of `narrower` certificates, proved
     for some sizes only, come first, with these certificates; not where the compiler makes no less of them.
 
-    A version with conditions that a compiler refuses is left out. Raises NotCertified, NotNarrower,
-    UnsupportedByTriton, and CompileError where the version that runs everywhere is refused.
+    A version with conditions that a compiler refuses is left out, and so is one that spills more on a target than the
+    version that runs everywhere. Raises NotCertified, NotNarrower, UnsupportedByTriton, and CompileError where the
+    version that runs everywhere is refused.
     """
     versions = [c for v in versions_of(certificate, program, bound) if (c := _compiled(v, targets))]
+    versions = [v for v in versions if not _spills_more(v, versions[-1])]
     some = [[c for v in narrow_versions(n, program, bound) if (c := _compiled(v, targets))] for n in narrower]
     versions = [*(v for found in some if pays(found, versions) for v in found), *versions]
     kept = {v.certificate for v in versions}
@@ -108,6 +110,14 @@ def lower(
         "narrower": {narrow.id: narrow.body for narrow in narrower if narrow.id in kept},
     }
     return certificate.with_section("lowered", section)
+
+
+def _spills_more(version: Version, other: Version) -> bool:
+    """Whether some target keeps more of the version's registers in memory."""
+    return any(
+        sum(row["spills"] for row in rows) > sum(row["spills"] for row in other.resources[target])
+        for target, rows in version.resources.items()
+    )
 
 
 def _compiled(version: Version, targets: Sequence[str]) -> Version | None:

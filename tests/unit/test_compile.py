@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 from lowering_cases import EVERY_OPERATION, attention, certificate_for, documented, typed, widths
 
+from ir.loader import bind, load_spec
 from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, reason
-from lowering.lower import lower
+from lowering.lower import lower, versions_of
 from lowering.occupancy import occupancy, warps_of
 from lowering.plan import launches_of
 from lowering.triton import emit_program
 from lowering.versions import versions_in
+from synth.propose.choices import Choices
+from synth.propose.embedded import written
 
 pytest.importorskip("triton", reason="Triton is not installed on this platform")
 
@@ -118,6 +121,16 @@ def test_lower_writes_source_plan_and_resources_into_the_certificate() -> None:
     assert last.source.startswith('"""attention (causal = bottom_right')
     assert last.launches[0]["grid"] == ["B", "H", ["floordiv", ["add", "M", 127], 128]]
     assert last.resources["sm_90"][0]["registers"] > 0
+
+
+def test_a_version_that_spills_more_than_the_one_that_runs_everywhere_is_left_out() -> None:
+    bound = bind(load_spec("attention"), {"dtype": "fp32"})
+    text = written(bound, Choices(rows=64, keys=32, split=True, base2=True, warps=8, stages=2))
+    program, certificate = typed(text, bound), certificate_for(text, bound)
+    certificate = certificate.with_section("index_widths", {k.name: 32 for k in program.kernels})
+    assert [v.name for v in versions_of(certificate, program, bound)] == ["descriptors", "pointers"]
+    (kept,) = versions_in(lower(certificate, program, bound, targets=("sm_90",)).body["lowered"])
+    assert kept.name == "pointers" and kept.resources["sm_90"][0]["spills"] == 0
 
 
 def test_occupancy_counts_whole_programs() -> None:
