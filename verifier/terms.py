@@ -11,7 +11,7 @@ from verifier.integers import Atom, Int, interned, polynomial, symbol, term_cach
 from verifier.reals import Monomial, Real, RealAtom
 
 EMPTY: frozenset[Atom] = frozenset()
-_FREE, _LEVEL, _STATES, _CONDITIONS = term_cache(), term_cache(), term_cache(), term_cache()
+_FREE, _LEVEL, _STATES, _PIVOTS, _CONDITIONS = (term_cache() for _ in range(5))
 
 
 def children(term: Any) -> tuple[Any, ...]:
@@ -106,6 +106,16 @@ def states(term: Any) -> tuple[Any, ...]:
         found = _gathered(states, term, own)
         if not isinstance(term, tuple):
             _STATES[term] = found
+    return found
+
+
+def pivots(term: Any) -> tuple[RealAtom, ...]:
+    """The pivots of solved loops in a term, by serial."""
+    found = _PIVOTS.get(term)
+    if found is None:
+        found = _gathered(pivots, term, isinstance(term, RealAtom) and term.kind == "pivot")
+        if not isinstance(term, tuple):
+            _PIVOTS[term] = found
     return found
 
 

@@ -33,9 +33,10 @@ from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constan
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
-from verifier.terms import atom_of
+from verifier.terms import atom_of, pivots
 
 LEAST = 2.0**-24
+MAX_RAISED = 6  # forms of one exponent that are tried
 SMALL_EXPONENT = 16.0  # exp(-16) > 2^-24
 
 
@@ -134,22 +135,44 @@ def _softmax_sum(proof: Proof, a: RealAtom, exponent: Real | None, context: Cont
 
 
 def _uppers(proof: Proof, m: Real) -> list[Real]:
-    """m itself, and m with a pivot raised to what it is known never to exceed (m grows with the pivot)."""
+    """m itself, and m with pivots raised, one after the other, to what each is known never to exceed: the bound of a
+    pivot that goes on from an earlier loop is a maximum that has the earlier loop's pivot as a member."""
     out = [m]
-    for mono, c in m.terms:
-        others = [a for a, _ in mono.factors if a.kind != "pivot"]
-        if c <= 0 or mono.exponent is not None or mono.guard is not TRUE or not all(map(is_positive_constant, others)):
-            continue
-        for a, k in mono.factors:
-            bound = proof.pivot_bounds.get(a.args[0]) if a.kind == "pivot" and k == 1 else None
-            if bound is not None:
-                x, counter, scope, upper = bound
-                n, lanes, rest = a.args[1][0], a.args[1][1 : 1 + len(x.lanes)], a.args[1][1 + len(x.lanes) :]
-                at = {**x.at(lanes).symbols, atom_of(counter): n}
-                at |= {atom_of(s): r for s, r in zip(scope, rest, strict=True)}
-                instance = Substitution(at).real(upper)
-                out.append(Substitution({}, lambda b, a=a, u=instance: u if b is a else None, everywhere=True).real(m))  # type: ignore[misc]
+    for x in out:
+        for a in pivots(x):
+            upper = _pivot_bound(proof, a) if len(out) < MAX_RAISED else None
+            if upper is not None and _grows_with(x, a):
+                raised = Substitution({}, lambda b, a=a, u=upper: u if b is a else None, everywhere=True)  # type: ignore[misc]
+                out.append(raised.real(x))
     return out
+
+
+def _pivot_bound(proof: Proof, a: RealAtom) -> Real | None:
+    """What this value of a pivot never exceeds (`closed_forms`), where one is known."""
+    bound = proof.pivot_bounds.get(a.args[0])
+    if bound is None:
+        return None
+    x, counter, scope, upper = bound
+    n, lanes, rest = a.args[1][0], a.args[1][1 : 1 + len(x.lanes)], a.args[1][1 + len(x.lanes) :]
+    at = {**x.at(lanes).symbols, atom_of(counter): n}
+    at |= {atom_of(s): r for s, r in zip(scope, rest, strict=True)}
+    return Substitution(at).real(upper)
+
+
+def _grows_with(x: Real, a: RealAtom) -> bool:
+    """Whether raising `a` cannot lower x: it stands with positive constant factors only, by itself or in the body of a
+    maximum's member, and decides no guard."""
+    for mono, c in x.terms:
+        if a not in pivots(mono):
+            continue
+        here = [(b, k) for b, k in mono.factors if not is_positive_constant(b)]
+        if c <= 0 or mono.exponent is not None or mono.guard is not TRUE or len(here) != 1 or here[0][1] != 1:
+            return False
+        b = here[0][0]
+        inside = b.args[0] if b.kind == "max" else ()
+        if b is not a and not (inside and all(a not in pivots(g) and _grows_with(y, a) for _, g, y in inside)):
+            return False
+    return True
 
 
 def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context, lone: Sequence[Real] = ()) -> bool:

@@ -1,0 +1,49 @@
+"""When a pivot in a term may be replaced by something larger (`verifier.underflow`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from verifier import reals
+from verifier.binders import members
+from verifier.booleans import TRUE, boolean
+from verifier.integers import symbol
+from verifier.reals import Real, RealAtom, maximum_of, number, of, real_atom
+from verifier.underflow import _grows_with
+
+PIVOT: RealAtom = real_atom("pivot", "k.m", (symbol("n"),))
+P, Q = of(PIVOT), of(real_atom("read", "Q", (symbol("i"),)))
+
+
+def larger(*bodies: Real, guard=TRUE) -> Real:  # type: ignore[no-untyped-def]
+    return maximum_of(m for body in bodies for m in members((), guard, body))
+
+
+GROWS = {
+    "alone": P,
+    "plus something else": P * number(3) + Q,
+    "in units of ln 2": P * reals.ln2() - Q,
+    "as a member of a maximum": larger(P, Q),
+    "as a member of a scaled maximum": larger(P + Q, Q) * reals.ln2() - Q,
+    "nowhere": Q,
+}
+MAY_FALL = {
+    "with a minus": Q - P,
+    "beside a maximum that takes it away again": P - larger(P, Q) * number(2),
+    "times something of unknown sign": P * Q,
+    "squared": P * P,
+    "in an exponent": reals.monomial(TRUE, {}, P),
+    "in the guard of a member": larger(Q, P, guard=boolean("real", "gt", P - Q)),
+    "with a minus in a maximum": larger(Q - P, Q),
+    "under a guard": reals.guarded(boolean("real", "gt", Q), P),
+}
+
+
+@pytest.mark.parametrize("where", GROWS)
+def test_a_pivot_is_raised_where_the_term_grows_with_it(where: str) -> None:
+    assert _grows_with(GROWS[where], PIVOT)
+
+
+@pytest.mark.parametrize("where", MAY_FALL)
+def test_a_pivot_is_not_raised_where_the_term_may_fall(where: str) -> None:
+    assert not _grows_with(MAY_FALL[where], PIVOT)
