@@ -185,20 +185,34 @@ class Launcher:
         """Check and allocate once; what is returned only launches, into the same outputs each time, and
         relies on integer inputs staying as they were checked. `version`: only the one of this name, under its own
         conditions; LaunchError where they do not hold."""
-        plan = self.plan
-        given, sizes, parameters = self.check(arguments, check_range, check_facts)
+        return self.ready(*self.check(arguments, check_range, check_facts), version=version)
+
+    def ready(
+        self,
+        given: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+        parameters: Mapping[str, float],
+        order: Sequence[str] = (),
+        version: str | None = None,
+    ) -> Prepared:
+        """As `prepare`, of what `check` returned. `order`: names of versions to try before the others."""
         device = next(iter(given.values())).device
         if device.type != "cuda":
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU")
-        tensors = allocate(plan, sizes, ("output", "scratch"), device) | given
+        tensors = {**allocate(self.plan, sizes, ("output", "scratch"), device), **given}
         asked = [v for v in self.versions if version in (None, v.name)]
+        asked.sort(key=lambda v: order.index(v.name) if v.name in order else len(order))
         chosen = choose(asked, target_of(device), tensors, sizes, self._agreed(device))
         check_determinism(chosen.launches)
-        outputs = {t["name"]: tensors[t["name"]] for t in plan["tensors"] if t["role"] == "output"}
+        outputs = {t["name"]: tensors[t["name"]] for t in self.plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
             launch = prepared(emitted_module(chosen.source), chosen.launches, tensors, sizes, parameters)
 
         return Prepared(chosen.name, device, outputs, launch)
+
+    def subject_at(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Of the certificate that runs at these sizes: this one, at all."""
+        return self.subject
 
     def _agreed(self, device: torch.device) -> Agreed:
         """Compares a version with another on this device, once in a process; not while a graph is recorded."""
@@ -232,9 +246,13 @@ class Launcher:
     ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
         """The tensors, sizes and parameters of a call, once every assumption on them holds."""
         given, sizes, parameters = check(self.plan, arguments, check_range, check_facts)
+        self.check_grid(sizes)
+        return given, sizes, parameters
+
+    def check_grid(self, sizes: Mapping[str, int]) -> None:
+        """Raises AssumptionViolated (grid)."""
         for launch in self.versions[-1].launches:
             grid(launch, sizes)
-        return given, sizes, parameters
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from torch.autograd import forward_ad
 
 from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError, evaluate, size_in
 from lowering.launch import Launcher
+from lowering.portfolio import Portfolio
 
 NAMESPACE = "certified"
+Certified = Launcher | Portfolio  # one certificate, or several of one thing
 Result = torch.Tensor | tuple[torch.Tensor, ...]
 
 
@@ -78,7 +80,7 @@ class Signature:
 class Operator:
     """A certified kernel, and the one for its gradient if there is one. Call it with the spec's inputs by name."""
 
-    launcher: Launcher
+    launcher: Certified
     backward: Operator | None
     check_range: bool
     entry: Any  # torch.library.CustomOpDef
@@ -120,7 +122,7 @@ class Operator:
         return dict(zip(s.outputs, _tuple(found), strict=True))
 
 
-def _signature(launcher: Launcher, backward: Operator | None) -> Signature:
+def _signature(launcher: Certified, backward: Operator | None) -> Signature:
     alone = Signature(launcher.plan)
     asked = () if backward is None else backward.signature.sizes
     return Signature(launcher.plan, tuple(x for x in asked if x not in (*alone.arguments, *launcher.plan["sizes"])))
@@ -130,7 +132,7 @@ def _signature(launcher: Launcher, backward: Operator | None) -> Signature:
 _DEFINED: dict[str, Any] = {}
 
 
-def operator(launcher: Launcher, backward: Launcher | None = None, check_range: bool = False) -> Operator:
+def operator(launcher: Certified, backward: Certified | None = None, check_range: bool = False) -> Operator:
     """Define the torch operator of a certificate. Raises LaunchError when the two do not belong together."""
     if backward is not None:
         pair(launcher, backward)
@@ -142,7 +144,7 @@ def operator(launcher: Launcher, backward: Launcher | None = None, check_range: 
     return Operator(launcher, then, check_range, _DEFINED[name])
 
 
-def _define(name: str, launcher: Launcher, backward: Operator | None) -> Any:
+def _define(name: str, launcher: Certified, backward: Operator | None) -> Any:
     s = _signature(launcher, backward)
 
     def run(*arguments: Any) -> Result:
@@ -227,7 +229,7 @@ def _fake(plan: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[torch.T
     ]
 
 
-def execute(launcher: Launcher, arguments: Mapping[str, Any], check_range: bool) -> dict[str, torch.Tensor]:
+def execute(launcher: Certified, arguments: Mapping[str, Any], check_range: bool) -> dict[str, torch.Tensor]:
     """Run the certificate where its tensors are. Raises AssumptionViolated with nothing run."""
     device = next(x for x in arguments.values() if isinstance(x, torch.Tensor)).device
     match device.type:
@@ -237,7 +239,7 @@ def execute(launcher: Launcher, arguments: Mapping[str, Any], check_range: bool)
             from lowering.cpu import execute_subject
 
             given, sizes, parameters = launcher.check(arguments, check_range)
-            return execute_subject(launcher.subject, sizes, parameters, given)
+            return execute_subject(launcher.subject_at(sizes), sizes, parameters, given)
         case _:
             raise AssumptionViolated("dtype", f"tensors are on {device}", "move them to a GPU or to the CPU")
 
@@ -245,7 +247,7 @@ def execute(launcher: Launcher, arguments: Mapping[str, Any], check_range: bool)
 # ---- two certificates ------------------------------------------------------------------------
 
 
-def pair(forward: Launcher, backward: Launcher) -> None:
+def pair(forward: Certified, backward: Certified) -> None:
     """Whether the backward certificate is about the forward one's outputs. Raises LaunchError, saying why not."""
     f, b = Signature(forward.plan), Signature(backward.plan)
     who = f"backward certificate {backward.certificate[:16]}"

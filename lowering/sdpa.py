@@ -2,7 +2,8 @@
 
 `load("forward.cert.json", backward="backward.cert.json")` gives a callable with torch's arguments, layout
 [B, H, M, D] and meaning. A certificate is proved for one mask, one dtype and one head dim; several may be
-given, and a call goes to the first that was proved for it. A call that none was proved for raises, naming the
+given, and a call goes to the first that was proved for it, or, of several proved for the same, to the one measured
+fastest at sizes near the call's (`lowering.portfolio`). A call that none was proved for raises, naming the
 assumption: no call falls back to another kernel.
 
 Which tensor of a spec is the query, and so on, is said by `ROLES` and by nothing else. Whatever more a spec
@@ -24,6 +25,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError
 from lowering.launch import load as load_launcher
 from lowering.operator import Operator, operator, pair
+from lowering.portfolio import portfolios, read_times
 
 # torch's word -> the spec's. "causal" is the option whose value is one of MASKS; "dropout" (a probability) and
 # "seed" are parameters a spec may do without.
@@ -198,32 +200,36 @@ def load(
     backward: Paths = (),
     check_range: bool = False,
     roles: Mapping[str, str] = ROLES,
+    times: str | Path | None = None,
 ) -> Attention | Operator:
-    """Certificates as attention, or, when one alone has not the tensors of attention, as its plain operator.
+    """Certificates as attention, or, when they are of one thing without the tensors of attention, as a plain operator.
 
     `backward`: certificates of gradients; each goes to the forward ones it was proved for. `check_range` also
-    checks |x| <= abs_max at every call, which reads the inputs once. Raises LaunchError for a file that is
+    checks |x| <= abs_max at every call, which reads the inputs once. `times`: results of the benchmark, by which a
+    call chooses among certificates of one thing, and among their versions. Raises LaunchError for a file that is
     damaged, was changed, or does not belong to the others.
     """
     if not certificates:
         raise LaunchError("no certificate was given")
-    forwards = [load_launcher(path) for path in certificates]
+    measured = () if times is None else read_times(times)
+    forwards = portfolios([load_launcher(path) for path in certificates], measured)
     paths = [backward] if isinstance(backward, str | Path) else list(backward)
-    backwards = [load_launcher(path) for path in paths]
+    backwards = portfolios([load_launcher(path) for path in paths], measured)
     chosen = {f: next((b for b in backwards if _belongs(f, b)), None) for f in forwards}
-    for path, b in zip(paths, backwards, strict=True):
+    for b in backwards:
         if not any(b is taken for taken in chosen.values()):
             if len(forwards) == 1:
                 pair(forwards[0], b)  # says why not
-            raise LaunchError(f"{path}: is the backward of none of the certificates given")
+            raise LaunchError(f"{_title(b)}: is the backward of none of the certificates given")
     operators = [operator(f, b, check_range) for f, b in chosen.items()]
     kernels = [kernel for o in operators if (kernel := attention(o, roles)) is not None]
     if len(kernels) == len(operators):
         return Attention(tuple(kernels))
     if len(operators) == 1:
         return operators[0]
-    odd = next(path for path, o in zip(certificates, operators, strict=True) if attention(o, roles) is None)
-    raise LaunchError(f"{odd}: has not the tensors of attention ({', '.join(roles.values())}); load it on its own")
+    odd = next(o for o in operators if attention(o, roles) is None)
+    tensors = ", ".join(roles.values())
+    raise LaunchError(f"{_title(odd.launcher)}: has not the tensors of attention ({tensors}); load it on its own")
 
 
 def _belongs(forward: Any, backward: Any) -> bool:
@@ -248,9 +254,8 @@ def attention(o: Operator, roles: Mapping[str, str] = ROLES) -> Kernel | None:
     last = [tensors[name]["shape"][3] for name in names[:3]]
     dropout = roles["dropout"] in plan["parameters"] and roles["seed"] in plan["parameters"]
     passed = {*names[:3], roles["scale"], *([roles["dropout"]] if dropout else [])}
-    proved_for = ", ".join(f"{k} = {v}" for k, v in settings.items())
     return Kernel(
-        title=f"{o.launcher.subject['spec']['name']} ({proved_for})",
+        title=_title(o.launcher),
         operator=o,
         roles=dict(roles),
         mask=settings[roles["causal"]],
@@ -259,3 +264,8 @@ def attention(o: Operator, roles: Mapping[str, str] = ROLES) -> Kernel | None:
         dropout=dropout,
         others=tuple(x for x in o.signature.arguments if x not in passed),
     )
+
+
+def _title(certified: Any) -> str:
+    proved_for = ", ".join(f"{k} = {v}" for k, v in certified.subject["settings"].items())
+    return f"{certified.subject['spec']['name']} ({proved_for})"
