@@ -7,7 +7,7 @@ emitted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -29,6 +29,7 @@ from lowering.triton import emit
 from lowering.versions import Condition, Version
 from verifier.certificate import Certificate, digest
 
+Row = dict[str, Any]  # what one kernel takes on a target
 TARGETS_OF = {"specialised": ("sm_90",), "descriptors": ("sm_90", "sm_100")}
 
 
@@ -92,14 +93,16 @@ def lower(
     each with its source, its launches and what it takes on each of `targets`. Those of `narrower` certificates, proved
     for some sizes only, come first, with these certificates; not where the compiler makes no less of them.
 
-    A version with conditions that a compiler refuses is left out, and so is one that spills more on a target than the
-    version that runs everywhere. Raises NotCertified, NotNarrower, UnsupportedByTriton, and CompileError where the
-    version that runs everywhere is refused.
+    A version with conditions runs on no target where the compiler refuses it or where it spills more than the version
+    that runs everywhere, and one for some targets only on none that it was not compiled for: nobody knows what it takes
+    there. Raises NotCertified, NotNarrower, UnsupportedByTriton, and CompileError where the version that runs
+    everywhere is refused.
     """
-    versions = [c for v in versions_of(certificate, program, bound) if (c := _compiled(v, targets))]
-    versions = [v for v in versions if not _spills_more(v, versions[-1])]
-    some = [[c for v in narrow_versions(n, program, bound) if (c := _compiled(v, targets))] for n in narrower]
-    versions = [*(v for found in some if pays(found, versions) for v in found), *versions]
+    *first, last = versions_of(certificate, program, bound)
+    plain = {target: rows_of(last, target) for target in targets}
+    general = [*_fitting(first, targets, plain), replace(last, resources=plain)]
+    some = [_fitting(narrow_versions(n, program, bound), targets, plain) for n in narrower]
+    versions = [*(v for found in some if pays(found, general) for v in found), *general]
     kept = {v.certificate for v in versions}
     section = {
         "plan": plan(program, bound),
@@ -112,25 +115,35 @@ def lower(
     return certificate.with_section("lowered", section)
 
 
-def _spills_more(version: Version, other: Version) -> bool:
-    """Whether some target keeps more of the version's registers in memory."""
-    return any(
-        sum(row["spills"] for row in rows) > sum(row["spills"] for row in other.resources[target])
-        for target, rows in version.resources.items()
-    )
+def rows_of(version: Version, target: str) -> list[Row]:
+    """What each kernel of a version takes on a target. Raises CompileError, also where a kernel that was to have
+    specialised warps has none: the version after it is the same without."""
+    rows = compile_kernels(version.source, version.launches, target)
+    asked = [launch["schedule"]["warp_specialize"] for launch in version.launches]
+    if missing := [row.kernel for wish, row in zip(asked, rows, strict=True) if wish and not row.warp_specialized]:
+        raise CompileError(f"compiling for {target}: the warps of {', '.join(missing)} are not specialised")
+    return [asdict(r) for r in rows]
 
 
-def _compiled(version: Version, targets: Sequence[str]) -> Version | None:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for target in version.targets(targets):
-        try:
-            rows = compile_kernels(version.source, version.launches, target)
-        except CompileError:
-            if not version.when:
-                raise
-            return None
-        asked = [launch["schedule"]["warp_specialize"] for launch in version.launches]
-        if any(wish and not row.warp_specialized for wish, row in zip(asked, rows, strict=True)):
-            return None  # asked for and not done: the version after it is the same without
-        found[target] = [asdict(r) for r in rows]
-    return replace(version, resources=found)
+def spills_more(rows: Sequence[Row], plain: Sequence[Row]) -> bool:
+    """Whether a version keeps more registers in memory than the one that runs everywhere, on one target."""
+    return sum(int(row["spills"]) for row in rows) > sum(int(row["spills"]) for row in plain)
+
+
+def _fitting(versions: Sequence[Version], targets: Sequence[str], plain: Mapping[str, Sequence[Row]]) -> list[Version]:
+    """Versions with conditions, with what they take on each target they are kept for."""
+    found = []
+    for version in versions:
+        wanted, resources = version.targets(targets), dict[str, list[Row]]()
+        for target in wanted:
+            with suppress(CompileError):
+                rows = rows_of(version, target)
+                if not spills_more(rows, plain[target]):
+                    resources[target] = rows
+        tied = [condition for condition in version.when if condition[0] == "target"]
+        if tied or len(resources) < len(wanted):
+            when = [["target", *resources], *(condition for condition in version.when if condition not in tied)]
+            version = replace(version, when=when)
+        if resources or not (tied or wanted):
+            found.append(replace(version, resources=resources))
+    return found

@@ -6,6 +6,7 @@ not accepted.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +100,10 @@ def prove(
     spec: Annotated[str, typer.Option(help="A spec file, or the name of one that ships.", show_default=False)],
     settings: Settings = None,
     certificate: Annotated[Path | None, typer.Option(help="When proved, write here what synth.load runs.")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="GPUs the certificate is compiled for; repeatable [default: the spec's]"),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Prove or refute one kernel. Exit code 0: proved, 1: refuted with a counterexample, 2: unproved, 3: proved for
@@ -111,10 +116,12 @@ def prove(
     text = read(kernel)
     found = certify(text, bound, str(kernel))
     if certificate is not None and found.certificate is not None:
+        from synth.cli_search import target_of
         from synth.ship import NotLowered, ship
 
+        named = targets or ([bound.spec.target] if importlib.util.find_spec("triton") else [])
         try:
-            ship(found, bound).save(certificate)
+            ship(found, bound, [target_of(bound, target) for target in named]).save(certificate)
         except NotLowered as error:
             found.certificate.save(certificate)
             print(f"proved, but synth.load cannot run it: {error}", file=sys.stderr)

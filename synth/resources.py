@@ -15,7 +15,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from ir.parser import parse
 from ir.program import Dot, DType, Program
 from ir.spec import Bound, Spec
 from ir.typing import check
-from lowering.compile import CompileError, compile_kernels
-from lowering.lower import versions_of
+from lowering.compile import CompileError
+from lowering.lower import rows_of as compiled_rows
+from lowering.lower import spills_more, versions_of
 from lowering.plan import walk
 from lowering.versions import Version
 from synth.bench.cost import predict
@@ -166,7 +167,7 @@ def _source(emitted: Version) -> str:
 def _compiled(emitted: Version, program: Program, bound: Bound, target: str) -> Row:
     found: Row = {"target": target, "version": emitted.name, "source": _source(emitted), "triton": version("triton")}
     try:
-        resources = [asdict(r) for r in compile_kernels(emitted.source, emitted.launches, target)]
+        resources = compiled_rows(emitted, target)
     except CompileError as error:
         return {**found, "problem": str(error), "kernels": []}
     found["problem"] = ""
@@ -222,15 +223,26 @@ def clean(row: Row) -> bool:
 
 
 def defaults(rows: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
-    """By spec, settings and target: the kernel predicted fastest among those all of whose versions are clean there,
-    in its first version."""
+    """By spec, settings and target: the kernel predicted fastest among those all of whose versions that are kept are
+    clean there, in its first version."""
     found: dict[tuple[str, str, str], Row] = {}
-    for versions in _by_target(rows).values():
+    for versions in map(kept, _by_target(rows).values()):
         row = versions[0]
         key = row["spec"], said(row["settings"]), row["target"]
         if all(map(clean, versions)) and (key not in found or _predicted(row) < _predicted(found[key])):
             found[key] = row
     return found
+
+
+def kept(versions: Sequence[Row]) -> list[Row]:
+    """What a certificate keeps of the versions of a kernel on one target, best first: `lowering.lower` says which."""
+    *first, last = versions
+    return [*(v for v in first if not v["problem"] and not spills_more(v["kernels"], last["kernels"])), last]
+
+
+def left_out(rows: Iterable[Row]) -> list[Row]:
+    """The others: no certificate has them."""
+    return [row for versions in _by_target(rows).values() for row in versions if row not in kept(versions)]
 
 
 def _by_target(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ir.spec import Spec
 from synth.resources import (
@@ -13,6 +13,7 @@ from synth.resources import (
     clean,
     defaults,
     exceptions,
+    left_out,
     said,
     subjects,
     without_kernel,
@@ -27,8 +28,10 @@ compiled for each target, and is read back from the machine code. Triton {triton
 
 A target's default is the kernel predicted fastest (`synth/bench/cost.py`; the times are **predictions, not
 measurements**) among those that compile for it without spilling a register to memory. Of a kernel's launches the table
-shows the one with the most registers. `tc` counts matrix instructions, `ex2` exponentials; occupancy is resident warps
-over the most possible; tensor memory is in columns of 512. All rows: benchmarks/results/resources.jsonl.
+shows the one with the most registers. A version that the compiler refuses, or that spills more than the one that runs
+everywhere, is left out of certificates, and so of this. `tc` counts matrix instructions, `ex2` exponentials; occupancy
+is resident warps over the most possible; tensor memory is in columns of 512. All rows:
+benchmarks/results/resources.jsonl.
 """
 TABLE = (
     "| settings | target | default kernel | launch | registers | shared | warps | tc | ex2 | occupancy | predicted |"
@@ -84,13 +87,14 @@ def _default(row: Row) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _unclean(rows: Iterable[Row]) -> list[str]:
-    """Kernels that are nobody's default on a target, and why."""
-    dirty = [row for row in rows if not clean(row)]
+def _unclean(rows: Sequence[Row]) -> list[str]:
+    """Kernels that are nobody's default on a target and versions that are left out, and why."""
+    dirty, without = [row for row in rows if not clean(row)], left_out(rows)
     parts = ["## Kernels that spill or do not fit", "", "| kernel | settings | target | what |", "|---|---|---|---|"]
     for row in dirty:
         spilled = ", ".join(f"`{k['name']}` spills {k['spills']} B" for k in row["kernels"] if k["spills"])
         what = row["problem"].splitlines()[0].replace("|", "\\|") if row["problem"] else spilled
+        what += "; left out" if row in without else ""
         parts.append(
             f"| {row['spec']}/{row['kernel']} | {said(row['settings'])} | {row['target']}, {row['version']} | {what} |"
         )

@@ -12,6 +12,7 @@ import torch
 from ir.loader import bind, load_spec
 from ir.parser import parse
 from ir.typing import check
+from lowering.choose import target_of
 from lowering.launch import Launcher, load
 from lowering.lower import lower
 from verifier.certificate import FORMAT, Certificate, digest
@@ -42,7 +43,7 @@ def launcher(tmp_path: Path, dtype: str, bits: int = 64) -> Launcher:
         }
     )
     path = tmp_path / "attention.cert.json"
-    lower(certificate, program, bound, targets=()).save(path)
+    lower(certificate, program, bound, targets=(target_of(torch.device("cuda")),)).save(path)
     return load(path)
 
 

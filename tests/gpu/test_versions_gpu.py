@@ -45,7 +45,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
         }
     )
     path = tmp_path_factory.mktemp("versions") / "attention.cert.json"
-    lower(certificate, program, bound, targets=()).save(path)
+    lower(certificate, program, bound, targets=(target_of(torch.device("cuda")),)).save(path)
     return load(path)
 
 

@@ -133,6 +133,15 @@ def test_a_version_that_spills_more_than_the_one_that_runs_everywhere_is_left_ou
     assert kept.name == "pointers" and kept.resources["sm_90"][0]["spills"] == 0
 
 
+def test_a_version_for_some_targets_is_kept_for_those_it_was_compiled_for() -> None:
+    bound = attention()
+    program, certificate = typed(documented(), bound), certificate_for(documented(), bound)
+    certificate = certificate.with_section("index_widths", {k.name: 32 for k in program.kernels})
+    assert [v.name for v in versions_of(certificate, program, bound)] == ["descriptors", "pointers"]
+    (unseen,) = versions_in(lower(certificate, program, bound, targets=()).body["lowered"])
+    assert unseen.name == "pointers" and unseen.resources == {}
+
+
 def test_occupancy_counts_whole_programs() -> None:
     assert occupancy("sm_90", registers=128, shared=0, warps=4) == 0.25  # 16 warps by registers
     assert occupancy("sm_90", registers=32, shared=100 * 1024, warps=8) == 0.25  # two programs by shared memory

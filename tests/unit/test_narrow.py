@@ -104,6 +104,20 @@ def test_sizes_choose(both: Certificate, columns: int, name: str) -> None:
     assert found.name == name
 
 
+def test_the_narrower_one_goes_where_it_spills(
+    certificate: Certificate, even: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(version: Version, target: str) -> list[dict[str, Any]]:
+        spilled = 8 if version.certificate and target == "sm_80" else 0
+        return [{"spills": spilled, "registers": 10 if version.certificate else 20}]
+
+    monkeypatch.setattr("lowering.lower.rows_of", compiled)
+    first, last = versions_in(lower(certificate, PROGRAM, BOUND, ("sm_80", "sm_90"), (even,)).body["lowered"])
+    assert first.when[0] == ["target", "sm_90"] and list(last.resources) == ["sm_80", "sm_90"]
+    lowered = lower(certificate, PROGRAM, BOUND, ("sm_80",), (even,)).body["lowered"]
+    assert [v.name for v in versions_in(lowered)] == ["pointers"] and lowered["narrower"] == {}
+
+
 def test_each_is_cross_checked_where_it_may_run(both: Certificate) -> None:
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     cases = crosscheck_versions(both.body["lowered"], PROGRAM, BOUND)

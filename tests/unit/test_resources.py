@@ -17,6 +17,7 @@ from synth.resources import (
     clean,
     defaults,
     exceptions,
+    left_out,
     load,
     save,
     subjects,
@@ -69,6 +70,19 @@ def test_the_default_of_a_target_is_the_fastest_predicted_that_spills_nothing() 
     assert [clean(r) for r in rows] == [True, True, False, False]
     ((_, default),) = defaults(rows).items()
     assert default["kernel"] == "fast"
+
+
+def test_a_version_no_certificate_keeps_is_no_default_and_no_reason_against_one() -> None:
+    worse = [row("a", version="descriptors", spills=8, predicted=1e-4), row("a", predicted=2e-3)]
+    refused = [row("b", version="specialised", problem="no", kernels=[]), row("b", predicted=3e-3)]
+    assert (
+        {d["version"] for d in defaults(worse).values()}
+        == {d["version"] for d in defaults(refused).values()}
+        == {"pointers"}
+    )
+    assert left_out([*worse, *refused]) == [worse[0], refused[0]]
+    assert not defaults([row("a", version="descriptors"), row("a", spills=8)])  # the one that runs everywhere spills
+    assert "`split` spills 8 B; left out" in page_of([DECODE], worse)
 
 
 def test_what_is_missing_is_told_target_by_target() -> None:
