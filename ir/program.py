@@ -289,13 +289,15 @@ class Tensor:
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How to run, never what: nothing here may change a result. `offset_bits=32` asks for 32-bit
-    addresses, which B2 must then prove."""
+    addresses, which B2 must then prove. `persistent`: fewer programs take the grid's points in turns
+    (`lowering.persistent`)."""
 
     num_warps: int = 4
     num_stages: int = 2
     warp_specialize: bool = False
     maxnreg: int | None = None
     offset_bits: int | None = None
+    persistent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

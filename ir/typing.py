@@ -272,7 +272,9 @@ _CHOICES: dict[str, tuple[int, ...]] = {
     "warp_specialize": (0, 1),
     "maxnreg": tuple(range(24, 256)),
     "offset_bits": (32, 64),
+    "persistent": (0, 1),
 }
+_FLAGS = ("warp_specialize", "persistent")
 
 
 def _schedule(scope: Scope, kernel: ast.Kernel) -> p.Schedule:
@@ -283,7 +285,7 @@ def _schedule(scope: Scope, kernel: ast.Kernel) -> p.Schedule:
             raise scope.problem("K209", f"the schedule has no `{name}`", value.span, hint)
         choices = _CHOICES[name]
         typed = infer(scope, value)
-        wanted = DType.BOOL if name == "warp_specialize" else DType.INT
+        wanted = DType.BOOL if name in _FLAGS else DType.INT
         if not isinstance(typed, p.Literal) or typed.type != Type(wanted) or int(typed.value) not in choices:
             words = "true or false" if wanted is DType.BOOL else f"{choices[0]} to {choices[-1]}"
             words = join(str(c) for c in choices) if wanted is DType.INT and len(choices) < 6 else words
@@ -296,4 +298,5 @@ def _schedule(scope: Scope, kernel: ast.Kernel) -> p.Schedule:
         bool(given.get("warp_specialize", default.warp_specialize)),
         given.get("maxnreg"),
         given.get("offset_bits"),
+        bool(given.get("persistent", default.persistent)),
     )

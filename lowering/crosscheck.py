@@ -32,6 +32,7 @@ from lowering.hopper.simulate import adversaries, simulate
 from lowering.hopper.version import asynchronous
 from lowering.launch import allocate
 from lowering.narrow import NotNarrower, program_of
+from lowering.persistent import chosen_at_launch, in_turns
 from lowering.plan import argument_name, launches_of, plan, walk
 from lowering.shapes import even, many_tiles, ragged
 from lowering.versions import Version, versions_in
@@ -40,6 +41,7 @@ from verifier.certificate import CertificateError
 # Relative to a cell and to its tensor's largest value: a few roundings of the coarsest dtype involved.
 TOLERANCE = {DType.F32: 2.0**-15, DType.F16: 2.0**-8, DType.BF16: 2.0**-5}
 TIMEOUT = 300.0
+AT_ONCE = (3, 1, 2)  # persistent programs, one case after another: several turns each, of odd numbers of tiles
 
 
 class CrosscheckFailed(Exception):
@@ -144,15 +146,19 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
 def simulated(program: Program, bound: Bound, runs: Sequence[Run], version: Version) -> Crosscheck:
     """The same for the asynchronous programs of the version for Hopper, each run under two opposite timings. Its text
     is run too, as Triton's is (`lowering.hopper.emulated`), and compared on the device (`lowering.agreement`)."""
-    kernels = asynchronous(program)
+    size = next((launch["persistent"]["programs"] for launch in version.launches if "persistent" in launch), None)
+    kernels = asynchronous(program, size)
+    ran = program if size is None else in_turns(program, size)
+    spec = bound if size is None else chosen_at_launch(bound, size)
     copying = {launch["kernel"] for launch in version.launches if any(a[0] == "tiles" for a in launch["args"])}
     if not copying or not copying <= {argument_name(name) for name in kernels}:
         raise CrosscheckFailed(f"version {version.name} has kernels without an asynchronous program to simulate")
     cases = []
-    for run in runs:
+    for number, run in enumerate(runs):
         wanted = _meaning(program, bound, run)
+        sizes = run.sizes if size is None else {**run.sizes, size: AT_ONCE[number % len(AT_ONCE)]}
         for adversary in adversaries(2):
-            found = simulate(kernels, program, bound, run.sizes, run.parameters, run.inputs, adversary)
+            found = simulate(kernels, ran, spec, sizes, run.parameters, run.inputs, adversary)
             inputs = f"{describe('normal', 0)}, {adversary.first} first, copies {adversary.landing}"
             case = _compare(program, run, inputs, wanted, found.tensors)
             faults = "; ".join(str(fault) for fault in found.faults)
@@ -244,7 +250,10 @@ def run_interpreted(plan: Any, modules: Sequence[Emitted]) -> list[list[dict[str
             {
                 "source": module.source,
                 "launches": list(module.launches),
-                "cases": [{"sizes": run.sizes, "parameters": run.parameters} for run in module.runs],
+                "cases": [
+                    {"sizes": run.sizes, "parameters": run.parameters, "at_once": AT_ONCE[number % len(AT_ONCE)]}
+                    for number, run in enumerate(module.runs)
+                ],
             }
             for module in modules
         ]

@@ -133,7 +133,7 @@ def run_case(module: ModuleType, plan: Any, launches: Any, case: Any, inputs: di
     for tensor in made.values():
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))  # a cell nobody stores must show
-    prepared(module, launches, {**tensors, **made}, sizes, parameters)()
+    prepared(module, launches, {**tensors, **made}, sizes, parameters, [case["at_once"]] * len(launches))()
     return {t["name"]: made[t["name"]].to(torch.float64).numpy() for t in plan["tensors"] if t["role"] == "output"}
 
 

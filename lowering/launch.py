@@ -36,11 +36,12 @@ from lowering.assumptions import (
 )
 from lowering.choose import Agreed, choose, fits, target_of
 from lowering.emitted import emitted_module
-from lowering.occupancy import warps_of
+from lowering.occupancy import resident, warps_of
 from lowering.tensormap import descriptor, shared_descriptor, strides
 from lowering.versions import Condition, NoVersion, Version, versions_in
 
 FORMAT = 3
+FEW = 3  # persistent programs of a launch that is compared
 
 
 # ---- running a plan --------------------------------------------------------------------------
@@ -52,11 +53,17 @@ def prepared(
     tensors: Mapping[str, torch.Tensor],
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
+    at_once: Sequence[int],
 ) -> Callable[[], None]:
     """A function that launches every kernel in order on these tensors; grids and arguments (descriptors among them)
-    are made once, here."""
+    are made once, here. `at_once`: of each launch, how many programs the device runs at the same time; a persistent one
+    has no more."""
     calls = []
-    for launch in launches:
+    for launch, most in zip(launches, at_once, strict=True):
+        if "persistent" in launch:  # its grid is a size that is chosen here
+            turns = launch["persistent"]
+            tiles = grid({**launch, "grid": turns["tiles"]}, sizes)
+            sizes = {**sizes, turns["programs"]: min(most, tiles)}
         programs = grid(launch, sizes)
         if programs <= 0:
             continue
@@ -72,6 +79,16 @@ def prepared(
             call(*arguments, **options)
 
     return _with_workspace(run) if any(launch.get("workspace") for launch in launches) else run
+
+
+def at_once(version: Version, device: torch.device) -> list[int]:
+    """Of each launch of a version, how many programs a GPU runs at the same time; one to a multiprocessor where the
+    certificate does not say what they take on it."""
+    target, processors = target_of(device), torch.cuda.get_device_properties(device).multi_processor_count
+    rows = version.resources.get(target)
+    if rows is None:
+        return [processors] * len(version.launches)
+    return [processors * resident(target, row["occupancy"], row["warps"]) for row in rows]
 
 
 def _with_workspace(run: Callable[[], None]) -> Callable[[], None]:
@@ -206,7 +223,8 @@ class Launcher:
         check_determinism(chosen.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in self.plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
-            launch = prepared(emitted_module(chosen.source), chosen.launches, tensors, sizes, parameters)
+            most = at_once(chosen, device)
+            launch = prepared(emitted_module(chosen.source), chosen.launches, tensors, sizes, parameters, most)
 
         return Prepared(chosen.name, device, outputs, launch)
 
@@ -224,8 +242,9 @@ class Launcher:
             sizes: Mapping[str, int],
             parameters: Mapping[str, float],
         ) -> None:
+            few = [FEW] * len(version.launches)  # small shapes must take several turns, too
             with torch.cuda.device(device):
-                prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters)()
+                prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters, few)()
 
         def agreed(version: Version, condition: Condition) -> bool:
             _, name, shapes = condition

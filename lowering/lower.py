@@ -22,6 +22,8 @@ from lowering.contracts import contracts, gradients
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version, unspecialised
 from lowering.narrow import conditions, pays, under
+from lowering.persistent import asks, chosen_at_launch, in_turns, launches, programs_size
+from lowering.persistent import conditions as few_tiles
 from lowering.plan import launches_of, plan
 from lowering.shapes import shapes_to_compare
 from lowering.statement import statement
@@ -50,27 +52,56 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
 def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
     """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere. A kernel
     whose schedule has `warp_specialize` gets a version for Hopper (`lowering.hopper`) where one can be made, before
-    Triton's own.
+    Triton's own. Where a schedule has `persistent`, a version in which these kernels are taken in turns
+    (`lowering.persistent`) stands before each.
 
     Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
-    widths = certificate.body.get("index_widths") or certificate.widths
-    plain = replace(program, kernels=tuple(map(unspecialised, program.kernels)))
-    boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
-    written = [("specialised", specialised)] if specialised != boxed else []
-    written += [("descriptors", boxed)] if streams_boxes(boxed) else []
+    size = programs_size(program, bound) if any(map(asks, program.kernels)) else None
     versions = []
-    for name, rewritten in [*written, ("pointers", plain)]:
-        source = emit(certificate, rewritten, bound)
-        fit: list[Condition] = [["descriptor", tensor] for tensor in boxed_tensors(rewritten)]
-        when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
-        if name == "specialised":  # what the compiler makes of it is new, and the interpreter does not show it
-            fit.append(["agrees", "pointers", shapes_to_compare(program, bound)])
-        versions.append(Version(name, source, digest(source), launches_of(rewritten), when + fit))
-    with suppress(NotForHopper):
-        versions.insert(0, hopper_version(certificate, program, bound, reference="pointers"))
+    for turns in [None] if size is None else [size, None]:
+        with suppress(NotForHopper):
+            made = hopper_version(certificate, program, bound, "pointers", turns)
+            versions.append(made if turns is None else _persistent(made, program, turns))
+    for name, form in _forms(certificate, program):
+        made = _version(name, form, certificate, program, bound, bound)
+        if size is not None and name != "specialised":  # Triton specialises the loops of a kernel that has no other
+            turned = _version(name, in_turns(form, size), certificate, program, bound, chosen_at_launch(bound, size))
+            versions.append(_persistent(turned, program, size))
+        versions.append(made)
     return tuple(versions)
+
+
+def _forms(certificate: Certificate, program: Program) -> list[tuple[str, Program]]:
+    """The forms of a program that Triton is given, best first."""
+    widths = certificate.body.get("index_widths") or certificate.widths
+    boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
+    found = [("specialised", specialised)] if specialised != boxed else []
+    found += [("descriptors", boxed)] if streams_boxes(boxed) else []
+    return [*found, ("pointers", replace(program, kernels=tuple(map(unspecialised, program.kernels))))]
+
+
+def _version(
+    name: str, form: Program, certificate: Certificate, program: Program, bound: Bound, sizes: Bound
+) -> Version:
+    """One form in Triton; `sizes`: the spec with all sizes that the form speaks of."""
+    source = emit(certificate, form, sizes)
+    when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
+    when += (["descriptor", tensor] for tensor in boxed_tensors(form))
+    if name == "specialised":  # what the compiler makes of it is new, and the interpreter does not show it
+        when.append(["agrees", "pointers", shapes_to_compare(program, bound)])
+    return Version(name, source, digest(source), launches_of(form), when)
+
+
+def _persistent(version: Version, program: Program, size: str) -> Version:
+    """A version made of the program in turns, as one: what its launches stand for, and where their numbers fit."""
+    return replace(
+        version,
+        name=f"{version.name} persistent",
+        launches=launches(program, size, version.launches),
+        when=[*few_tiles(program), *version.when],
+    )
 
 
 def narrow_versions(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
@@ -141,7 +172,8 @@ def _fitting(versions: Sequence[Version], targets: Sequence[str], plain: Mapping
                 if not spills_more(rows, plain[target]):
                     resources[target] = rows
         tied = [condition for condition in version.when if condition[0] == "target"]
-        if tied or len(resources) < len(wanted):
+        turns = any("persistent" in launch for launch in version.launches)  # by how many, follows from resources
+        if tied or turns or len(resources) < len(wanted):
             when = [["target", *resources], *(condition for condition in version.when if condition not in tied)]
             version = replace(version, when=when)
         if resources or not (tied or wanted):

@@ -58,3 +58,8 @@ def occupancy(target: str, registers: int, shared: int, warps: int, tensor_memor
     by_tensor_memory = p.tensor_memory // tensor_memory if tensor_memory else p.blocks
     blocks = min(by_registers, by_shared, by_tensor_memory, p.blocks, p.warps // warps)
     return blocks * warps / p.warps
+
+
+def resident(target: str, share: float, warps: int) -> int:
+    """How many programs of so many warps an occupancy is: those that share a multiprocessor, at least 1."""
+    return max(1, round(share * PROCESSORS[target].warps / warps))

@@ -3,7 +3,8 @@
 Decides, for any kernel of the supported form, and says by name what it does not support (`NotForHopper`):
 
 - every tile read by TMA (`BoxLoad`, which `lowering.descriptors` shows equal to the load it replaces) becomes a fill of
-  a ring; tiles of innermost loops get as many slots as fit in shared memory, up to `num_stages`, others one;
+  a ring; tiles of innermost loops get as many slots as fit in shared memory, up to `num_stages`, others one, or two
+  where an outer loop brings the next one and there is room;
 - every dot is a wgmma on such tiles, its left operand perhaps in registers (`lowering.hopper.flatten`);
 - a loop whose last dots only add to carried accumulators is rotated (`lowering.hopper.rotate`); in any other
   loop each dot is waited for at once;
@@ -61,6 +62,7 @@ def schedule(kernel: Kernel) -> AsyncKernel:
     sequence = Sequencer(tiles, fresh, _rings(body, tiles, kernel.schedule.num_stages))
     program = sequence.straight(body, 0)
     rings = _fitting(tuple(r for r in sequence.rings.values() if _fills(program, r.name)), sequence.least)
+    rings = _ahead(rings, program)
     grid = {axis.name for axis in kernel.grid}
     return AsyncKernel(
         name=kernel.name,
@@ -119,6 +121,19 @@ def _fitting(rings: tuple[Ring, ...], least: Mapping[str, int]) -> tuple[Ring, .
         largest = max(spare, key=lambda r: (r.stages, r.tile_bytes))
         unique[largest.name] = replace(largest, stages=largest.stages - 1)
     return tuple(unique.values())
+
+
+def _ahead(rings: tuple[Ring, ...], program: tuple[Statement, ...]) -> tuple[Ring, ...]:
+    """With a second slot, smallest tiles first, for what an outer loop fills once an iteration, so that the next one's
+    tile arrives during this one; only where there is room, and no other program of the multiprocessor has to go."""
+    used = sum(r.stages * (r.tile_bytes + 16) for r in rings)
+    room = SHARED // 2 - SCRATCH if used <= SHARED // 2 - SCRATCH else SHARED - SCRATCH
+    again = {n.ring for loop in walk(program) if isinstance(loop, Loop) for n in walk(loop.body) if isinstance(n, Copy)}
+    found = {r.name: r for r in rings}
+    for r in sorted(rings, key=lambda r: r.tile_bytes):
+        if r.stages == 1 and r.name in again and used + r.tile_bytes + 16 <= room:
+            found[r.name], used = replace(r, stages=2), used + r.tile_bytes + 16
+    return tuple(found.values())
 
 
 # ---- the sequential program ------------------------------------------------------------------

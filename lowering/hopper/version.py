@@ -24,6 +24,7 @@ from lowering.hopper.gluon import emit_program
 from lowering.hopper.protocol import verify
 from lowering.hopper.schedule import schedule
 from lowering.hopper.verdict import Verified
+from lowering.persistent import chosen_at_launch, in_turns
 from lowering.plan import argument_name
 from lowering.shapes import shapes_to_compare
 from lowering.versions import Condition, Version
@@ -32,8 +33,11 @@ from verifier.certificate import Certificate, digest
 TARGET = "sm_90"
 
 
-def hopper_version(certificate: Certificate, program: Program, bound: Bound, reference: str) -> Version:
-    """The version, not compiled yet; `reference` names the version to compare it with on the device.
+def hopper_version(
+    certificate: Certificate, program: Program, bound: Bound, reference: str, size: str | None = None
+) -> Version:
+    """The version, not compiled yet; `reference` names the version to compare it with on the device. With `size`, the
+    persistent one (`lowering.persistent`): kernels that ask for it are taken in turns, by that many programs.
 
     Raises NotForHopper with the reason where there is none.
     """
@@ -43,7 +47,11 @@ def hopper_version(certificate: Certificate, program: Program, bound: Bound, ref
     boxed = _asking(program, indices)
     subject = f"candidate sha256 {digest(certificate.candidate)}\nspec      sha256 {digest(certificate.spec_source)}"
     plain = replace(program, kernels=tuple(map(unspecialised, program.kernels)))
-    emitted = emit_program(plain, boxed, bound, certificate.widths, subject, indices)
+    if size is not None:
+        plain, boxed = in_turns(plain, size), in_turns(boxed, size)
+    emitted = emit_program(
+        plain, boxed, bound if size is None else chosen_at_launch(bound, size), certificate.widths, subject, indices
+    )
     for kernel in emitted.kernels:
         found = verify(kernel)
         if not isinstance(found, Verified):
@@ -57,10 +65,12 @@ def hopper_version(certificate: Certificate, program: Program, bound: Bound, ref
     return Version("hopper", emitted.source, digest(emitted.source), emitted.launches, when)
 
 
-def asynchronous(program: Program) -> dict[str, AsyncKernel]:
-    """The asynchronous programs of the kernels that have one; where integers need 64 bits, fewer are emitted."""
+def asynchronous(program: Program, size: str | None = None) -> dict[str, AsyncKernel]:
+    """The asynchronous programs of the kernels that have one (`size` as above); where integers need 64 bits, fewer are
+    emitted."""
     found = {}
-    for kernel in _asking(program, dict.fromkeys((k.name for k in program.kernels), 32)).kernels:
+    boxed = _asking(program, dict.fromkeys((k.name for k in program.kernels), 32))
+    for kernel in (boxed if size is None else in_turns(boxed, size)).kernels:
         with suppress(NotForHopper):
             found[kernel.name] = schedule(kernel)
     return found

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ir.program import Kernel, Program
 from ir.spec import Bound
-from lowering.occupancy import PROCESSORS, occupancy
+from lowering.occupancy import PROCESSORS, occupancy, resident
 from synth.bench.counts import Counts, Floats, Traffic, count, extents, tensor_bytes
 from synth.bench.hardware import Device, device_of
 from synth.bench.processor import work
@@ -159,8 +159,8 @@ def _kernel(
         return Part(kernel.name, LAUNCH, 0.0, 0.0, 0.0, LAUNCH, 0, 0, 0.0, 0.0)
     counts = count(kernel, program, bound, sizes, _spread(grid, programs))
     warps = int(compiled["warps"]) if compiled else kernel.schedule.num_warps
-    resident = _resident(kernel, counts, device, compiled, warps)
-    here = max(1, min(resident, -(-programs // device.processors)))
+    fit = _resident(kernel, counts, device, compiled, warps)
+    here = max(1, min(fit, -(-programs // device.processors)))
     moved, through = _memory(kernel, program, bound, sizes, device, counts, programs, device.processors * here)
     cached = 1.0 - min(1.0, moved / through) if through else 0.0
     stages = kernel.schedule.num_stages
@@ -206,13 +206,12 @@ def _irrational(count: int) -> list[int]:
 
 def _resident(kernel: Kernel, counts: Counts, device: Device, compiled: Mapping[str, Any] | None, warps: int) -> int:
     """Programs that share one processor."""
-    most = PROCESSORS[device.target].warps
     if compiled is not None:
         share = float(compiled["occupancy"])
     else:
         shared = counts.staged * kernel.schedule.num_stages
         share = occupancy(device.target, min(REGISTERS, kernel.schedule.maxnreg or REGISTERS), shared, warps)
-    return max(1, round(share * most / warps))
+    return resident(device.target, share, warps)
 
 
 def _tensor_cycles(counts: Counts, device: Device, warps: int) -> Floats:

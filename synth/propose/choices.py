@@ -8,8 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Choices:
     """`pivot`: "running" maximum, "lazy" (moves only when it grows by more than a threshold) or "two-pass".
-    `persistent`: as many programs as multiprocessors, each taking every so manyeth tile. `specialise`: warps of their
-    own for loads, where the compiler knows how."""
+    `persistent`: programs that take tiles in turns, as many as run at once (`lowering.persistent`). `specialise`: warps
+    of their own for loads, where the compiler knows how."""
 
     rows: int = 64
     keys: int = 64

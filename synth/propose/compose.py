@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ir.ast import Binary, Expr, Name
 from ir.program import DType
 from ir.spec import Bound
-from synth.propose.choices import Choices, DoesNotApply
+from synth.propose.choices import Choices
 from synth.propose.emit import KEY, ROW, Axis, Block, Emitter, Names, Variable
 from synth.propose.formula import Linear, rebuild
 from synth.propose.loops import Loop
@@ -61,8 +61,6 @@ class _Kernel:
         tiles = f"cdiv({self._row_count()}, BM)"
         order: list[str] = []
         if any(later_rows_see_more(self.emitter, group, self.rows) for group in self.nest.groups):
-            if self.choices.persistent:  # a grid is dealt out as programs end, turns are not
-                raise DoesNotApply("turns of tiles that take unequally long")
             late = self.emitter.names.fresh("late")
             order.append(f"{self.tile} = {tiles} - 1 - {late}  # rows that see most keys go first")
             axes.append((late, tiles))
@@ -76,6 +74,7 @@ class _Kernel:
         choices = self.choices
         settings = [f"num_warps = {choices.warps}", f"num_stages = {choices.stages}"]
         settings += ["warp_specialize = true"] if choices.specialise else []
+        settings += ["persistent = true"] if choices.persistent else []
         settings += [f"maxnreg = {choices.registers}"] if choices.registers else []
         return f"schedule {', '.join(settings)}"
 

@@ -23,9 +23,6 @@ from lowering.plan import walk
 from synth.propose import Candidate, NothingToPropose
 from synth.propose.choices import Choices, DoesNotApply
 from synth.propose.compose import compose
-from synth.propose.emit import Names
-from synth.propose.persistent import taking_turns
-from synth.propose.tree import identifiers
 
 _FAST = Choices(rows=128, keys=64, split=True, base2=True, warps=8)
 _SPECIALISED = replace(_FAST, specialise=True)
@@ -108,14 +105,7 @@ def longest_extent(bound: Bound) -> int:
 
 def written(bound: Bound, choices: Choices) -> str:
     """The composed kernel in the language's one layout."""
-    module = parse(compose(bound, choices))
-    if choices.persistent:
-        spec = bound.spec
-        known = {d.name for d in spec.dims} | {t.name for t in (*spec.inputs, *spec.outputs)}
-        names = Names({*identifiers(module), *known, *(p.name for p in spec.parameters)})
-        for number in range(len(module.kernels)):
-            module = taking_turns(module, number, names)
-    return print_module(module)
+    return print_module(parse(compose(bound, choices)))
 
 
 def largest_tile(program: Program) -> int:

@@ -132,5 +132,5 @@ def test_memory_for_descriptors_is_given_for_the_launch_alone() -> None:
     schedule = {"num_warps": 4, "num_stages": 2, "maxnreg": None}
     launch = {"kernel": "kernel", "grid": [1], "args": [], "workspace": True, "schedule": schedule}
     before = _allocation._allocator.get()
-    prepared(module, [launch], {}, {}, {})()  # type: ignore[arg-type]
+    prepared(module, [launch], {}, {}, {}, [1])()  # type: ignore[arg-type]
     assert len(seen) == 1 and seen[0] is not before and _allocation._allocator.get() is before

@@ -120,7 +120,6 @@ SMALL_TILES = [
     Choices(rows=16, keys=16, reverse=True, base2=True),
     Choices(rows=16, keys=16, reverse=True, split=True),
     Choices(rows=16, keys=32, packed=True, split=True, base2=True),
-    Choices(rows=16, keys=16, base2=True, persistent=True),
 ]
 
 
@@ -156,7 +155,7 @@ def test_every_composition_computes_the_formula(name: str, choices: Choices) -> 
     try:
         text = written(bound, choices)
     except DoesNotApply:  # choices that need a certain spec
-        assert choices.packed and "G" not in sizes or choices.persistent and "1 - late" in compose(bound, Choices())
+        assert choices.packed and "G" not in sizes
         return
     got, right = outcome(check(parse(text), bound, text), bound, sizes)
     assert right, (got.faults, text)
@@ -210,18 +209,10 @@ def test_only_rows_that_see_ever_more_keys_go_last_first() -> None:
         assert ("1 - late" in compose(bound, Choices())) == turned
 
 
-def test_persistent_programs_take_tiles_in_turn_where_all_take_equally_long() -> None:
-    text = written(attention("none"), Choices(persistent=True))
-    assert "kernel attention(program < PROGRAMS):" in text and "meta PROGRAMS = 132" in text
-    assert "for turn in range(max(0, cdiv(B * H * cdiv(M, BM) - program, PROGRAMS))):" in text
-    with pytest.raises(DoesNotApply, match="unequally"):
-        written(attention("bottom_right"), Choices(persistent=True))
-
-
 def test_a_schedule_names_what_was_chosen_only() -> None:
     assert "schedule num_warps = 4, num_stages = 2\n" in compose(attention("none"), Choices())
-    chosen = compose(attention("none"), Choices(specialise=True, registers=168))
-    assert "schedule num_warps = 4, num_stages = 2, warp_specialize = true, maxnreg = 168\n" in chosen
+    chosen = compose(attention("none"), Choices(specialise=True, persistent=True, registers=168))
+    assert "num_stages = 2, warp_specialize = true, persistent = true, maxnreg = 168\n" in chosen
 
 
 def test_in_base_two_a_positive_scale_enters_with_the_exponential_and_one_of_unknown_sign_stays() -> None:

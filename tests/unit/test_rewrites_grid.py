@@ -17,11 +17,10 @@ def test_packed_heads_are_the_golden_ones_and_unpack_again() -> None:
     assert "h < H, t < cdiv(M, BM)" in apart and "cdiv(min(N, t * BM + BM + N - M), BN)" in apart
 
 
-def test_programs_persist_and_take_tiles_in_turn() -> None:
-    text = the("persistent", golden("two_pass"))
-    assert "kernel attention(program < PROGRAMS):" in text and "meta PROGRAMS = 132" in text
-    assert verdict(text) is Verdict.PROVED, text
-    assert results("persistent", text) == []  # as many programs as it should have
+def test_programs_take_turns_and_no_longer() -> None:
+    text = the("take-turns", golden("two_pass"))
+    assert "persistent = true" in text and verdict(text) is Verdict.PROVED
+    assert identity(the("take-turns", text), NONE) == identity(golden("two_pass"), NONE) != identity(text, NONE)
 
 
 def test_an_axis_becomes_a_loop_and_an_axis_again() -> None:

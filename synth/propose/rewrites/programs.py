@@ -1,43 +1,56 @@
-"""Which program does which tiles: one axis for all of a grid, persistent programs, axes as loops and back."""
+"""Which program does which tiles: one axis for all of a grid, axes as loops and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 
-from ir.ast import Assign, Axis, For, Module, Name, Number
+from ir.ast import Assign, Axis, Binary, Expr, For, Kernel, Module, Name, Number, Statement
+from synth.propose.emit import Names
 from synth.propose.formula import free, substitute
-from synth.propose.persistent import ONE, ZERO, taken_apart, taking_turns
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 from synth.propose.rewrites.straight import in_straight_form, names_of
 
-# ---- one axis, persistent programs --------------------------------------------------------------
+ONE, ZERO = Number(Fraction(1)), Number(Fraction(0))
+
+
+# ---- one axis ------------------------------------------------------------------------------------
 
 
 def linear_grid(subject: Subject) -> Iterator[Module]:
     """All axes of a grid become one, taken apart again with // and %: the last axis is the fastest.
 
     Applies to grids of two axes and more. It makes the order of programs the kernel's own, whatever a launch does
-    with several axes, and it is the first step to programs that persist.
+    with several axes.
     """
     names = names_of(subject)
     for number, kernel in enumerate(subject.module.kernels):
         if len(kernel.grid) > 1:
             program = names.fresh("program")
-            total, parts = taken_apart(kernel, Name(program), names)
+            total, parts = _taken_apart(kernel, Name(program), names)
             changed = replace(kernel, grid=(Axis(program, total),), body=(*parts, *kernel.body))
             yield subject.with_kernel(number, changed)
 
 
-def persistent(subject: Subject) -> Iterator[Module]:
-    """As many programs as there are multiprocessors, each taking every so manyeth tile of the grid in a loop.
-
-    Applies to every kernel with a grid. Launching is paid once, what a program sets up serves all of its tiles, and
-    the tail of a grid that does not divide by the machine is shared out evenly.
-    """
-    for number, kernel in enumerate(subject.module.kernels):
-        if any(not isinstance(axis.extent, Number) and free(axis.extent) - set(subject.metas) for axis in kernel.grid):
-            yield taking_turns(subject.module, number, names_of(subject))
+def _taken_apart(kernel: Kernel, program: Expr, names: Names) -> tuple[Expr, tuple[Statement, ...]]:
+    """The number of programs of a grid, and what each axis is in program number `program`."""
+    lines: list[Assign] = []
+    rest = program
+    below: Expr | None = None
+    total: Expr | None = None
+    for axis in kernel.grid:
+        total = axis.extent if total is None else Binary("*", total, axis.extent)
+    for k, axis in enumerate(reversed(kernel.grid)):
+        extent = axis.extent
+        if not isinstance(extent, (Name, Number)) and k < len(kernel.grid) - 1:
+            count = names.fresh("tiles")
+            lines.append(Assign(count, extent))
+            extent = Name(count)
+        rest = program if below is None else Binary("//", program, below)
+        lines.append(Assign(axis.name, rest if k == len(kernel.grid) - 1 else Binary("%", rest, extent)))
+        below = extent if below is None else Binary("*", below, extent)
+    return total or ONE, tuple(lines)
 
 
 def axis_to_loop(subject: Subject) -> Iterator[Module]:
@@ -70,7 +83,6 @@ def loop_to_axis(subject: Subject) -> Iterator[Module]:
 
 REWRITES = (
     Rewrite("linear-grid", in_straight_form(linear_grid)),
-    Rewrite("persistent", in_straight_form(persistent)),
     Rewrite("axis-to-loop", in_straight_form(axis_to_loop)),
     Rewrite("loop-to-axis", in_straight_form(loop_to_axis)),
 )

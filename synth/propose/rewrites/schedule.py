@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from ir.ast import Kernel, Module, Number
+from ir.ast import Kernel, Module, Name, Number
 from ir.program import For
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 
@@ -71,6 +71,15 @@ def cap_registers(subject: Subject) -> Iterator[Module]:
             yield subject.with_kernel(number, with_setting(subject.module.kernels[number], "maxnreg", None))
 
 
+def take_turns(subject: Subject) -> Iterator[Module]:
+    """Persistent programs for one kernel, or none any more: as many as run at once take its tiles in turns, so that a
+    program's first loads arrive while its last tile is finished. Applies to kernels with a grid."""
+    for number, kernel in enumerate(subject.program.kernels):
+        if kernel.grid:
+            value = None if kernel.schedule.persistent else True
+            yield subject.with_kernel(number, with_setting(subject.module.kernels[number], "persistent", value))
+
+
 def _rescheduled(subject: Subject, setting: str, change: Callable[[int], int | None]) -> Iterator[Module]:
     for number, kernel in enumerate(subject.program.kernels):
         if setting == "num_stages" and not any(isinstance(s, For) for s in kernel.body):
@@ -81,12 +90,12 @@ def _rescheduled(subject: Subject, setting: str, change: Callable[[int], int | N
 
 
 def with_setting(kernel: Kernel, setting: str, value: int | None) -> Kernel:
-    """The kernel with one entry of its schedule set, or with None taken out."""
+    """The kernel with one entry of its schedule set (True: a flag), or with None taken out."""
     settings = dict(kernel.schedule)
     if value is None:
         settings.pop(setting, None)
     else:
-        settings[setting] = Number(Fraction(value))
+        settings[setting] = Name("true") if value is True else Number(Fraction(value))
     return replace(kernel, schedule=tuple(settings.items()))
 
 
@@ -103,4 +112,5 @@ REWRITES = (
     Rewrite("more-stages", more_stages),
     Rewrite("fewer-stages", fewer_stages),
     Rewrite("cap-registers", cap_registers),
+    Rewrite("take-turns", take_turns),
 )
