@@ -14,8 +14,8 @@ number below the product of the extents: one-to-one as well. A test proves this 
 for all numbers of tiles and programs.
 
 **Nothing else depends on who runs a tile, or when.** Inside a launch: R1 has proved that no two executions of a store
-write one cell, but for atomic additions, whose order was never fixed (the certificate says so), and R2 that no load hits
-a cell which any program of the launch writes, its own included (verifier/obligations/races.py), so a later turn reads
+write one cell, but for atomic additions, whose order was never fixed (the certificate says so), and R2 that no load
+hits a cell which a program of the launch writes, its own included (verifier/obligations/races.py): a later turn reads
 what an earlier one would have. Names are local to a tile: nothing is carried around the loop. Between kernels: each is
 rewritten alone and they run one after the other as before, so scratch holds what it held.
 
@@ -158,7 +158,7 @@ def by_turns(kernel: Kernel) -> tuple[Axis, ...]:
 
 
 def _turns(tiles: Expr, programs: Expr, program: Expr, other: Expr) -> Expr:
-    """How many turns a program has a tile in: all before turn number tiles // programs, and that one if there is one."""
+    """In how many turns a program has a tile: all before number tiles // programs, and that one if there is one."""
     place = _place(_op("floordiv", tiles, programs), program, other)
     return _op("add", _op("floordiv", _op("sub", _less(tiles), place), programs), _number(1))
 
