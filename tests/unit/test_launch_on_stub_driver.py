@@ -1,0 +1,119 @@
+"""Launching, up to the driver call, without a GPU: our launcher, Triton's compiler and its launcher in C are real, the
+driver is a stub that checks and writes down what it is asked (tests/unit/stub_driver).
+
+What runs must be what was compiled ahead of time, with the arguments, the threads, the shared memory and the tensor
+maps that were meant; and none of the proving code may be needed for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lowering_cases import attention, certificate_for, documented, typed
+from stub_driver.device import compiler
+
+from lowering.compile import child_environment
+from lowering.lower import lower
+
+HEADERS = Path(sysconfig.get_paths()["include"]) / "Python.h"
+pytestmark = pytest.mark.skipif(
+    compiler() is None or not HEADERS.exists(),
+    reason="needs a C compiler and Python's headers, as Triton's launcher does",
+)
+
+# Runs where the proving code cannot be imported; argument: the certificate.
+SCRIPT = """
+import json, sys, tempfile, warnings
+from dataclasses import replace
+for name in ("z3", "lark", "msgspec", "sympy", "sqlalchemy", "ir", "verifier", "synth"):
+    sys.modules[name] = None
+from pathlib import Path
+import torch
+from lowering.launch import load
+from stub_driver.device import stub_device
+from stub_driver.rehearse import ahead_of_time, rehearse
+
+launcher = load(sys.argv[1])
+sizes = {"B": 2, "H": 4, "G": 2, "M": 272, "N": 208}
+buffer = torch.randn(2, 272, 8, 64).bfloat16()
+views = dict(zip("QKV", (x.transpose(1, 2) for x in (buffer[:, :, :4], buffer[:, :208, 4:6], buffer[:, :208, 6:]))))
+whole = {name: x.contiguous() for name, x in views.items()}
+odd = torch.randn(1 + 2 * 4 * 272 * 64).bfloat16()[1:].view(2, 4, 272, 64)
+found = {}
+with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
+    for version in launcher.versions:
+        found[version.name] = rehearse(launcher, version, whole, stub)
+        found[version.name]["views"] = rehearse(launcher, version, views, stub)
+        found[version.name]["ahead"] = ahead_of_time(version)
+    first, *others = launcher.versions
+    first = replace(first, when=[[*c[:2], [sizes]] if c[0] == "agrees" else c for c in first.when])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        chosen = replace(launcher, versions=(first, *others)).prepare(**whole).version
+    found["call"] = {"chosen": chosen, "said": [str(w.message) for w in said]}
+    found["misaligned"] = rehearse(launcher, launcher.versions[-1], {**whole, "Q": odd}, stub)
+    found["chosen for misaligned"] = launcher.prepare(**{**whole, "Q": odd}).version
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    text = documented().replace("BM = 128", "BM = 64")
+    text = text.replace("num_warps = 8, num_stages = 3", "num_warps = 4, warp_specialize = true")
+    bound = attention("none")
+    path = tmp_path_factory.mktemp("stub") / "attention.cert.json"
+    certificate = certificate_for(text, bound, bits=32)
+    lower(certificate, typed(text, bound), bound, targets=()).save(path)
+    home = child_environment(interpret=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)],
+        capture_output=True, text=True, check=False, timeout=240,
+        env={**home, "PYTHONPATH": f"{home['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+VERSIONS = ("hopper", "descriptors", "pointers")
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_the_driver_is_given_what_was_meant(found: dict[str, Any], name: str) -> None:
+    run = found[name]
+    assert run["version"] == name and run["problems"] == []
+    assert [k["grid"] for k in run["kernels"]] == [[2 * 4 * 5, 1, 1]]  # batch, heads, tiles of 64 rows
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_what_runs_is_what_was_compiled_ahead_of_time(found: dict[str, Any], name: str) -> None:
+    run = found[name]
+    assert run["loaded"] == [a["binary"] for a in run["ahead"]]
+    launched = [(k["block"], k["shared"]) for k in run["kernels"]]
+    assert launched == [([a["threads"], 1, 1], a["shared"]) for a in run["ahead"]]
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_views_into_one_buffer_run_the_same_binary(found: dict[str, Any], name: str) -> None:
+    views = found[name]["views"]
+    assert views["problems"] == [] and views["loaded"] == []  # loaded before
+
+
+def test_a_version_whose_kernels_write_nothing_is_not_used(found: dict[str, Any]) -> None:
+    """On the stub nothing is computed, so the comparison on the device must not let the version for Hopper run."""
+    assert found["call"]["chosen"] == "descriptors"
+    assert any("version hopper is not used" in line for line in found["call"]["said"])
+
+
+def test_a_misaligned_tensor_is_read_through_pointers_alone(found: dict[str, Any]) -> None:
+    assert found["chosen for misaligned"] == "pointers"
+    assert found["misaligned"]["problems"] == []
+    assert found["misaligned"]["loaded"] not in ([], found["pointers"]["loaded"])  # narrower reads: compiled anew
