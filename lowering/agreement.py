@@ -52,7 +52,7 @@ def agrees(question: Question) -> bool:
     Raises LaunchError where the version does not end, for the device is then lost to this process.
     """
     try:
-        reason = _difference(question)
+        reason = difference(question)
     except LaunchError:
         raise
     except Exception as error:  # whatever the compiler or the driver raises: the version is not used
@@ -63,19 +63,19 @@ def agrees(question: Question) -> bool:
     return not reason
 
 
-def _difference(q: Question) -> str:
+def difference(q: Question) -> str:
     compared = 0
     for number, sizes in enumerate(q.shapes):
         inputs = random_inputs(q.plan, sizes, q.device, number)
-        first, second = (inputs | _outputs(q.plan, sizes, q.device) for _ in range(2))
+        first, second = (inputs | unwritten(q.plan, sizes, q.device) for _ in range(2))
         if not q.fits(first, sizes):
             continue
-        parameters = _parameters(q.plan, sizes)
+        parameters = default_parameters(q.plan, sizes)
         q.run(q.reference, first, sizes, parameters)
         q.run(q.version, second, sizes, parameters)
         _wait(q.version.name, q.device)
         for name in (t["name"] for t in q.plan["tensors"] if t["role"] == "output"):
-            found = _worst(first[name], second[name])
+            found = worst(first[name], second[name])
             if found > TOLERANCE.get(first[name].dtype, 0.0):
                 return f"{name} differs from {q.reference.name}'s by {found:.3g} of its largest value at {dict(sizes)}"
             compared += int(first[name].isfinite().sum())  # what neither wrote is NaN in both
@@ -93,7 +93,7 @@ def _wait(name: str, device: torch.device) -> None:
             raise LaunchError(f"version {name} did not end within {PATIENCE:.0f} s on {device}; restart the process")
 
 
-def _worst(wanted: torch.Tensor, got: torch.Tensor) -> float:
+def worst(wanted: torch.Tensor, got: torch.Tensor) -> float:
     """The largest difference over the largest finite value wanted; infinite where only one is a finite number, or they
     are different infinities."""
     a, b = wanted.double().flatten(), got.double().flatten()
@@ -109,7 +109,7 @@ def _worst(wanted: torch.Tensor, got: torch.Tensor) -> float:
 # ---- what both are given ---------------------------------------------------------------------
 
 
-def _parameters(plan: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, float]:
+def default_parameters(plan: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, float]:
     return {
         name: min(max((int if p["integer"] else float)(evaluate(p["default"], sizes)), p["min"]), p["max"])
         for name, p in plan["parameters"].items()
@@ -150,7 +150,7 @@ def _integers(
     return torch.randint(low, max(known.get("max", low + 1), low) + 1, shape, generator=made, device=device)
 
 
-def _outputs(plan: Mapping[str, Any], sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
+def unwritten(plan: Mapping[str, Any], sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
     found = {}
     for t in plan["tensors"]:
         if t["role"] != "input":

@@ -91,6 +91,20 @@ def at_once(version: Version, device: torch.device) -> list[int]:
     return [processors * resident(target, row["occupancy"], row["warps"]) for row in rows]
 
 
+def launching(
+    version: Version,
+    tensors: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, int],
+    parameters: Mapping[str, float],
+    most: Sequence[int] | None = None,
+) -> Callable[[], None]:
+    """`prepared` for one version of a certificate; the device that is current when it is called runs it. `most`: as
+    `at_once` gives it, else FEW: at small shapes persistent programs must take several turns, too."""
+    few = [FEW] * len(version.launches)
+    module = emitted_module(version.source)
+    return prepared(module, version.launches, tensors, sizes, parameters, few if most is None else most)
+
+
 def _with_workspace(run: Callable[[], None]) -> Callable[[], None]:
     """Triton asks an allocator for memory where kernels make descriptors; the caller's own stays as it was."""
 
@@ -223,8 +237,7 @@ class Launcher:
         check_determinism(chosen.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in self.plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
-            most = at_once(chosen, device)
-            launch = prepared(emitted_module(chosen.source), chosen.launches, tensors, sizes, parameters, most)
+            launch = launching(chosen, tensors, sizes, parameters, at_once(chosen, device))
 
         return Prepared(chosen.name, device, outputs, launch)
 
@@ -242,9 +255,8 @@ class Launcher:
             sizes: Mapping[str, int],
             parameters: Mapping[str, float],
         ) -> None:
-            few = [FEW] * len(version.launches)  # small shapes must take several turns, too
             with torch.cuda.device(device):
-                prepared(emitted_module(version.source), version.launches, tensors, sizes, parameters, few)()
+                launching(version, tensors, sizes, parameters)()
 
         def agreed(version: Version, condition: Condition) -> bool:
             _, name, shapes = condition

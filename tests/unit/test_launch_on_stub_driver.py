@@ -38,7 +38,7 @@ from pathlib import Path
 import torch
 from lowering.launch import load
 from stub_driver.device import stub_device
-from stub_driver.rehearse import ahead_of_time, rehearse
+from stub_driver.rehearse import rehearse
 
 launcher = load(sys.argv[1])
 sizes = {"B": 2, "H": 4, "G": 2, "M": 272, "N": 208}
@@ -51,7 +51,7 @@ with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
     for version in launcher.versions:
         found[version.name] = rehearse(launcher, version, whole, stub)
         found[version.name]["views"] = rehearse(launcher, version, views, stub)
-        found[version.name]["ahead"] = ahead_of_time(version)
+        found[version.name]["ahead"] = [row["binary_sha256"] for row in version.resources["sm_90"]]
     first, *others = launcher.versions
     first = replace(first, when=[[*c[:2], [sizes]] if c[0] == "agrees" else c for c in first.when])
     with warnings.catch_warnings(record=True) as said:
@@ -71,7 +71,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     bound = attention("none")
     path = tmp_path_factory.mktemp("stub") / "attention.cert.json"
     certificate = certificate_for(text, bound, bits=32)
-    lower(certificate, typed(text, bound), bound, targets=()).save(path)
+    lower(certificate, typed(text, bound), bound, targets=("sm_90",)).save(path)
     home = child_environment(interpret=False)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)],
@@ -95,10 +95,8 @@ def test_the_driver_is_given_what_was_meant(found: dict[str, Any], name: str) ->
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_what_runs_is_what_was_compiled_ahead_of_time(found: dict[str, Any], name: str) -> None:
-    run = found[name]
-    assert run["loaded"] == [a["binary"] for a in run["ahead"]]
-    launched = [(k["block"], k["shared"]) for k in run["kernels"]]
-    assert launched == [([a["threads"], 1, 1], a["shared"]) for a in run["ahead"]]
+    """To the bit: the JIT asks Triton's cache for what compiling ahead of time left there."""
+    assert found[name]["loaded"] == found[name]["ahead"]
 
 
 @pytest.mark.parametrize("name", VERSIONS)

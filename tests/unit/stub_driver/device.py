@@ -21,6 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -109,6 +110,7 @@ def stub_device(folder: Path) -> Iterator[Stub]:
         "is_available": lambda: True,
         "current_device": lambda: 0,
         "get_device_capability": lambda device=None: (9, 0),
+        "get_device_properties": lambda device=None: SimpleNamespace(multi_processor_count=132, warp_size=32),
         "is_current_stream_capturing": lambda: False,
         "device": lambda device: nullcontext(),
         "current_stream": lambda device: STREAM,

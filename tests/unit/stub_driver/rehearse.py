@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ import torch
 
 from lowering.agreement import random_inputs
 from lowering.assumptions import DTYPES, evaluate
-from lowering.compile import compile_one
-from lowering.emitted import emitted_module
 from lowering.launch import Launcher, load
 from lowering.versions import Version
 from stub_driver.device import STREAM, Stub, integer, real, stub_device
@@ -52,18 +49,10 @@ def rehearse(launcher: Launcher, version: Version, given: Mapping[str, Any], stu
     if stub.made != made and not any(launch["workspace"] for launch in version.launches):
         found.append("a second call made tensors, and might be recorded in a graph")
     kernels = [{k: e[k] for k in ("kernel", "grid", "block", "shared")} for e in launches]
+    for row, event in zip(version.resources.get(TARGET, ()), launches, strict=False):
+        if ([32 * row["warps"], 1, 1], row["shared"]) != (event["block"], event["shared"]):
+            found.append(f"{row['kernel']}: compiled for {row['warps']} warps and {row['shared']} bytes")
     return {"version": run.version, "problems": found, "kernels": kernels, "loaded": loaded}
-
-
-def ahead_of_time(version: Version) -> list[dict[str, Any]]:
-    """What compiling ahead of time gives for every kernel of a version: its binary, threads and shared memory."""
-    module = emitted_module(version.source)
-    found = [compile_one(module, launch, TARGET) for launch in version.launches]
-    hashes = [sha256(c.asm["cubin"]).hexdigest() for c in found]
-    return [
-        {"binary": h, "threads": 32 * c.metadata.num_warps, "shared": c.metadata.shared}
-        for h, c in zip(hashes, found, strict=True)
-    ]
 
 
 def _meant(

@@ -1,0 +1,141 @@
+"""Tries every version of certificates on this machine's GPU, in a process that may be lost to it.
+
+    python -m lowering.trial CERT... [--without NAME]
+
+No test off the device shows what machine code does there: it may fault, and then every later call of the process fails,
+or not end. So this is run before a version is trusted with a process of value, and it is the quickest check that a new
+machine runs what was certified. Each version is compared with the one that runs everywhere, on random inputs at small
+and ragged shapes (`lowering.agreement`), then recorded in a CUDA graph and replayed. Two JSON objects a line: one when a
+version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not tried" (no shape or device of ours
+meets its conditions). Exit code 0 when none is wrong, 1 else, 4 without a GPU. Needs torch and Triton alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowering.agreement import Question, difference, random_inputs, default_parameters, unwritten, worst
+from lowering.assumptions import evaluate
+from lowering.choose import fits, target_of
+from lowering.launch import Launcher, load, launching
+from lowering.versions import Version
+
+SAME, WRONG, NOT_TRIED = "same", "wrong", "not tried"
+LENGTHS = (37, 256)  # where a certificate lists no shapes
+SUMS = 1e-3  # of the largest value: atomic sums come in any order
+NO_GPU = 4
+
+
+def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[str, str]:
+    """The verdict on one version, and why."""
+    target = target_of(device)
+
+    def fit(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> bool:
+        return fits(version, target, tensors, sizes)
+
+    shapes = [s for s in shapes_of(launcher, version) if fit(_tensors(launcher, s, device), s)]
+    if not shapes:
+        return NOT_TRIED, "no shape meets its conditions here"
+    last = launcher.versions[-1]
+    question = Question(
+        version.source_sha256, last.source_sha256, device, version, last, launcher.plan, shapes, fit, _run
+    )
+    try:
+        reason = difference(question) or _recorded(launcher, version, shapes[-1], device)
+    except Exception as error:  # whatever the compiler or the driver raises
+        reason = f"{type(error).__name__}: {error}"
+    return (WRONG, reason) if reason else (SAME, "")
+
+
+def shapes_of(launcher: Launcher, version: Version) -> list[dict[str, int]]:
+    """Those that the certificate lists to compare this version at, else those of others, else some within its limits."""
+    own = [c[2] for c in version.when if c[0] == "agrees"]
+    others = [c[2] for v in launcher.versions for c in v.when if c[0] == "agrees"]
+    return [dict(shape) for listed in own or others for shape in listed] + ([] if own else _within(launcher.plan))
+
+
+def _within(plan: Mapping[str, Any]) -> list[dict[str, int]]:
+    """Short and ragged, and one tile or more; what is no length is 2."""
+    lengths = {e for t in plan["tensors"] for e in t["shape"][-2:] if isinstance(e, str)}
+    found = []
+    for length in LENGTHS:
+        wanted = {name: length if name in lengths else 2 for name in plan["sizes"]}
+        shape = {name: min(max(wanted[name], low), high) for name, (low, high) in plan["sizes"].items()}
+        if all(evaluate(requirement, shape) for requirement in plan["requires"]):
+            found.append(shape)
+    return found
+
+
+def _tensors(launcher: Launcher, sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
+    return random_inputs(launcher.plan, sizes, device, 0) | unwritten(launcher.plan, sizes, device)
+
+
+def _run(
+    version: Version, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int], parameters: Mapping[str, float]
+) -> None:
+    launching(version, tensors, sizes, parameters)()
+
+
+def _recorded(launcher: Launcher, version: Version, sizes: Mapping[str, int], device: torch.device) -> str:
+    """Whether a call that is recorded gives, replayed, what it gave when called; empty when it does."""
+    tensors = _tensors(launcher, sizes, device)
+    run = launching(version, tensors, sizes, default_parameters(launcher.plan, sizes))
+    run()
+    outputs = [t["name"] for t in launcher.plan["tensors"] if t["role"] == "output"]
+    called = {name: tensors[name].clone() for name in outputs}
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    for name in outputs:
+        tensors[name].zero_()
+    graph.replay()
+    torch.cuda.synchronize(device)
+    for name in outputs:
+        if (found := worst(called[name], tensors[name])) > SUMS:
+            return f"{name} from a recorded call is off by {found:.3g} of its largest value"
+    return ""
+
+
+# ---- the command -------------------------------------------------------------------------------------
+
+
+def lines(path: Path, without: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
+    """What the command prints about one certificate, as it comes about."""
+    launcher = load(path)
+    for version in reversed(launcher.versions):  # what the others are compared with comes first
+        if version.name in without:
+            continue
+        about = {"certificate": str(path), "id": launcher.certificate, "version": version.name}
+        yield {**about, "begun": True}
+        begin = time.monotonic()
+        verdict, reason = tried(launcher, version, device)
+        yield {**about, "verdict": verdict, "reason": reason, "seconds": round(time.monotonic() - begin, 2)}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lowering.trial", description="Try certificates on this GPU.")
+    parser.add_argument("certificates", nargs="+", type=Path, metavar="CERT")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="a version not to try")
+    options = parser.parse_args(words)
+    if not torch.cuda.is_available():
+        print("error: no GPU here, and a version is tried on one", file=sys.stderr)
+        return NO_GPU
+    device = torch.device("cuda", torch.cuda.current_device())
+    wrong = False
+    for path in options.certificates:
+        for line in lines(path, options.without, device):
+            wrong = wrong or line.get("verdict") == WRONG
+            print(json.dumps(line), flush=True)
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
