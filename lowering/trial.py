@@ -3,11 +3,11 @@
     python -m lowering.trial CERT... [--without NAME]
 
 No test off the device shows what machine code does there: it may fault, and then every later call of the process fails,
-or not end. So this is run before a version is trusted with a process of value, and it is the quickest check that a new
+or not end. So this is run before a version is trusted with a process of value, and it is the quickest check that a
 machine runs what was certified. Each version is compared with the one that runs everywhere, on random inputs at small
-and ragged shapes (`lowering.agreement`), then recorded in a CUDA graph and replayed. Two JSON objects a line: one when a
-version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not tried" (no shape or device of ours
-meets its conditions). Exit code 0 when none is wrong, 1 else, 4 without a GPU. Needs torch and Triton alone.
+and ragged shapes (`lowering.agreement`), then recorded in a CUDA graph and replayed. A JSON object a line: one when a
+version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not tried" (nothing here meets its
+conditions). Exit code 0 when none is wrong, 1 else, 4 without a GPU. Needs torch and Triton alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from lowering.agreement import Question, difference, random_inputs, default_parameters, unwritten, worst
+from lowering.agreement import Question, default_parameters, difference, random_inputs, unwritten, worst
 from lowering.assumptions import evaluate
 from lowering.choose import fits, target_of
-from lowering.launch import Launcher, load, launching
+from lowering.launch import Launcher, launching, load
 from lowering.versions import Version
 
 SAME, WRONG, NOT_TRIED = "same", "wrong", "not tried"
@@ -56,7 +56,7 @@ def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[s
 
 
 def shapes_of(launcher: Launcher, version: Version) -> list[dict[str, int]]:
-    """Those that the certificate lists to compare this version at, else those of others, else some within its limits."""
+    """Those that the certificate lists to compare this version at; else those of others, and some within its limits."""
     own = [c[2] for c in version.when if c[0] == "agrees"]
     others = [c[2] for v in launcher.versions for c in v.when if c[0] == "agrees"]
     return [dict(shape) for listed in own or others for shape in listed] + ([] if own else _within(launcher.plan))
