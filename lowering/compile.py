@@ -57,7 +57,8 @@ class Resources:
     `warps` after compilation (warp specialisation adds some), `tensor_core`, `exponentials` and `tma` (boxes loaded or
     stored) count instructions in the machine code, `occupancy` is resident warps over the most possible. `code` says
     what its loops do (`lowering.phases`), None where the machine code could not be read. `tensor_memory` in columns of
-    sm_100's 512; `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones."""
+    sm_100's 512; `scalar_spills`: scalar registers that AMD keeps in lanes of vector ones. `persistent`: its outermost
+    loop is one over turns (`lowering.persistent`)."""
 
     kernel: str
     target: str
@@ -77,6 +78,7 @@ class Resources:
     code: dict[str, Any] | None = None
     tensor_memory: int = 0
     scalar_spills: int = 0
+    persistent: bool = False
 
 
 def compile_kernels(
@@ -257,6 +259,7 @@ def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: fl
         code=code_summary(machine.code, target),
         tensor_memory=columns,
         scalar_spills=machine.scalar_spills,
+        persistent="persistent" in launch,
     )
 
 

@@ -35,7 +35,7 @@ def code_summary(listing: str, target: str) -> dict[str, Any] | None:
         return None
     found = outline(instructions)
     return {
-        "straight": _once(_block(found.straight, 0)),
+        "straight": once(_block(found.straight, 0)),
         "loops": [_block(loop.body, loop.depth) for loop in found.loops],
     }
 
@@ -51,8 +51,8 @@ def _block(body: Sequence[Instruction], depth: int) -> dict[str, Any]:
     }
 
 
-def _once(block: dict[str, Any]) -> dict[str, Any]:
-    """The same with its phases added up."""
+def once(block: dict[str, Any]) -> dict[str, Any]:
+    """A block that runs once, not in a loop: its phases added up."""
     total: Counter[str] = Counter()
     for phase in block["phases"]:
         total.update({k: v for k, v in phase.items() if k not in ("until", "left")})

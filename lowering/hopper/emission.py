@@ -53,6 +53,11 @@ def single(kernel: AsyncKernel, ring: Ring) -> bool:
     return _copies(kernel.producer, ring) == 1 and not any(_copies(loop, ring) for loop in loops)
 
 
+def _power(ring: Ring) -> bool:
+    """Whether slots and parities are bits of a count: no sign to see to, and right even where the count wraps round."""
+    return ring.stages.bit_count() == 1
+
+
 def _copies(node: object, ring: Ring) -> int:
     return sum(isinstance(n, Copy) and n.ring == ring.name for n in walk(node))
 
@@ -119,7 +124,7 @@ class Partition:
             return "0"
         count = self.rings[name].fills
         text = f"({count} - {back})" if back else count
-        return f"{text} % {ring.stages}"
+        return f"{text} & {ring.stages - 1}" if _power(ring) else f"{text} % {ring.stages}"
 
     def _wait(self, name: str, depth: int, full: bool) -> None:
         ring, names = self.kernel.ring(name), self.rings[name]
@@ -127,7 +132,9 @@ class Partition:
             if full:
                 self.w.line(depth, f"mbarrier.wait({names.full}.index(0), 0)")
             return
-        turn = names.fills if ring.stages == 1 else f"{names.fills} // {ring.stages}"
+        shift = ring.stages.bit_length() - 1
+        times = f">> {shift}" if _power(ring) else f"// {ring.stages}"
+        turn = names.fills if ring.stages == 1 else f"{names.fills} {times}"
         parity = f"{turn} & 1" if full else f"({turn} & 1) ^ 1"
         barrier = names.full if full else names.empty
         self.w.line(depth, f"mbarrier.wait({barrier}.index({self._slot(name, 0)}), {parity})")

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from ir.program import Kernel, Program
 from ir.spec import Bound
 from lowering.occupancy import PROCESSORS, occupancy, resident
+from lowering.persistent import by_turns
 from synth.bench.counts import Counts, Floats, Traffic, count, extents, tensor_bytes
 from synth.bench.hardware import Device, device_of
 from synth.bench.processor import work
 
 SAMPLE = 2048  # programs of a grid that are counted, spread evenly
+DEALT = 16384  # tiles of a persistent kernel that are dealt out one by one; of more, all programs have as much to do
 LAUNCH = 3e-6  # seconds from one kernel of a graph to the next
 START = 1000.0  # cycles to begin and end a program
 WAIT = 700.0  # cycles until a load from memory arrives
@@ -157,11 +159,13 @@ def _kernel(
     programs = math.prod(grid)
     if programs == 0:
         return Part(kernel.name, LAUNCH, 0.0, 0.0, 0.0, LAUNCH, 0, 0, 0.0, 0.0)
-    counts = count(kernel, program, bound, sizes, _spread(grid, programs))
+    turns = Turns.of(kernel, grid) if compiled and compiled.get("persistent") and programs <= DEALT else None
+    counts = count(kernel, program, bound, sizes, turns.order if turns else _spread(grid, programs))
     warps = int(compiled["warps"]) if compiled else kernel.schedule.num_warps
     fit = _resident(kernel, counts, device, compiled, warps)
     here = max(1, min(fit, -(-programs // device.processors)))
-    moved, through = _memory(kernel, program, bound, sizes, device, counts, programs, device.processors * here)
+    slots = device.processors * here
+    moved, through = _memory(kernel, program, bound, sizes, device, counts, programs, slots, turns)
     cached = 1.0 - min(1.0, moved / through) if through else 0.0
     stages = kernel.schedule.num_stages
     found = work(counts, compiled, stages, here, device, cached) if compiled else None
@@ -172,7 +176,8 @@ def _kernel(
     else:
         tensor, lanes = _tensor_cycles(counts, device, warps), _lane_cycles(counts, device)
         cycles = here * _busy(counts, tensor, lanes, here, warps, compiled, device, stages)
-    computing = _makespan(cycles, programs, device.processors * here) / device.clock
+    longest = turns.longest(cycles, slots) if turns else _makespan(cycles, programs, slots)
+    computing = (longest + (found.begin / SUSTAINED if found is not None else 0.0)) / device.clock
     each = programs / device.processors / device.clock
     ports = device.port * device.processors * device.clock
     memory = max(moved / (STREAMED * device.memory), through / (CACHED * ports))
@@ -257,6 +262,26 @@ def _makespan(durations: Floats, programs: int, slots: int) -> float:
     return max(longest, mean * programs / slots + 0.5 * float(durations[-max(1, len(durations) // 8) :].mean()))
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The tiles of a persistent kernel (`lowering.persistent`): the linear numbers of its grid's points, in the order
+    in which they are dealt out."""
+
+    order: NDArray[np.int64]
+
+    @staticmethod
+    def of(kernel: Kernel, grid: Sequence[int]) -> Turns:
+        axes = [kernel.grid.index(axis) for axis in by_turns(kernel)]
+        return Turns(np.arange(math.prod(grid)).reshape(grid).transpose(axes).ravel())
+
+    def longest(self, durations: Floats, programs: int) -> float:
+        """What the program takes that has most to do; `durations` of the tiles in their order."""
+        dealt = np.zeros((-(-len(durations) // programs), programs))
+        dealt.ravel()[: len(durations)] = durations
+        dealt[1::2] = dealt[1::2, ::-1]
+        return float(dealt.sum(axis=0).max())
+
+
 def _memory(
     kernel: Kernel,
     program: Program,
@@ -266,11 +291,14 @@ def _memory(
     counts: Counts,
     programs: int,
     slots: int,
+    turns: Turns | None,
 ) -> tuple[float, float]:
     """Bytes from and to memory, and bytes through the processors' ports."""
     wave = min(slots, programs)
     starts = sorted({0, (programs - wave) // 2, programs - wave})
-    waves = [count(kernel, program, bound, sizes, np.arange(s, s + wave)).traffic for s in starts]
+    together = [np.arange(s, s + wave) for s in starts]
+    together = [turns.order[numbers] for numbers in together] if turns else together
+    waves = [count(kernel, program, bound, sizes, numbers).traffic for numbers in together]
     moved = through = 0.0
     for k, traffic in enumerate(counts.traffic):
         asked = float(traffic.bytes.mean()) * programs
@@ -279,9 +307,9 @@ def _memory(
         if whole <= device.cache / 2:
             moved += whole
             continue
-        together = [_distinct(w[k]) for w in waves]
+        distinct = sum(_distinct(w[k]) for w in waves)
         total = sum(float(w[k].bytes.sum()) for w in waves)
-        moved += min(asked, max(whole, asked * sum(together) / total if total else 0.0))
+        moved += min(asked, max(whole, asked * distinct / total if total else 0.0))
     return moved, through
 
 

@@ -3,7 +3,8 @@
 Loops with matrix products are matched with each other, and those without with each other, in order. The work of one
 iteration tells the rest: a machine loop that does twice the program's products and exponentials is unrolled by two. A
 compiler that gives roles to groups of warps makes one machine loop of each role; those that share the products of one
-loop run at the same time. Where the two do not fit together nothing is claimed: the caller falls back to the program.
+loop run at the same time. Around a persistent kernel's loops is one over turns, which is none of the program's. Where
+the two do not fit together nothing is claimed: the caller falls back to the program.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowering.phases import once
 from synth.bench.counts import Cycle
 
 Block = Mapping[str, Any]
@@ -41,6 +43,22 @@ def match(loops: Sequence[Cycle], blocks: Sequence[Block], warps: int, specializ
         return found if all(float(c.entries.max()) <= 1.0 for c in others) else None
     plain = _in_order(others, rest, warps)
     return None if plain is None else (*found, *plain)
+
+
+def turn_of(code: Mapping[str, Any], inner: bool) -> Mapping[str, Any] | None:
+    """Of a persistent kernel's machine code what one turn is, in the form of a kernel's that is not: what its loop over
+    turns does itself is straight, and the loops inside it are the outermost. `inner`: whether the program has loops of
+    its own. None where no loop is one over turns."""
+    loops = code["loops"]
+    outer = [
+        at for at, loop in enumerate(loops)
+        if loop["depth"] == 1 and (not inner or (at + 1 < len(loops) and loops[at + 1]["depth"] > 1))
+    ]  # fmt: skip
+    if not outer:
+        return None
+    turn = max(outer, key=lambda at: _issued(loops[at]))
+    rest = [{**loop, "depth": max(1, loop["depth"] - 1)} for at, loop in enumerate(loops) if at not in outer]
+    return {"straight": once(loops[turn]), "loops": rest}
 
 
 def _dots(block: Block) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from lowering.instructions import FAR
 from synth.bench.counts import Counts, Floats
 from synth.bench.hardware import Device
-from synth.bench.matching import Matched, match
+from synth.bench.matching import Matched, match, turn_of
 from synth.bench.overlap import UNITS, Phase, iteration, phase_of
 
 PARTITIONS = 4
@@ -27,21 +27,25 @@ STEP = 100.0  # latencies are told apart in steps of that many cycles
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Of each program, in cycles of its processor: `cycles` from begin to end with the others resident; what it takes
-    of the tensor cores, of the lanes (issue slots, float, integer or special units, whichever is most) and of shared
-    memory's ports."""
+    """Of each program, or turn of a persistent one, in cycles of its processor: `cycles` from begin to end with the
+    others resident; what it takes of the tensor cores, of the lanes (issue slots, float, integer or special units,
+    whichever is most) and of shared memory's ports. `begin`: what a persistent program takes besides its turns."""
 
     cycles: Floats
     tensor: Floats
     lanes: Floats
     shared: Floats
+    begin: float = 0.0
 
 
 def work(
     counts: Counts, compiled: Mapping[str, Any], stages: int, resident: int, device: Device, cached: float
 ) -> Work | None:
     """`compiled` as `lowering.compile.Resources`; `cached` is the share of loads that the last-level cache answers."""
-    code = compiled.get("code")
+    code, begin = compiled.get("code"), 0.0
+    turns = bool(compiled.get("persistent"))
+    if code and turns:
+        begin, code = _begin(code), turn_of(code, bool(counts.loops))
     if not code:
         return None
     warps, specialized = int(compiled["warps"]), bool(compiled["warp_specialized"])
@@ -49,23 +53,30 @@ def work(
     if hot is None:
         return None
     far = STEP * round((cached * NEAR + (1.0 - cached) * FAR) / STEP)
+    ahead = turns and specialized  # who copies has gone on to this turn's tiles during the last one
     sharing = max(1.0, resident * warps / PARTITIONS)
-    (once,) = [phase_of(p) for p in code["straight"]["phases"]]
-    stops = code["straight"]["phases"][0].get("stops", 0)
-    cycles = np.zeros_like(counts.half) + max(once.alone, sharing * max(once.demands)) + stops * FAR + BEGIN
-    units = {unit: np.zeros_like(cycles) + once.demands[k] * warps / PARTITIONS for k, unit in enumerate(UNITS)}
-    units["tensor"] += once.dots * warps / PARTITIONS
+    (straight,) = [phase_of(p) for p in code["straight"]["phases"]]
+    stops = 0 if ahead else code["straight"]["phases"][0].get("stops", 0)
+    cycles = np.zeros_like(counts.half) + max(straight.alone, sharing * max(straight.demands)) + stops * FAR
+    cycles += 0.0 if turns else BEGIN
+    units = {unit: np.zeros_like(cycles) + straight.demands[k] * warps / PARTITIONS for k, unit in enumerate(UNITS)}
+    units["tensor"] += straight.dots * warps / PARTITIONS
     for found in hot:
         roles = tuple((_phases(found, block, count, device), count) for block, count in found.roles)
         laps = found.loop.runs / found.unroll
         cycles += laps * iteration(roles, resident, stages, far)
-        if any(p.until in ("loads", "signal") for phases, _ in roles for p in phases):
+        if not ahead and any(p.until in ("loads", "signal") for phases, _ in roles for p in phases):
             cycles += found.loop.entries * far  # the first loads, which nothing hides
         for k, unit in enumerate(UNITS):
             units[unit] += laps * sum(n * sum(p.demands[k] for p in phases) for phases, n in roles) / PARTITIONS
         units["tensor"] += laps * sum(n * sum(p.dots for p in phases) for phases, n in roles) / PARTITIONS
     lanes = np.maximum.reduce([units[u] for u in ("issue", "fma", "alu", "special")])
-    return Work(cycles, units["tensor"], lanes, units["shared"])
+    return Work(cycles, units["tensor"], lanes, units["shared"], begin)
+
+
+def _begin(code: Mapping[str, Any]) -> float:
+    """Cycles until a persistent program's first turn has its first tiles."""
+    return float(code["straight"]["phases"][0].get("alone", 0.0)) + FAR + BEGIN
 
 
 def _phases(found: Matched, block: Mapping[str, Any], warps: int, device: Device) -> tuple[Phase, ...]:

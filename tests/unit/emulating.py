@@ -22,7 +22,7 @@ def verdict(source: str, request: Any, inputs: dict[str, Any], wanted: dict[str,
     for adversary in adversaries(8):
         emulator.adversary = adversary
         try:
-            got = run_case(module, request["plan"], request["launches"], request, inputs)
+            got = run_case(module, request["plan"], request["launches"], {**request, "at_once": 1}, inputs)
         except Exception as error:  # whatever a wrong text does
             return f"{type(error).__name__}: {error}"
         for name, want in wanted.items():
