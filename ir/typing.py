@@ -273,8 +273,9 @@ _CHOICES: dict[str, tuple[int, ...]] = {
     "maxnreg": tuple(range(24, 256)),
     "offset_bits": (32, 64),
     "persistent": (0, 1),
+    "skip_ones": (0, 1),
 }
-_FLAGS = ("warp_specialize", "persistent")
+_FLAGS = ("warp_specialize", "persistent", "skip_ones")
 
 
 def _schedule(scope: Scope, kernel: ast.Kernel) -> p.Schedule:
@@ -299,4 +300,5 @@ def _schedule(scope: Scope, kernel: ast.Kernel) -> p.Schedule:
         given.get("maxnreg"),
         given.get("offset_bits"),
         bool(given.get("persistent", default.persistent)),
+        bool(given.get("skip_ones", default.skip_ones)),
     )

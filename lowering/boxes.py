@@ -57,7 +57,8 @@ def with_boxes(
 
 def _kernel(kernel: Kernel, scope: _Scope, bits: int, specialised: bool) -> Kernel:
     asked = specialised and bits == 32 and can_specialise(kernel)
-    kernel = replace(kernel, schedule=replace(kernel.schedule, warp_specialize=asked))
+    skip = kernel.schedule.skip_ones and not asked  # Triton specialises no loop with a branch
+    kernel = replace(kernel, schedule=replace(kernel.schedule, warp_specialize=asked, skip_ones=skip))
     if bits != 32:
         return kernel
     scope = replace(scope, whole=whole_loads(kernel) if asked else None)

@@ -20,7 +20,7 @@ from ir.spec import NO_FACTS, Bound, Facts
 from lowering.accesses import BoxLoad, BoxStore
 
 # Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
-RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh"})
+RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh", "_scaled"})
 SYMBOLS = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "//": "floordiv", "%": "mod", "<": "lt", "<=": "le",
     ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",

@@ -44,6 +44,7 @@ from ir.program import (
 from lowering.accesses import BoxLoad, BoxStore, descriptor_name
 from lowering.intervals import Interval, interval
 from lowering.plan import argument_name, stride_name
+from lowering.unit_factors import SCALED, scaling
 
 COLUMNS = 116
 
@@ -89,6 +90,7 @@ def _tanh(x):
     quotient = (1.0 - e) / (1.0 + e)
     return tl.where(tl.abs(x) < 0.2, series, tl.where(x < 0, -quotient, quotient))
 ''',
+    "_scaled": SCALED,
 }
 
 
@@ -128,6 +130,7 @@ class Writer:
     constants: dict[str, int] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
+    skipping: frozenset[str] = frozenset()  # tiles whose factors of 1 are skipped in the loop being written
 
     def name(self, wanted: str) -> str:
         """A Python name for a candidate's name: the same, unless it is taken or shares another's variable."""
@@ -253,6 +256,11 @@ def _infix(symbol: str, level: int, left: Piece, right: Piece) -> Piece:
 
 
 def _binary(w: Writer, e: Binary) -> Piece:
+    if (scaled := scaling(e, w.skipping)) is not None:
+        tile, factors, axis = scaled
+        w.helpers.add("_scaled")
+        text = f"_scaled({expr(w, tile).text}, {shaped(w, expr(w, factors), factors.type).text}, {axis})"
+        return Piece(text, shape=e.type.shape)
     left, right = expr(w, e.left), expr(w, e.right)
     if left.value is not None and right.value is not None and e.op in FOLD:
         if right.value == 0 and e.op in ("floordiv", "mod"):

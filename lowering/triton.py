@@ -15,13 +15,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ir.program import Binary, Carry, Expr, For, Kernel, Let, Param, Program, Reduce, Size, Statement, Store, Var
+from ir.program import (
+    Binary,
+    Carry,
+    Expr,
+    For,
+    Kernel,
+    Let,
+    Param,
+    Program,
+    Reduce,
+    Schedule,
+    Size,
+    Statement,
+    Store,
+    Var,
+)
 from ir.spec import Bound
 from lowering.accesses import BoxStore, descriptor_name
 from lowering.intervals import UNKNOWN, Interval, interval
 from lowering.naming import shared_names
 from lowering.plan import RESERVED, argument_name, arguments, stride_name, used_nodes, walk
 from lowering.spelling import HELPERS, Piece, Writer, address, box, expr, shaped, tensor
+from lowering.unit_factors import carried_tiles
 from verifier.certificate import Certificate, digest
 
 STRIDES = ("stride", "box_stride")
@@ -119,9 +135,8 @@ def kernel_lines(
     if bits[0] < bits[1]:
         widen_strides(w, kernel, program, bits[1])
     program_ids(w, kernel)
-    warp_specialize = kernel.schedule.warp_specialize
     for statement in kernel.body:
-        _statement(w, statement, 1, warp_specialize)
+        _statement(w, statement, 1, kernel.schedule)
     return [*signature(kernel, program), *w.lines], w.helpers
 
 
@@ -169,14 +184,14 @@ def program_ids(w: Writer, kernel: Kernel) -> None:
 # ---- statements ------------------------------------------------------------------------------
 
 
-def _statement(w: Writer, statement: Statement, depth: int, warp_specialize: bool) -> None:
+def _statement(w: Writer, statement: Statement, depth: int, schedule: Schedule) -> None:
     match statement:
         case Let():
             _let(w, statement, depth)
         case Store():
             _store(w, statement, depth)
         case For():
-            _for(w, statement, depth, warp_specialize)
+            _for(w, statement, depth, schedule)
 
 
 def _let(w: Writer, let: Let, depth: int) -> None:
@@ -213,7 +228,7 @@ def _store(w: Writer, store: Store, depth: int) -> None:
     w.call(depth, "", f"tl.{'atomic_add' if store.atomic else 'store'}({', '.join(parts)})", store.comment)
 
 
-def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
+def _for(w: Writer, loop: For, depth: int, schedule: Schedule) -> None:
     for carry in loop.carries:
         init = shaped(w, tensor(w, expr(w, carry.init), carry.type), carry.type)
         if init.text != w.name(carry.name):
@@ -225,14 +240,16 @@ def _for(w: Writer, loop: For, depth: int, warp_specialize: bool) -> None:
     low, _ = interval(loop.start, w.sizes, w.ranges)
     _, high = interval(loop.stop, w.sizes, w.ranges)
     w.ranges[loop.counter] = (low, None if high is None else high - 1)
-    specialise = warp_specialize and not any(isinstance(s, For) for s in loop.body)
+    specialise = schedule.warp_specialize and not any(isinstance(s, For) for s in loop.body)
     head = f"tl.range({start.text}, {stop.text}, warp_specialize=True)" if specialise else \
         f"range({start.text}, {stop.text})"  # fmt: skip
     w.line(depth, f"for {w.name(loop.counter)} in {head}:", loop.comment)
-    before = len(w.lines)
+    before, outer = len(w.lines), w.skipping
+    w.skipping = carried_tiles(loop) if schedule.skip_ones else outer
     for statement in loop.body:
-        _statement(w, statement, depth + 1, warp_specialize)
+        _statement(w, statement, depth + 1, schedule)
     _advance(w, loop, depth + 1)
+    w.skipping = outer
     if len(w.lines) == before:
         w.line(depth + 1, "pass")
     for carry in loop.carries:

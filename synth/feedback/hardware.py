@@ -89,7 +89,7 @@ def _room(device: Device, p: Processor) -> list[str]:
 def _schedule(target: str, p: Processor) -> list[str]:
     lines = [
         "Schedule of a kernel (cannot change a result): num_warps 1, 2, 4, 8, 16; num_stages 1 to 8; "
-        "maxnreg 24 to 255; warp_specialize; persistent; offset_bits.",
+        "maxnreg 24 to 255; warp_specialize; persistent; offset_bits; skip_ones.",
         "- shared memory holds the dots' operands that come from memory: those loaded in the loop num_stages times, "
         "those loaded before it once; rows * columns * 2 bytes each at 16 bits.",
         "- an f32 accumulator takes rows * columns / (num_warps * 32) registers a lane; scores of the same shape as "

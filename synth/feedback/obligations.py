@@ -168,7 +168,7 @@ RULES = {
     "K206": "tile extents are powers of two, at most 2^20 elements a tile",
     "K207": "a cell has one integer index for each dimension of its tensor, scalars or tiles of one rank",
     "K208": "kernels store to outputs and scratch, and the value has the tensor's dtype: cast(x, T.dtype)",
-    "K209": "the schedule has num_warps, num_stages, warp_specialize, maxnreg, offset_bits and persistent",
+    "K209": "the schedule has num_warps, num_stages, warp_specialize, maxnreg, offset_bits, persistent and skip_ones",
     "K210": "a carried name keeps its dtype and shape from iteration to iteration",
 }
 

@@ -1,16 +1,26 @@
-"""When a pivot in a term may be replaced by something larger (`verifier.underflow`)."""
+"""How far a pivot may lie from the scores, for S1: when it may be replaced by something larger in a term
+(`verifier.underflow`), and which thresholds of a lazy pivot are refused."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ir.loader import bind, load_spec
+from ir.parser import parse
+from ir.typing import check
 from verifier import reals
 from verifier.binders import members
 from verifier.booleans import TRUE, boolean
 from verifier.integers import symbol
+from verifier.prove import prove
 from verifier.reals import Real, RealAtom, maximum_of, number, of, real_atom
 from verifier.underflow import _grows_with
+from verifier.verdict import Verdict
 
+LAZY = (Path(__file__).parents[1] / "golden" / "proved" / "lazy_rescale.tile").read_text()
+BOUND = bind(load_spec("attention"), {"causal": "none", "dtype": "bf16"})
 PIVOT: RealAtom = real_atom("pivot", "k.m", (symbol("n"),))
 P, Q = of(PIVOT), of(real_atom("read", "Q", (symbol("i"),)))
 
@@ -47,3 +57,12 @@ def test_a_pivot_is_raised_where_the_term_grows_with_it(where: str) -> None:
 @pytest.mark.parametrize("where", MAY_FALL)
 def test_a_pivot_is_not_raised_where_the_term_may_fall(where: str) -> None:
     assert not _grows_with(MAY_FALL[where], PIVOT)
+
+
+@pytest.mark.parametrize("threshold", ["100.0", "10000.0"])
+def test_a_pivot_that_moves_too_late_is_refused(threshold: str) -> None:
+    """exp(100) is more than float32 holds; the kernel itself, with 8, is proved in tests/golden."""
+    text = LAZY.replace("top > m + 8.0", f"top > m + {threshold}")
+    assert text != LAZY
+    report = prove(check(parse(text), BOUND), BOUND, evidence=False, search=False)
+    assert [r.id for r in report.results if r.verdict is not Verdict.PROVED] == ["S1"]

@@ -109,6 +109,14 @@ def test_schedules_go_to_their_neighbours_within_limits() -> None:
     assert any("maxnreg" not in text for text in results("cap-registers", capped))
 
 
+def test_multiplications_by_one_are_skipped_where_a_carried_tile_has_factors() -> None:
+    (skipping,) = results("skip-ones", golden("lazy_rescale_causal"), CAUSAL)
+    assert "schedule skip_ones = true" in skipping
+    (again,) = results("skip-ones", skipping, CAUSAL)
+    assert "skip_ones" not in again
+    assert results("skip-ones") == []  # rows that are read, no tile that is carried
+
+
 def test_what_is_no_kernel_of_the_spec_is_dropped() -> None:
     broken = Rewrite("rename", lambda subject: iter([parse(print_module(subject.module).replace("Y[", "Z["))]))
     same = Rewrite("nothing", lambda subject: iter([subject.module]))

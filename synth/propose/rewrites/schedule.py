@@ -7,7 +7,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ir.ast import Kernel, Module, Name, Number
-from ir.program import For
+from ir.program import Binary, For
+from lowering.plan import walk
+from lowering.unit_factors import carried_tiles, scaling
 from synth.propose.rewrites.rewrite import Rewrite, Subject
 
 WARPS = (1, 2, 4, 8, 16)
@@ -80,6 +82,17 @@ def take_turns(subject: Subject) -> Iterator[Module]:
             yield subject.with_kernel(number, with_setting(subject.module.kernels[number], "persistent", value))
 
 
+def skip_ones(subject: Subject) -> Iterator[Module]:
+    """A carried tile is no longer multiplied by its factors for rows or columns where all of them are 1, or is again.
+    A branch for which all warps must agree, against a multiplication of every element: worth a try where factors are
+    rarely anything but 1, as with a pivot that moves lazily. Applies to kernels with such a multiplication."""
+    for number, kernel in enumerate(subject.program.kernels):
+        loops = (n for n in walk(kernel.body) if isinstance(n, For))
+        if any(isinstance(n, Binary) and scaling(n, carried_tiles(loop)) for loop in loops for n in walk(loop)):
+            value = None if kernel.schedule.skip_ones else True
+            yield subject.with_kernel(number, with_setting(subject.module.kernels[number], "skip_ones", value))
+
+
 def _rescheduled(subject: Subject, setting: str, change: Callable[[int], int | None]) -> Iterator[Module]:
     for number, kernel in enumerate(subject.program.kernels):
         if setting == "num_stages" and not any(isinstance(s, For) for s in kernel.body):
@@ -113,4 +126,5 @@ REWRITES = (
     Rewrite("fewer-stages", fewer_stages),
     Rewrite("cap-registers", cap_registers),
     Rewrite("take-turns", take_turns),
+    Rewrite("skip-ones", skip_ones),
 )
