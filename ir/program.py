@@ -290,8 +290,8 @@ class Tensor:
 class Schedule:
     """How to run, never what: nothing here may change a result. `offset_bits=32` asks for 32-bit
     addresses, which B2 must then prove. `persistent`: fewer programs take the grid's points in turns
-    (`lowering.persistent`). `skip_ones`: where a loop multiplies a tile it carries by a factor for each row or column and
-    all factors are exactly 1, leave the multiplication out (x * 1.0 is x, in every bit)."""
+    (`lowering.persistent`). `skip_ones`: where a loop multiplies a tile it carries by a factor for each row or
+    column and all factors are exactly 1, leave the multiplication out (x * 1.0 is x, in every bit)."""
 
     num_warps: int = 4
     num_stages: int = 2
