@@ -7,13 +7,15 @@ or not end. So this is run before a version is trusted with a process of value, 
 machine runs what was certified. Each version is compared with the one that runs everywhere, on random inputs at small
 and ragged shapes (`lowering.agreement`), then recorded in a CUDA graph and replayed. A JSON object a line: one when a
 version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not tried" (nothing here meets its
-conditions). Exit code 0 when none is wrong, 1 else, 4 without a GPU. Needs torch and Triton alone.
+conditions). Exit code 0 when none is wrong, 1 else, 3 where a fault left versions
+untried (`--without` those that have a verdict goes on), 4 without a GPU. Needs torch and Triton alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,19 +25,19 @@ from typing import Any
 import torch
 
 from lowering.agreement import Question, default_parameters, difference, random_inputs, unwritten, worst
-from lowering.assumptions import evaluate
+from lowering.assumptions import LaunchError, evaluate
 from lowering.choose import fits, target_of
 from lowering.launch import Launcher, launching, load
 from lowering.versions import Version
 
-SAME, WRONG, NOT_TRIED = "same", "wrong", "not tried"
+SAME, WRONG, NOT_TRIED, LOST = "same", "wrong", "not tried", "lost"
 LENGTHS = (37, 256)  # where a certificate lists no shapes
 SUMS = 1e-3  # of the largest value: atomic sums come in any order
-NO_GPU = 4
+NO_MORE, NO_GPU = 3, 4
 
 
 def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[str, str]:
-    """The verdict on one version, and why."""
+    """The verdict on one version, and why; LOST where nothing more can be run by this process."""
     target = target_of(device)
 
     def fit(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> bool:
@@ -50,8 +52,14 @@ def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[s
     )
     try:
         reason = difference(question) or _recorded(launcher, version, shapes[-1], device)
+    except LaunchError as error:  # it does not end, and nothing after it will
+        return LOST, str(error)
     except Exception as error:  # whatever the compiler or the driver raises
         reason = f"{type(error).__name__}: {error}"
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            return LOST, reason
     return (WRONG, reason) if reason else (SAME, "")
 
 
@@ -117,7 +125,8 @@ def lines(path: Path, without: Sequence[str], device: torch.device) -> Iterator[
         yield {**about, "begun": True}
         begin = time.monotonic()
         verdict, reason = tried(launcher, version, device)
-        yield {**about, "verdict": verdict, "reason": reason, "seconds": round(time.monotonic() - begin, 2)}
+        told = {"verdict": WRONG if verdict == LOST else verdict, "reason": reason}
+        yield {**about, **told, "seconds": round(time.monotonic() - begin, 2), "lost": verdict == LOST}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -134,6 +143,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for line in lines(path, options.without, device):
             wrong = wrong or line.get("verdict") == WRONG
             print(json.dumps(line), flush=True)
+            if line.get("lost"):
+                os._exit(NO_MORE)  # an orderly end would wait for the device
     return int(wrong)
 
 

@@ -12,13 +12,14 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ir.evaluate import parameters_default
 from lowering.assumptions import DTYPES, evaluate
+from lowering.launch import Launcher
 from lowering.values import TORCH
 from synth.bench.flex import Flex, derived, modifiers
 from synth.bench.formula import evaluator, tensor
@@ -35,6 +36,10 @@ class Refused(Exception):
     """A contender does not take this shape, or is not installed; the message says which."""
 
 
+class Wrong(Exception):
+    """It is known to be wrong on this device, and is not run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """`kind`: certified (as a call of the certificate runs), version (one of its versions, asked for by name: no answer
@@ -49,13 +54,15 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One shape of one group on one device; `versions`: those of every certificate, too."""
+    """One shape of one group on one device; `versions`: those of every certificate, too; `refused`: by certificate,
+    versions that must not run and why."""
 
     group: Group
     sizes: Mapping[str, int]
     inputs: Mapping[str, torch.Tensor]
     device: torch.device
     versions: bool = False
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -98,15 +105,25 @@ def _certified(subject: Subject, call: Call, version: str | None = None) -> Call
             if version is not None:
                 raise Refused("the CPU executor runs the certified program, not what was emitted of it")
             return _executed(subject, call)
-        plan = subject.launcher.plan
+        launcher = trusted(subject.launcher, call.refused.get(subject.launcher.certificate, {}), version)
+        plan = launcher.plan
         arguments: dict[str, Any] = {k: v for k, v in call.sizes.items() if k in plan["sizes"]}
         for t in plan["tensors"]:
             if t["role"] == "output":
                 shape = [int(evaluate(e, call.sizes)) for e in t["shape"]]
                 arguments[t["name"]] = poisoned(shape, DTYPES[t["dtype"]], call.device)
-        return subject.launcher.prepare(version=version, **{**arguments, **call.inputs})
+        return launcher.prepare(version=version, **{**arguments, **call.inputs})
 
     return make
+
+
+def trusted(launcher: Launcher, refused: Mapping[str, str], version: str | None) -> Launcher:
+    """Without the versions that must not run. Raises Wrong where the one asked for, or the one that all others are
+    compared with, is among them."""
+    for name in (version or "", launcher.versions[-1].name):
+        if name in refused:
+            raise Wrong(f"version {name}: {refused[name]}")
+    return replace(launcher, versions=tuple(v for v in launcher.versions if v.name not in refused))
 
 
 def _executed(subject: Subject, call: Call) -> Run:

@@ -75,9 +75,8 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     if not shutil.which("git"):
         return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    return done.stdout.strip() or None
+    said = _said(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"])
+    return said.strip() or None
 
 
 def _smi(fields: Sequence[str]) -> dict[str, str]:
@@ -88,9 +87,17 @@ def _smi(fields: Sequence[str]) -> dict[str, str]:
     index = torch.cuda.current_device()
     for names in (fields, *([name] for name in fields)):
         command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-        if done.returncode == 0:
-            found |= dict(zip(names, (value.strip() for value in done.stdout.split(",")), strict=False))
+        if said := _said(command):
+            found |= dict(zip(names, (value.strip() for value in said.split(",")), strict=False))
             if len(names) > 1:
                 break
     return found
+
+
+def _said(command: Sequence[str]) -> str:
+    """What a command prints; nothing where it fails or does not end: no benchmark ends for want of it."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from synth.bench.formula import evaluator
 from synth.bench.recognise import ATTENTION, recognised
 from synth.bench.suite.check import Expected, expected, judge
 from synth.bench.suite.clock import Ready, floor, measure, own_stream, ready
-from synth.bench.suite.contenders import Call, Contender, Refused, Run, contenders, poison
+from synth.bench.suite.contenders import Call, Contender, Refused, Run, Wrong, contenders, poison
 from synth.bench.suite.grid import Item
 from synth.bench.suite.inputs import ROOM, make
 from synth.bench.suite.machine import ceilings, machine, state
 from synth.bench.suite.results import FORMAT, OK, write
+from synth.bench.suite.trials import refused, trials
 from synth.bench.suite.work import work
 
 MEMORY = 0.45  # of the device's: what a row's tensors may take, the rest is for contenders
@@ -40,7 +41,8 @@ COMPILING = {"FlexAttention": 20.0, "certified": 5.0}  # seconds a contender tak
 @dataclass(frozen=True, slots=True)
 class Options:
     """`seconds` of runs for each contender and row; `budget` in seconds for the whole run, None without end;
-    `versions`: time every version of a certificate too."""
+    `versions`: time every version of a certificate too; `refused`: by certificate, versions that must not run and why
+    (`synth.bench.suite.trials`)."""
 
     device: torch.device
     out: Path
@@ -49,6 +51,7 @@ class Options:
     budget: float | None = None
     argv: tuple[str, ...] = ()
     versions: bool = False
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 Report = Callable[[str], None]
@@ -62,6 +65,13 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
     left = [item for item in items if item_key(item) not in done]
     body["not_run"] = [item.title for item in left]
     write(options.out, body)
+    if options.device.type == "cuda":
+        subjects = {s.launcher.certificate: s for item in left for s in item.group.subjects}
+        known = body.get("trials", [])
+        fresh = [s for identity, s in subjects.items() if identity not in {line["certificate"] for line in known}]
+        body["trials"] = [*known, *trials(fresh, report)]
+        options = replace(options, refused=refused(body["trials"]))
+        write(options.out, body)
     pace: list[float] = []
     said: set[str] = set()
 
@@ -121,6 +131,7 @@ def _fresh(items: Iterable[Item], options: Options) -> dict[str, Any]:
             }
             for identity, s in subjects.items()
         ],
+        "trials": [],
         "rows": [],
         "not_run": [],
     }
@@ -160,7 +171,7 @@ def one(item: Item, options: Options, report: Report) -> dict[str, Any]:
         name: {"cells": e.cells.numel(), "of": e.of, "standard": e.standard, "allowed": e.allowed}
         for name, e in wanted.items()
     }
-    call = Call(item.group, sizes, inputs, device, options.versions)
+    call = Call(item.group, sizes, inputs, device, options.versions, options.refused)
     try:
         row["contenders"] = compete(contenders(call), wanted, options, report)
     except RuntimeError as error:  # a fault on the device, noticed between contenders
@@ -246,6 +257,8 @@ def _attempt(entry: dict[str, Any], action: Callable[[], Any]) -> None:
         action()
     except Refused as error:
         entry |= {"status": "refused", "reason": str(error)}
+    except Wrong as error:
+        entry |= {"status": "wrong", "reason": str(error)}
     except (AssumptionViolated, LaunchError) as error:
         entry |= {"status": "refused", "reason": str(error)}
     except torch.OutOfMemoryError:
