@@ -404,7 +404,8 @@ def interpret(
         rounded = round_to if mode is Mode.MACHINE else lambda x, _: x
         floats = {t.name: t.dtype for t in program.tensors if t.dtype.is_float}
         given = {name: rounded(x, floats[name]) if name in floats else x for name, x in given.items()}
-        memory = ArrayMemory(layouts, given, log, rounded)
+        infinite = {t.name for t, _ in bound.outputs if t.overflows and mode is Mode.MACHINE}
+        memory = ArrayMemory(layouts, given, log, rounded, infinite)
         runner = machine(sizes, parameters, mode, watch(memory), log, fuel)
         for kernel in program.kernels:
             runner.launch(kernel)

@@ -20,9 +20,10 @@ from ir.dtypes import DTYPES as KERNEL_DTYPES
 from ir.formulas import Names, Sort
 from ir.gradient import expand
 from ir.infer import CONSTANTS, OPERATIONS, TRUTH
+from ir.limits import settled, widest
 from ir.parser import MAX_SOURCE, keywords, parse_definitions, parse_formula
 from ir.program import DType
-from ir.spec import Bound, Dim, Facts, Option, Parameter, Shapes, Spec, TensorSpec
+from ir.spec import Bound, Dim, Facts, Limit, Option, Parameter, Shapes, Spec, TensorSpec
 from ir.toml_reader import Table
 
 FLOATS = {"bf16": DType.BF16, "fp16": DType.F16, "f16": DType.F16, "fp32": DType.F32, "f32": DType.F32}
@@ -92,9 +93,13 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     options = tuple(_option(t, n) for n, t in _named(root, "options", "an option", taken))
     names = Names(root.source, frozenset(d.name for d in dims))
     names.options = {o.name: o.choices for o in options}
-    parameters = tuple(_parameter(t, n, names) for n, t in _named(root, "parameters", "a parameter", taken))
-    inputs = tuple(_tensor(t, n, names, options, True) for n, t in _named(root, "inputs", "a tensor", taken))
-    outputs = tuple(_tensor(t, n, names, options, False) for n, t in _named(root, "outputs", "an output", taken))
+    limits: list[Limit] = []
+    decided = replace(names, sizes=frozenset(d.name for d in dims if d.choices))
+    parameters = tuple(
+        _parameter(t, n, names, decided, limits) for n, t in _named(root, "parameters", "a parameter", taken)
+    )
+    inputs = tuple(_input(t, n, names, options, decided, limits) for n, t in _named(root, "inputs", "a tensor", taken))
+    outputs = tuple(_output(t, n, names, options) for n, t in _named(root, "outputs", "an output", taken))
     formula = root.table("formula")
     formula.keys(required=("define", "empty_row"), optional=("require",))
     empty_row = formula.choice("empty_row", ("zero", "undefined"))
@@ -116,7 +121,7 @@ def _spec(root: Table, text: str, path: str) -> Spec:
     layout = root.table("layout")
     layout.keys(required=("max_stride",))
     target, search, heldout = _bench(root, dims)
-    return Spec(
+    spec = Spec(
         name=name,
         doc=root.text("doc") if "doc" in root else "",
         source=text,
@@ -134,7 +139,9 @@ def _spec(root: Table, text: str, path: str) -> Spec:
         search_shapes=search,
         heldout_shapes=heldout,
         target=target,
+        limits=tuple(limits),
     )
+    return widest(spec)
 
 
 def _named(root: Table, section: str, meaning: str, taken: dict[str, str]) -> list[tuple[str, Table]]:
@@ -181,11 +188,13 @@ def _option(table: Table, name: str) -> Option:
     return Option(name, choices, table.choice("default", choices))
 
 
-def _parameter(table: Table, name: str, names: Names) -> Parameter:
+def _parameter(table: Table, name: str, names: Names, decided: Names, limits: list[Limit]) -> Parameter:
     table.keys(required=("min", "max", "default"), optional=("type",))
     integer = "type" in table and table.choice("type", ("real", "int")) == "int"
-    low, high = (_integer_limit(table, key) if integer else table.real(key) for key in ("min", "max"))
-    if low > high:
+    low, high = (
+        _integer_limit(table, key) if integer else _limit(table, name, key, decided, limits) for key in ("min", "max")
+    )
+    if low > high and not any(limit.name == name for limit in limits):
         raise table.problem("S013", f"the limits of {name} leave no value: {low} > {high}", "max")
     return Parameter(name, low, high, _lone(table, "default", names, Sort.INTEGER if integer else Sort.REAL), integer)
 
@@ -194,18 +203,19 @@ def _integer_limit(table: Table, key: str) -> int:
     return table.integer(key, -(2**63), 2**63 - 1)
 
 
-def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], given: bool) -> TensorSpec:
-    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved", *_FACTS) if given else ())
-    shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
-    if not shape:
-        raise table.problem("S004", f"`{name}` has no dimension", "shape")
-    dtype = table.text("dtype")
-    choices = _dtypes(dtype, options)
-    allowed = DTYPES if given else FLOATS
-    if wrong := [c for c in choices if c not in allowed]:
-        known = [*allowed, *(o.name for o in options)]
-        hint = closest(dtype, known) or f"one of {', '.join(allowed)}, or an option of such choices"
-        raise table.problem("S006", f"`{wrong[0]}` is not a dtype{'' if given else ' of outputs'}", "dtype", hint)
+def _limit(table: Table, name: str, key: str, decided: Names, limits: list[Limit]) -> float:
+    """A number; or a formula over what settings decide, which joins `limits` (the number is then theirs to say)."""
+    if not isinstance(table.values[key], str):
+        return table.real(key)
+    limits.append(Limit(name, key, _lone(table, key, decided, Sort.REAL)))
+    return 0.0
+
+
+def _input(
+    table: Table, name: str, names: Names, options: tuple[Option, ...], decided: Names, limits: list[Limit]
+) -> TensorSpec:
+    table.keys(required=("shape", "dtype"), optional=("abs_max", "saved", *_FACTS))
+    shape, dtype, choices = _shape(table, name, names, options, DTYPES)
     integers = [c for c in choices if c in INTEGERS]
     if integers and len(integers) < len(choices):
         raise table.problem("S006", f"`{dtype}` is an integer or a float", "dtype", "one kind for a tensor")
@@ -213,12 +223,36 @@ def _tensor(table: Table, name: str, names: Names, options: tuple[Option, ...], 
         if key in table:
             hint = f"integers have {join(_FACTS)}, floats `abs_max`"
             raise table.problem("S002", f"`{name}` of {choices[0]} has no `{key}`", key, hint)
-    bound = table.real("abs_max") if "abs_max" in table else None
-    if bound is not None and bound <= 0:
+    bound = _limit(table, name, "abs_max", decided, limits) if "abs_max" in table else None
+    if bound is not None and bound <= 0 and not any(limit.name == name for limit in limits):
         raise table.problem("S013", "abs_max must be positive", "abs_max")
     facts = _facts(table, name, names, len(shape))
     kept = "saved" in table and table.flag("saved")
     return TensorSpec(name, shape, dtype, bound, kept, facts)
+
+
+def _output(table: Table, name: str, names: Names, options: tuple[Option, ...]) -> TensorSpec:
+    table.keys(required=("shape", "dtype"), optional=("overflow",))
+    shape, dtype, _ = _shape(table, name, names, options, FLOATS)
+    infinite = "overflow" in table and table.choice("overflow", ("never", "inf")) == "inf"
+    return TensorSpec(name, shape, dtype, overflows=infinite)
+
+
+def _shape(
+    table: Table, name: str, names: Names, options: tuple[Option, ...], allowed: Mapping[str, DType]
+) -> tuple[tuple[ast.Expr, ...], str, tuple[str, ...]]:
+    """Extents, dtype as written, and what it may be."""
+    shape = tuple(_lone(table, key, names, Sort.INTEGER) for key in table.elements("shape"))
+    if not shape:
+        raise table.problem("S004", f"`{name}` has no dimension", "shape")
+    dtype = table.text("dtype")
+    choices = _dtypes(dtype, options)
+    if wrong := [c for c in choices if c not in allowed]:
+        known = [*allowed, *(o.name for o in options)]
+        hint = closest(dtype, known) or f"one of {', '.join(allowed)}, or an option of such choices"
+        of_outputs = "" if allowed is DTYPES else " of outputs"
+        raise table.problem("S006", f"`{wrong[0]}` is not a dtype{of_outputs}", "dtype", hint)
+    return shape, dtype, choices
 
 
 def _facts(table: Table, name: str, names: Names, rank: int) -> Facts:
@@ -351,6 +385,7 @@ def bind(spec: Spec, settings: Mapping[str, str | int] | None = None) -> Bound:
             hint = f"choices: {join(str(c) for c in dim.choices)}"
             raise SpecProblem("S011", f"{dim.name} = {text} is not a choice", NOWHERE, source, hint)
         values[dim.name] = int(text)
+    spec = settled(spec, values)
     return Bound(
         spec=spec,
         settings=tuple(values.items()),

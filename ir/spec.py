@@ -66,7 +66,8 @@ NO_FACTS = Facts()
 class TensorSpec:
     """shape: expressions over dims; dtype: a DType name or an option's name; abs_max: |x| <= abs_max
     (float inputs only, assumed of the caller and used by S1); facts: what every cell of an integer input is
-    promised to be (checked by the launcher).
+    promised to be (checked by the launcher). overflows: a cell of this output whose value is beyond its dtype's
+    largest number is to be an infinity of its sign, as IEEE 754 rounds it; otherwise no value may be.
 
     An input that is `saved` is what an earlier kernel made of the other inputs, such as the O and LSE that
     attention saves for its backward: the definition of its name is its contract, which the certificate of
@@ -78,6 +79,17 @@ class TensorSpec:
     abs_max: float | None = None
     saved: bool = False
     facts: Facts = NO_FACTS
+    overflows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that settings decide: `key` of the tensor or parameter `name` ("abs_max", "min" or "max") is the value
+    of a formula over options and static dimensions."""
+
+    name: str
+    key: str
+    value: ast.Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,8 @@ class Spec:
     """`empty_row`: "zero" makes a quotient with zero denominator 0 and log(0) = -inf (rows with no
     visible key); "undefined" leaves such cells to the kernel. `max_stride` bounds every stride of
     every tensor, in elements, over all layouts the spec admits (views into a fused buffer too). `derived`
-    names the definitions that `grad` was written out in (ir/gradient.py); `source` has the text as it was."""
+    names the definitions that `grad` was written out in (ir/gradient.py); `source` has the text as it was. Of what
+    `limits` names, inputs and parameters have the widest limit over all settings; in a `Bound`, that of its own."""
 
     name: str
     doc: str
@@ -112,6 +125,7 @@ class Spec:
     search_shapes: tuple[Shapes, ...]
     heldout_shapes: tuple[Shapes, ...]
     target: str
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

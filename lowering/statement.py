@@ -23,7 +23,8 @@ NODES: dict[str, Any] = {
     node.__name__: node
     for node in (
         *(ast.Number, ast.Text, ast.Name, ast.Unary, ast.Binary, ast.Call, ast.Element, ast.If, ast.Big),
-        *(ast.Definition, spec.Dim, spec.Option, spec.Parameter, spec.Facts, spec.TensorSpec, spec.Shapes),
+        *(ast.Definition, spec.Dim, spec.Option, spec.Parameter, spec.Facts, spec.TensorSpec, spec.Limit),
+        spec.Shapes,
         *(spec.Spec, spec.Bound),
     )
 }

@@ -5,7 +5,8 @@ as its header leaves them open, and the embedded proposer's first composition wh
 through the gate before it is compiled, so a row is about a proved kernel. What a target refuses is a row that says so.
 
 A target's default is the kernel predicted fastest (`synth.bench.cost`) among those that compile for it without spills:
-no kernel is written for a target by name. A row is kept as long as its emitted text and the compiler are the same.
+no kernel is written for a target by name. A row is kept as long as its emitted code and the compiler are the same: the
+gate is asked again where the text of kernel or spec is another, the compiler only where what it would be given is.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class Subject:
     text: str
     settings: tuple[tuple[str, str], ...]
     case: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What rows of it have as `spec`, `kernel` and `settings`."""
+        return Path(self.spec).stem, self.kernel, said(dict(self.settings))
 
     @property
     def key(self) -> str:
@@ -117,12 +123,12 @@ def _headers(spec: Spec) -> list[dict[str, str]]:
 
 
 def rows_of(subject: Subject, targets: Sequence[str], known: Sequence[Row] = ()) -> list[Row]:
-    """One row for each target and each version emitted for it. `known`: rows of this very subject from earlier; those
-    whose emitted text and compiler have not changed are taken as they are. What the gate does not prove is not
-    compiled."""
+    """One row for each target and each version emitted for it. `known`: rows of this kernel at these settings from
+    earlier; those whose emitted code and compiler have not changed are taken as they are. What the gate does not prove
+    is not compiled."""
     bound = bind(load_spec(subject.spec), dict(subject.settings))
     program = check(parse(subject.text), bound)
-    again = _reissued(subject, bound, known)
+    again = _reissued(subject, bound, [row for row in known if row["subject"] == subject.key])
     kept = _kept(known, again, program, bound) if again else {}
     wanted = [(t, v) for v in versions_of(again, program, bound) for t in v.targets(targets)] if again else []
     if wanted and all((t, v.name) in kept for t, v in wanted):
@@ -133,8 +139,9 @@ def rows_of(subject: Subject, targets: Sequence[str], known: Sequence[Row] = ())
     if certificate is None:
         return [{**about, "target": t, "version": "", "problem": "not proved", "kernels": []} for t in targets]
     about["widths"] = {name: certificate.body[name] for name in WIDTHS if name in certificate.body}
+    kept = _kept(known, certificate, program, bound)
     return [
-        kept.get((t, v.name)) or {**about, **_compiled(v, program, bound, t)}
+        {**(kept.get((t, v.name)) or _compiled(v, program, bound, t)), **about}
         for v in versions_of(certificate, program, bound)
         for t in v.targets(targets)
     ]
@@ -161,7 +168,8 @@ def _kept(known: Sequence[Row], certificate: Certificate, program: Program, boun
 
 
 def _source(emitted: Version) -> str:
-    return digest(emitted.source + json.dumps(emitted.launches))
+    """Of what is compiled: the module without the text that opens it, which names the spec's."""
+    return digest(emitted.source.split('"""\n', 1)[-1] + json.dumps(emitted.launches))
 
 
 def _compiled(emitted: Version, program: Program, bound: Bound, target: str) -> Row:
@@ -198,12 +206,12 @@ def survey(
     wanted: Iterable[Subject], targets: Sequence[str], known: Iterable[Row] = (), workers: int = 2
 ) -> Iterator[tuple[Subject, list[Row]]]:
     """The rows of every subject, as they are done."""
-    by_key: dict[str, list[Row]] = {}
+    earlier: dict[tuple[str, str, str], list[Row]] = {}
     for row in known:
-        by_key.setdefault(row["subject"], []).append(row)
+        earlier.setdefault((row["spec"], row["kernel"], said(row["settings"])), []).append(row)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        asked = {pool.submit(rows_of, s, targets, by_key.get(s.key, ())): s for s in wanted}
+        asked = {pool.submit(rows_of, s, targets, earlier.get(s.place, ())): s for s in wanted}
         try:
             for done in as_completed(asked):
                 yield asked[done], done.result()

@@ -74,8 +74,8 @@ def _progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
-def place(row: Row) -> tuple[str, str, str]:
-    return row["subject"], row["target"], row["version"]
+def place(row: Row) -> tuple[str, ...]:
+    return row["spec"], row["kernel"], said(row["settings"]), row["target"], row["version"]
 
 
 def line(row: Row) -> str:

@@ -71,6 +71,7 @@ class Magnitudes:
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
         self.written: dict[int, float] = {}  # of each store of the running kernel, the bound found last
+        self.narrowed: dict[int, tuple[Span, float]] = {}  # of each cast to f16, by node: the operand's, found last
 
     def _saved(self, tensor: TensorSpec) -> float:
         """The bound of a saved input by its definition, with room for its rounding."""
@@ -86,16 +87,20 @@ class Magnitudes:
         for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
             self.intervals = Intervals(self.proof, trace)
             self.kernel = kernel.name
-            self.stores = dict(zip(map(id, _stores(kernel.body)), trace.of_kind("store", "atomic"), strict=True))
+            self.stores = dict(zip(map(id, stores(kernel.body)), trace.of_kind("store", "atomic"), strict=True))
             self.written = {}
             self._block(kernel.body, {})
             self._settle(kernel)
         return self.problem
 
+    def cast(self, span: Span) -> float:
+        """The bound of what is cast to f16 there; inf where the walk found none."""
+        return max((bound for at, bound in self.narrowed.values() if at == span), default=math.inf)
+
     def _settle(self, kernel: core.Kernel) -> None:
         """What tensors may hold after the launch. Atomic adds come in any order, so on the way to their total
         a cell holds at most what it held before and the absolute values of everything added to it."""
-        for s in _stores(kernel.body):
+        for s in stores(kernel.body):
             largest = self.written[id(s)]
             if not s.atomic:
                 self.tensors[s.tensor] = max(self.tensors.get(s.tensor, 0.0), largest)
@@ -230,6 +235,7 @@ class Magnitudes:
                 return self._computed(Affine(1.0 if truth else 9.3e18, {}), (), e)  # an integer fits 64 bits (B2)
             case core.Cast() if e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32:
                 inner = self._of(e.operand, env)  # `range` shows of each such cast that it fits
+                self.narrowed[id(e)] = e.span, math.inf if inner.factors else inner.constant
                 return inner if inner.factors else Affine(min(inner.constant, LARGEST[core.DType.F16]), {})
             case core.Cast():
                 return self._computed(self._of(e.operand, env), (), e)
@@ -302,11 +308,11 @@ class Magnitudes:
         return found
 
 
-def _stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
+def stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
     """Every store of a kernel, in the order in which `execute` records them."""
     for s in body:
         if isinstance(s, core.For):
-            yield from _stores(s.body)
+            yield from stores(s.body)
         elif isinstance(s, core.Store):
             yield s
 

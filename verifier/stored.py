@@ -18,7 +18,7 @@ from ir.ast import Span
 def stored_difference(kernel: core.Kernel, span: Span) -> bool:
     """Whether every exp at this place of the kernel is of such a difference."""
     values = _values(kernel.body)
-    found = [e for v in _all(kernel.body) for e in _within(v) if isinstance(e, core.Unary) and e.span == span]
+    found = [e for e in expressions(kernel.body) if isinstance(e, core.Unary) and e.span == span]
     arguments = [_shape_aside(e.operand) for e in found if e.op == "exp"]
     return bool(arguments) and all(
         isinstance(x, core.Binary) and x.op == "sub" and _moved(values, x.left) and _moved(values, x.right)
@@ -38,6 +38,11 @@ def _values(body: tuple[core.Statement, ...]) -> dict[str, list[core.Expr]]:
             for name, values in _values(s.body).items():
                 out.setdefault(name, []).extend(values)
     return out
+
+
+def expressions(body: tuple[core.Statement, ...]) -> Iterator[core.Expr]:
+    """Every value that is named, carried or stored, and every expression inside it."""
+    return (e for value in _all(body) for e in _within(value))
 
 
 def _all(body: tuple[core.Statement, ...]) -> Iterator[core.Expr]:

@@ -6,7 +6,8 @@ and is offered for a spec bound to those only.
 
 Tile sizes that suit one head dim or dtype spill registers at another. The header says which to take where:
 `# for D=128: BM=32 BN=64` gives the kernel these metas at those settings, `# also: BM=32 BN=64` offers it with these,
-too, where it is offered as it is. Each is a candidate of its own, proved by itself.
+too, where it is offered as it is. Each is a candidate of its own, proved by itself. `# not for D=256: why` says where a
+kernel is not offered, since nobody could prove it there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ir.spec import Bound
 from synth.propose import Candidate
 
 SIZES = re.compile(r"# (?:for (?P<settings>[^:]+)|also): (?P<metas>.+)")
+NOT_FOR = re.compile(r"# not for (?P<settings>[^:]+): .+")
 
 
 class NoSuchMeta(Exception):
@@ -32,6 +34,8 @@ def seeds(bound: Bound) -> Iterator[Candidate]:
     others: list[Candidate] = []
     for path in sorted(folder.glob("*.tile")) if bound.spec.path.endswith(".toml") else ():
         text = path.read_text(encoding="utf-8")
+        if any(_fits(excluded, bound) for excluded in _excluded(text)):
+            continue
         fixed = next(
             (m for m, wanted in _sizes(text) if wanted and _fits({**wanted_settings(text), **wanted}, bound)), {}
         )
@@ -52,6 +56,13 @@ def wanted_settings(text: str) -> dict[str, str]:
     """`key=value` of a kernel file's first line, `# spec: NAME key=value ...`; empty without such a line."""
     first = text.split("\n", 1)[0]
     return _pairs(" ".join(first.split()[3:])) if first.startswith("# spec: ") else {}
+
+
+def _excluded(text: str) -> Iterator[dict[str, str]]:
+    """The settings of each line of the header that says where a kernel is not offered."""
+    for line in takewhile(lambda line: line.startswith("#"), text.split("\n")):
+        if found := NOT_FOR.fullmatch(line.strip()):
+            yield _pairs(found["settings"])
 
 
 def _sizes(text: str) -> Iterator[tuple[dict[str, str], dict[str, str]]]:

@@ -5,7 +5,8 @@ maximum is subtracted; `verifier.linear`). With these, a magnitude pass over the
 every f32 value a sum, dot or carried name can reach under the spec's input and size limits: a carried
 x' = a*x + b with |a| <= 1 grows by at most |b| an iteration; failing that, its closed form is bounded as
 a weighted mean, |sum w v / sum w| <= max |v| for w >= 0. All must stay below the largest f32, and what is
-cast to f16 below the largest f16. Divisors and arguments of log must not underflow (`verifier.underflow`),
+cast to f16 below the largest f16, unless it is cast to be stored in an output that overflows to infinities and that
+no kernel loads: there only f32 is the limit. Divisors and arguments of log must not underflow (`verifier.underflow`),
 and rounding must not make an argument of sqrt negative: `verifier.floors` reads both off the program.
 """
 
@@ -14,18 +15,19 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from ir import program as core
 from ir.ast import Span
 from verifier import reals
-from verifier.accumulators import Magnitudes
+from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, stores
 from verifier.binders import open_binder
-from verifier.booleans import TRUE, conj
-from verifier.execute import Access
+from verifier.booleans import TRUE
+from verifier.execute import Access, Trace
 from verifier.linear import at_most
 from verifier.magnitude import bound_of
 from verifier.proof import Finding, Proof
 from verifier.reals import Real
 from verifier.smt import Context
-from verifier.stored import stored_difference
+from verifier.stored import expressions, stored_difference
 from verifier.tiles import Duty
 from verifier.underflow import at_least
 
@@ -34,21 +36,23 @@ STATEMENT = (
     "range; no divisor or argument of log is lost to underflow, no argument of sqrt negative by rounding"
 )
 LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
-LARGEST_F16 = 65504.0
+FITS_F16 = LARGEST[core.DType.F16] / 1.01  # what is computed from rounded values is a little larger
 
 
 def check(proof: Proof) -> Finding:
     bounds: dict[Span, Fraction] = {}
-    halves: list[tuple[Duty, Access]] = []
+    halves: list[tuple[Duty, Access, float]] = []
     quotients: dict[Span, list[tuple[Duty, Access]]] = {}
     seen: set[tuple[Duty, Context]] = set()
+    roomy = False  # whether some argument of exp is bounded with room for rounding only
     for kernel, trace in zip(proof.program.kernels, proof.traces, strict=True):
+        rounded = _rounded_to_infinity(proof, kernel, trace)
         for access in trace.of_kind("store", "atomic"):
             if access.value is None:
                 continue
             for duty in sorted(access.value.owes, key=lambda d: (d.span.line, d.span.column)):
                 if duty.kind == "half":
-                    halves.append((duty, access))
+                    halves.append((duty, access, LARGEST_F32 if rounded.get(id(access)) == duty.span else FITS_F16))
                 if duty.kind == "quotient":
                     quotients.setdefault(duty.span, []).append((duty, access))
                 context = proof.within(access).given(duty.premise)
@@ -60,23 +64,43 @@ def check(proof: Proof) -> Finding:
                     return Finding(False, STATEMENT, what, duty.span)
                 if duty.kind != "exp" or duty.argument is None:
                     continue
-                found = exp_bound(proof, duty.argument, context, stored_difference(kernel, duty.span))
+                stored = stored_difference(kernel, duty.span)
+                found = exp_bound(proof, duty.argument, context, stored)
                 if found is None:
                     what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"
                     return Finding(False, STATEMENT, what, duty.span)
                 bounds[duty.span] = max(bounds.get(duty.span, found), found)
-    problem = Magnitudes(proof, bounds, quotients).overflow()
+                roomy = roomy or rounding(proof, duty.argument, context, stored) > 0
+    magnitudes = Magnitudes(proof, bounds, quotients)
+    problem = magnitudes.overflow()
     if problem is not None:
         return Finding(False, STATEMENT, problem[0], problem[1])
-    for duty, access in halves:
-        if duty.argument is None:
-            continue
-        context = proof.within(access).given(conj((duty.premise,)))
-        largest = bound_of(proof, duty.argument, context)
-        if largest > LARGEST_F16:
+    for duty, access, limit in halves:
+        largest = magnitudes.cast(duty.span)  # of floats; a term is of reals, which say nothing where exp needed room
+        if largest > limit and duty.argument is not None and not roomy:
+            largest = bound_of(proof, duty.argument, proof.within(access).given(duty.premise))
+        if largest > limit:
             return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", duty.span)
     in_order = sorted(bounds.items(), key=lambda item: item[0].line)
     return Finding(True, STATEMENT, trace=tuple(f"line {s.line}: exp argument <= {b}" for s, b in in_order))
+
+
+def _rounded_to_infinity(proof: Proof, kernel: core.Kernel, trace: Trace) -> dict[int, Span]:
+    """Stores of a value that is cast to f16 right there, into an output whose cells beyond f16 are infinities by the
+    spec, and the place of that cast, which no other cast has. The value is the spec's (E1), so its rounding is what
+    the spec asks for; nothing computes with it, as no kernel loads that output."""
+    infinite = {t.name for t, _ in proof.bound.outputs if t.overflows}
+    infinite -= {access.tensor for t in proof.traces for access in t.of_kind("load")}
+    casts = [e.span for e in expressions(kernel.body) if _to_f16(e)]
+    return {
+        id(access): store.value.span
+        for store, access in zip(stores(kernel.body), trace.of_kind("store", "atomic"), strict=True)
+        if store.tensor in infinite and _to_f16(store.value) and casts.count(store.value.span) == 1
+    }
+
+
+def _to_f16(e: core.Expr) -> bool:
+    return isinstance(e, core.Cast) and e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32
 
 
 def rounding(proof: Proof, argument: Real, context: Context, stored: bool = False) -> Fraction:
