@@ -341,11 +341,6 @@ def integer_value(bound: Bound, e: ast.Expr, sizes: Mapping[str, int]) -> int:
     return int(_integer(_Evaluator(bound, sizes, {}, {}).evaluate(e, {}, 0)))
 
 
-def real_value(bound: Bound, e: ast.Expr) -> float:
-    """A real expression over options and static dimensions. Raises EvaluationError."""
-    return float(_real(_Evaluator(bound, {}, {}, {}).evaluate(e, {}, 0)).plain())
-
-
 def parameters_default(bound: Bound, sizes: Mapping[str, int]) -> dict[str, float]:
     """The default value of every parameter at these sizes, an int for an integer one. Raises EvaluationError."""
     evaluator = _Evaluator(bound, sizes, {}, {})

@@ -7,17 +7,24 @@ options and static dimensions alone, so binding a spec settles it: whoever prove
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
 from ir import ast
 from ir.binding import walk
 from ir.diagnostics import Source, SpecProblem
-from ir.evaluate import EvaluationError, real_value
-from ir.spec import Bound, Limit, Parameter, Spec, TensorSpec
+from ir.formulas import settled as decided
+from ir.spec import Limit, Parameter, Spec, TensorSpec
 
 Settings = Mapping[str, str | int]
+_BINARY: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
+    "%": operator.mod, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
+    "!=": operator.ne,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs, "sqrt": math.sqrt, "exp": math.exp}
 
 
 def settled(spec: Spec, settings: Settings) -> Spec:
@@ -59,9 +66,35 @@ def _settings(spec: Spec) -> Iterator[dict[str, str | int]]:
 
 def _value(spec: Spec, limit: Limit, settings: Settings) -> float:
     try:
-        return real_value(Bound(spec, tuple(settings.items()), (), (), ()), limit.value)
-    except EvaluationError as error:
-        raise _problem(spec, limit, settings, str(error)) from error
+        return float(_number(decided(limit.value, settings), settings))
+    except (ValueError, ArithmeticError) as error:
+        raise _problem(spec, limit, settings, f"no number: {error}") from error
+
+
+def _number(e: ast.Expr, settings: Settings) -> float:
+    """The value of a formula over static dimensions, its options decided. Raises ValueError, ArithmeticError."""
+    match e:
+        case ast.Number(value):
+            return float(value)
+        case ast.Name("true" | "false" as truth):
+            return float(truth == "true")
+        case ast.Name(name) if isinstance(settings.get(name), int):
+            return float(settings[name])
+        case ast.Unary("-", x):
+            return -_number(x, settings)
+        case ast.Unary("not", x):
+            return float(not _number(x, settings))
+        case ast.Binary("and" | "or" as op, left, right):
+            return _number(right if bool(_number(left, settings)) is (op == "and") else left, settings)
+        case ast.Binary(op, left, right) if op in _BINARY:
+            return _BINARY[op](_number(left, settings), _number(right, settings))
+        case ast.Call(function, args, ()) if function in _FUNCTIONS:
+            return _FUNCTIONS[function](*(_number(x, settings) for x in args))
+        case ast.If(condition, then, otherwise):
+            return _number(then if _number(condition, settings) else otherwise, settings)
+        case _:
+            known = ", ".join(_FUNCTIONS)
+            raise ValueError(f"a limit is made of numbers, static dimensions, options, arithmetic and {known}")
 
 
 def _check(

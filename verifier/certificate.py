@@ -110,8 +110,8 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
 TRUSTED = (
     "ir/ast.py", "ir/program.py", "ir/spec.py", "ir/grammar.lark", "ir/expression.lark", "ir/formula.lark",
     "ir/parser.py", "ir/builder.py", "ir/typing.py", "ir/infer.py", "ir/dtypes.py", "ir/tiles.py", "ir/toml_reader.py",
-    "ir/loader.py", "ir/requirements.py", "ir/formulas.py", "ir/gradient.py", "ir/reverse.py", "ir/binding.py",
-    "verifier/integers.py",
+    "ir/loader.py", "ir/limits.py", "ir/requirements.py", "ir/formulas.py", "ir/gradient.py", "ir/reverse.py",
+    "ir/binding.py", "verifier/integers.py",
     "verifier/booleans.py", "verifier/reals.py", "verifier/constants.py", "verifier/domains.py",
     "verifier/binders.py", "verifier/signs.py",
     "verifier/terms.py", "verifier/cells.py", "verifier/smt.py", "verifier/roots.py",

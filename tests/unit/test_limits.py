@@ -89,6 +89,8 @@ def test_a_limit_is_read_back_from_a_certificate() -> None:
         ("64000 / D", "64 - D", "abs_max is 0.0, not a positive number, where dtype = fp16, D = 64"),
         ("then 1 else", "then 0.25 else", "the limits leave no value: 0.5 > 0.25, where dtype = fp16"),
         ("64000 / D", "64000 / R", "`R` is not defined"),
+        ("64000 / D", "log(D)", "a limit is made of numbers, static dimensions, options, arithmetic and min"),
+        ("64000 / D", "1 / (D - 64)", "division by zero, where dtype = fp16, D = 64"),
         ('"inf"', '"saturate"', '`overflow` cannot be "saturate"'),
     ],
 )
