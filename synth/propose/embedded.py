@@ -28,21 +28,24 @@ _FAST = Choices(rows=128, keys=64, split=True, base2=True, warps=8)
 _SPECIALISED = replace(_FAST, specialise=True)
 # By the longest static extent (the head dim): tiles and schedules that fill a multiprocessor of sm_90, the first two
 # without spills wherever a kernel runs; benchmarks/LOG.md says what is known of each. With four warps a tile of 128
-# rows takes the registers of 256, so that two programs fit, and Triton specialises warps itself.
+# rows takes the registers of 256, so that two programs fit, and Triton specialises warps itself. The last holds the
+# versions of the first, and persistent ones of them.
 FAST = {
     64: (
         replace(_SPECIALISED, keys=128),
         _FAST,
         replace(_FAST, rows=64, warps=4),
         replace(_SPECIALISED, warps=4),
+        replace(_SPECIALISED, keys=128, persistent=True),
     ),
     128: (
         replace(_SPECIALISED, keys=128),
         replace(_FAST, stages=3),
         replace(_FAST, warps=4),
         replace(_SPECIALISED, warps=4),
+        replace(_SPECIALISED, keys=128, persistent=True),
     ),
-    256: (_SPECIALISED, replace(_FAST, keys=32, stages=3)),
+    256: (_SPECIALISED, replace(_FAST, keys=32, stages=3), replace(_SPECIALISED, persistent=True)),
 }
 MAX_TILE = 2**15  # elements; a score that is no matrix product needs tiles of rank 3, which registers must hold
 TILES = (Binary, Unary, Reduce, Load, Dot)

@@ -7,11 +7,13 @@ import math
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ir.loader import bind, load_spec, packaged_specs
@@ -20,7 +22,7 @@ from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
 from lowering.versions import Version
-from synth.bench.cost import Prediction, predict
+from synth.bench.cost import Prediction, Turns, predict
 from synth.bench.hardware import DEVICES, device_named, device_of
 from synth.bench.predicted import best, predicted
 from synth.bench.rank import of_results, ranks, tau
@@ -114,6 +116,19 @@ def test_more_stages_hide_more_of_the_loads() -> None:
 def test_a_device_with_more_of_everything_is_faster() -> None:
     found = golden("fa2_large_tiles")
     assert run(found, target="sm_80").seconds > run(found, target="sm_90").seconds > run(found, target="sm_100").seconds
+
+
+def test_turns_are_dealt_out_as_the_kernel_takes_them() -> None:
+    """Causal, 32 row tiles of 16 heads, 132 programs: by hand what the slowest one does, and that order matters."""
+    kernel = golden("raw_maximum_longest_first")[0].kernels[0]
+    turns = Turns.of(kernel, (1, 16, 32))
+    lengths = 32.0 - np.arange(512) % 32  # by linear number: the last axis counts down
+    dealt: dict[int, float] = defaultdict(float)
+    for number, tile in enumerate(sorted(range(512), key=lambda n: n % 32)):
+        turn, program = divmod(number, 132)
+        dealt[131 - program if turn % 2 else program] += lengths[tile]
+    assert turns.longest(lengths[turns.order], 132) == max(dealt.values()) < 1.04 * lengths.sum() / 132
+    assert Turns(np.arange(512)).longest(lengths, 132) > 1.1 * lengths.sum() / 132  # tiles of a head together
 
 
 def test_decoding_is_bound_by_memory() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synth.bench.counts import Cycle
-from synth.bench.matching import match
+from synth.bench.matching import match, turn_of
 from synth.bench.overlap import Phase, iteration, phase_of
 
 
@@ -120,3 +120,16 @@ def test_roles_of_a_specialised_kernel_share_one_loop() -> None:
     assert [warps for _, warps in found.roles] == [4, 4]
     (one,) = match([cycle(8e6)], [block(10**6), block(UTMALDG=2)], 12, True) or ()
     assert [warps for _, warps in one.roles] == [8]
+
+
+def test_a_loop_over_turns_is_none_of_the_programs_and_counts_once_a_tile() -> None:
+    """What it does itself is straight code of a turn; idling warps' loop is not taken for it."""
+    idle, turn, body, diagonal = block(issue=9), block(issue=900), {**block(8), "depth": 2}, {**block(8), "depth": 2}
+    code = {"straight": block(issue=50), "loops": [idle, turn, body, diagonal]}
+    found = turn_of(code, inner=True)
+    assert found is not None
+    assert found["straight"]["phases"][0]["issue"] == 900
+    assert found["loops"] == [idle, {**body, "depth": 1}, {**diagonal, "depth": 1}]
+    assert turn_of({**code, "loops": [idle]}, inner=True) is None
+    alone = turn_of({**code, "loops": [idle, turn]}, inner=False)  # of a program without loops
+    assert alone is not None and alone["straight"]["phases"][0]["issue"] == 900 and alone["loops"] == []
