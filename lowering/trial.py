@@ -4,17 +4,19 @@
 
 No test off the device shows what machine code does there: it may fault, and then every later call of the process fails,
 or not end. So this is run before a version is trusted with a process of value, and it is the quickest check that a
-machine runs what was certified. Each version is compared with the one that runs everywhere, on random inputs at small
-and ragged shapes (`lowering.agreement`), then recorded in a CUDA graph and replayed. A JSON object a line: one when a
-version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not tried" (nothing here meets its
-conditions). Exit code 0 when none is wrong, 1 else, 3 where a fault left versions
-untried (`--without` those that have a verdict goes on), 4 without a GPU. Needs torch and Triton alone.
+machine runs what was certified. Each version is compared with the one that runs everywhere, on random inputs, at small
+and ragged shapes and at one that fills a device (`lowering.agreement`), then recorded in a CUDA graph and replayed.
+
+A JSON object a line: one when a version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not
+tried" (nothing here meets its conditions). Exit code 0 where none is wrong, 1 else, 3 where a fault left some untried
+(`--without` those that have a verdict goes on), 4 without a GPU. Needs torch and Triton alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -31,19 +33,22 @@ from lowering.launch import Launcher, launching, load
 from lowering.versions import Version
 
 SAME, WRONG, NOT_TRIED, LOST = "same", "wrong", "not tried", "lost"
-LENGTHS = (37, 256)  # where a certificate lists no shapes
+SHORT, WHOLE = ((37, 2), (256, 2)), (2048, 16)  # lengths and other sizes: of small shapes, and to fill a device
+MOST = 2**30  # bytes of one shape's tensors
 SUMS = 1e-3  # of the largest value: atomic sums come in any order
 NO_MORE, NO_GPU = 3, 4
 
 
-def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[str, str]:
-    """The verdict on one version, and why; LOST where nothing more can be run by this process."""
+def tried(
+    launcher: Launcher, version: Version, device: torch.device, asked: Sequence[Mapping[str, int]]
+) -> tuple[str, str]:
+    """The verdict on one version at the shapes asked for, and why; LOST where this process can run nothing more."""
     target = target_of(device)
 
     def fit(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> bool:
         return fits(version, target, tensors, sizes)
 
-    shapes = [s for s in shapes_of(launcher, version) if fit(_tensors(launcher, s, device), s)]
+    shapes = [s for s in asked if fit(_tensors(launcher, s, device), s)]
     if not shapes:
         return NOT_TRIED, "no shape meets its conditions here"
     last = launcher.versions[-1]
@@ -64,22 +69,23 @@ def tried(launcher: Launcher, version: Version, device: torch.device) -> tuple[s
 
 
 def shapes_of(launcher: Launcher, version: Version) -> list[dict[str, int]]:
-    """Those that the certificate lists to compare this version at; else those of others, and some within its limits."""
+    """Those that the certificate lists to compare this version at; else those of others, and some within its limits.
+    Last one with more programs than a device runs at a time."""
     own = [c[2] for c in version.when if c[0] == "agrees"]
     others = [c[2] for v in launcher.versions for c in v.when if c[0] == "agrees"]
-    return [dict(shape) for listed in own or others for shape in listed] + ([] if own else _within(launcher.plan))
+    listed = [dict(shape) for shapes in own or others[:1] for shape in shapes]
+    made = [_within(launcher.plan, *lengths) for lengths in (*(() if own else SHORT), WHOLE)]
+    return [*listed, *(shape for shape in made if shape is not None)]
 
 
-def _within(plan: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Short and ragged, and one tile or more; what is no length is 2."""
+def _within(plan: Mapping[str, Any], length: int, other: int) -> dict[str, int] | None:
+    """Lengths (what the last two dimensions of tensors extend over) and other sizes alike, within the limits."""
     lengths = {e for t in plan["tensors"] for e in t["shape"][-2:] if isinstance(e, str)}
-    found = []
-    for length in LENGTHS:
-        wanted = {name: length if name in lengths else 2 for name in plan["sizes"]}
-        shape = {name: min(max(wanted[name], low), high) for name, (low, high) in plan["sizes"].items()}
-        if all(evaluate(requirement, shape) for requirement in plan["requires"]):
-            found.append(shape)
-    return found
+    shape = {n: min(max(length if n in lengths else other, low), high) for n, (low, high) in plan["sizes"].items()}
+    if not all(evaluate(requirement, shape) for requirement in plan["requires"]):
+        return None
+    cells = [math.prod(int(evaluate(e, shape)) for e in t["shape"]) for t in plan["tensors"]]
+    return shape if 8 * sum(cells) <= MOST else None
 
 
 def _tensors(launcher: Launcher, sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
@@ -124,7 +130,7 @@ def lines(path: Path, without: Sequence[str], device: torch.device) -> Iterator[
         about = {"certificate": str(path), "id": launcher.certificate, "version": version.name}
         yield {**about, "begun": True}
         begin = time.monotonic()
-        verdict, reason = tried(launcher, version, device)
+        verdict, reason = tried(launcher, version, device, shapes_of(launcher, version))
         told = {"verdict": WRONG if verdict == LOST else verdict, "reason": reason}
         yield {**about, **told, "seconds": round(time.monotonic() - begin, 2), "lost": verdict == LOST}
 

@@ -37,7 +37,8 @@ for name in ("z3", "lark", "msgspec", "sympy", "sqlalchemy", "ir", "verifier", "
 from pathlib import Path
 import torch
 from lowering.launch import load
-from stub_driver.device import stub_device
+from stub_driver.device import CUDA, stub_device
+from lowering.trial import tried
 from stub_driver.rehearse import rehearse
 
 launcher = load(sys.argv[1])
@@ -57,6 +58,7 @@ with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         chosen = replace(launcher, versions=(first, *others)).prepare(**whole).version
+    found["trial"] = tried(launcher, first, CUDA, [sizes])
     found["call"] = {"chosen": chosen, "said": [str(w.message) for w in said]}
     found["misaligned"] = rehearse(launcher, launcher.versions[-1], {**whole, "Q": odd}, stub)
     found["chosen for misaligned"] = launcher.prepare(**{**whole, "Q": odd}).version
@@ -109,6 +111,7 @@ def test_a_version_whose_kernels_write_nothing_is_not_used(found: dict[str, Any]
     """On the stub nothing is computed, so the comparison on the device must not let the version for Hopper run."""
     assert found["call"]["chosen"] == "descriptors"
     assert any("version hopper is not used" in line for line in found["call"]["said"])
+    assert found["trial"][0] == "wrong" and "finite number" in found["trial"][1]
 
 
 def test_a_misaligned_tensor_is_read_through_pointers_alone(found: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ def stub_device(folder: Path) -> Iterator[Stub]:
         "current_stream": lambda device: STREAM,
         "Event": Finished,
     }
-    on_the_cpu = mock.patch.object(torch, "Generator", lambda device, plain=torch.Generator: plain("cpu"))
+    on_the_cpu = mock.patch.object(torch, "Generator", lambda device=None, plain=torch.Generator: plain("cpu"))
     with mock.patch.multiple(torch.cuda, **cuda), on_the_cpu, OnTheStub() as tensors:
         found = CudaDriver()
         found.get_current_stream = lambda device: STREAM
