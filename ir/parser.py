@@ -8,7 +8,7 @@ bottom-up without recursion and measured (`builder`) before anyone walks them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _OPEN = ("LPAR", "LSQB")
 _CLOSE = ("RPAR", "RSQB")
 
 
+@lru_cache(maxsize=256)  # one candidate is read again at every stage; an AST never changes
 def parse(text: str, filename: str = "<candidate>") -> ast.Module:
     """A kernel file as its AST. Raises SyntaxProblem, with the place and what was expected there."""
     module: ast.Module = _run("grammar", "start", text, filename)

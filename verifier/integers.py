@@ -162,7 +162,8 @@ def _serial(atom: Atom) -> int:
 
 
 def _order(item: tuple[Power, int]) -> tuple[int, ...]:
-    return (len(item[0]), *(a.serial for a in item[0]))
+    power = item[0]
+    return (1, power[0].serial) if len(power) == 1 else (len(power), *[a.serial for a in power])
 
 
 def polynomial(terms: Mapping[Power, int]) -> Int:
@@ -178,7 +179,10 @@ def polynomial(terms: Mapping[Power, int]) -> Int:
 
 def _written(terms: Mapping[Power, int]) -> Int:
     """The polynomial as it is written, quotients and remainders not put together."""
-    kept = tuple(sorted(((p, c) for p, c in terms.items() if c), key=_order))
+    found = [item for item in terms.items() if item[1]]
+    if len(found) > 1:
+        found.sort(key=_order)
+    kept = tuple(found)
     return interned(("int", kept), lambda serial: Int(kept, serial))
 
 

@@ -7,8 +7,10 @@ obligation believed shown, makes the verdict `refuted`; it never becomes `proved
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ir import program as core
 from ir.requirements import narrowed, texts
@@ -46,6 +48,22 @@ def prove(
     `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs. Without `search`
     no counterexample is looked for, so that what is not proved is unproved.
     """
+    with _few_collections():
+        return _prove(program, bound, evidence, search)
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Terms live as long as the proof they are made in, so looking for garbage among them is a fifth of its time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
+def _prove(program: core.Program, bound: Bound, evidence: bool, search: bool) -> Report:
     begun = time.perf_counter()
     bound = narrowed(bound, program)
     integers.reset()

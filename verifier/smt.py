@@ -12,7 +12,7 @@ their numbers, which in a shared one depend on what the process did before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import z3
 from verifier.booleans import FALSE, TRUE, Bool, boolean, conj, conjuncts, negate
 from verifier.cells import NO_CELLS, CellFacts, bound_cells, cells
 from verifier.integers import Atom, Int, ProofTooLarge, division_meaning, polynomial, positive, term_cache
+from verifier.models import Models, model_of
 from verifier.terms import children, free
 
 RESOURCE_LIMIT = 1_500_000  # about a second of Z3
@@ -47,11 +48,14 @@ class Ledger:
     reals: list[z3.Solver] = field(default_factory=list)  # what `verifier.linear` showed, over the reals
     failed: int = 0
     context: z3.Context = field(default_factory=z3.Context)  # for writing; not the one queries were put in
+    translators: dict[bool, Translator] = field(default_factory=dict)  # for writing, by whether a query is linear
 
     def smtlib(self, query: Query) -> str:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
         solver = z3.Solver(ctx=self.context)
-        translate = Translator(self.context, query.linear, self.facts)
+        translate = self.translators.get(query.linear)
+        if translate is None:
+            translate = self.translators[query.linear] = Translator(self.context, query.linear, self.facts)
         seen: list[Atom] = []
         for fact in (*query.premises, negate(query.claim)):
             solver.add(*map(translate.bool, background(fact, translate, seen)))
@@ -195,7 +199,7 @@ class _Stack:
         self.cells: list[int] = []  # how many cells were seen before each of these
         self.seen: list[Atom] = []
 
-    def check(self, wanted: list[Bool]) -> Any:
+    def check(self, wanted: Sequence[Bool]) -> Any:
         common = 0
         while common < min(len(wanted), len(self.loaded)) and wanted[common] is self.loaded[common]:
             common += 1
@@ -220,29 +224,40 @@ class Prover:
         self.context = z3.Context()
         self.plain = _Stack(self.context, linear=False, facts=ledger.facts)
         self.linear = _Stack(self.context, linear=True, facts=ledger.facts)
+        self.models = Models()
         self.asked = 0
         self.by_linear = False  # whether linear arithmetic gave the last answer
 
-    def unsat(self, facts: Iterable[Bool]) -> bool:
+    def unsat(self, facts: Sequence[Bool]) -> bool:
         """Whether the facts, with the static bounds of every symbol in them, have no model."""
-        return bool(self.check(facts) == z3.unsat)
+        self._count()
+        self.by_linear = False
+        if self.models.satisfy(facts):
+            return False
+        if any(map(nonlinear, facts)):
+            answer = self.linear.check(facts)
+            if answer == z3.unsat:
+                self.by_linear = True
+                return True
+            if answer == z3.sat and (found := model_of(self.linear.solver)).satisfies(facts):
+                self.models.add(found)
+                return False
+        answer = self.plain.check(facts)
+        if answer == z3.sat:
+            found = model_of(self.plain.solver)
+            found.assume(facts)
+            self.models.add(found)
+        return bool(answer == z3.unsat)
 
-    def check(self, facts: Iterable[Bool]) -> Any:
+    def _count(self) -> None:
         self.asked += 1
         if self.asked > MAX_QUERIES:
             raise ProofTooLarge(f"the proof needs more than {MAX_QUERIES} solver queries")
-        wanted = list(facts)
-        if any(map(nonlinear, wanted)):
-            answer = self.linear.check(wanted)
-            if answer == z3.unsat:
-                self.by_linear = True
-                return answer
-        self.by_linear = False
-        return self.plain.check(wanted)
 
-    def model(self, facts: Iterable[Bool]) -> dict[str, int] | None:
+    def model(self, facts: Sequence[Bool]) -> dict[str, int] | None:
         """Values of the integer symbols in some model of the facts, if Z3 finds one."""
-        if self.check(facts) != z3.sat:
+        self._count()
+        if self.plain.check(facts) != z3.sat:
             return None
         model = self.plain.solver.model()
         return {str(d): model[d].as_long() for d in model.decls() if isinstance(model[d], z3.IntNumRef)}
