@@ -59,10 +59,9 @@ def test_a_pivot_is_not_raised_where_the_term_may_fall(where: str) -> None:
     assert not _grows_with(MAY_FALL[where], PIVOT)
 
 
-@pytest.mark.parametrize("threshold", ["100.0", "10000.0"])
-def test_a_pivot_that_moves_too_late_is_refused(threshold: str) -> None:
+def test_a_pivot_that_moves_too_late_is_refused() -> None:
     """exp(100) is more than float32 holds; the kernel itself, with 8, is proved in tests/golden."""
-    text = LAZY.replace("top > m + 8.0", f"top > m + {threshold}")
+    text = LAZY.replace("top > m + 8.0", "top > m + 100.0")
     assert text != LAZY
     report = prove(check(parse(text), BOUND), BOUND, evidence=False, search=False)
     assert [r.id for r in report.results if r.verdict is not Verdict.PROVED] == ["S1"]
