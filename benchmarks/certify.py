@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE = ("ir", "verifier", "lowering")  # what decides what a certificate of a text says
 TOKENS, HIDDEN = 16384, 2048  # FlashAttention's settings: this many tokens in a batch, heads times head dim
 # Of what ships, what is worth timing; fp16 gradients are outside the limits of their spec.
-BACKWARD = ("own_tiles", "head_dim", "three_kernels", "diagonal_and_body", "fused_atomic")
+BACKWARD = ("specialised", "own_tiles", "head_dim", "three_kernels", "diagonal_and_body", "fused_atomic")
 DECODING = ("packed_chunks", "chunks")
 LENGTHS = (512, 2048, 16384)  # predictions are for these
 DECODED = ((1, 1024), (1, 65536), (16, 8192), (128, 8192))  # sequences, keys of each cache

@@ -23,11 +23,11 @@ Box = tuple[tuple[int, ...], tuple[Expr, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """`stores`: whether these become boxes too. `whole`: where warps are specialised, the loads whose tiles are never
-    cut, else None. `inner`: in a loop that is specialised."""
+    """`copied`: loads only, and in innermost loops vectors as well. `whole`: where warps are specialised, the loads
+    whose tiles are never cut, else None. `inner`: in an innermost loop."""
 
     program: Program
-    stores: bool
+    copied: bool
     whole: frozenset[Load] | None = None
     inner: bool = False
 
@@ -36,7 +36,8 @@ class _Scope:
         view = self.whole is not None and access not in self.whole
         if view and self.inner:
             return None
-        box = box_of(access, shape, self.program, names, view)
+        axes = 1 if self.copied and self.inner else 2
+        box = box_of(access, shape, self.program, names, view, axes)
         if box is None:
             return None
         extents = self.program.tensor(access.tensor).shape
@@ -44,14 +45,14 @@ class _Scope:
 
 
 def with_boxes(
-    program: Program, index_widths: Mapping[str, int], stores: bool = True, specialised: bool = False
+    program: Program, index_widths: Mapping[str, int], copied: bool = False, specialised: bool = False
 ) -> Program:
-    """The program with every eligible access as a BoxLoad or BoxStore (or, without `stores`, the loads only), and
-    without the names that only masks and lanes' indices needed. Kernels whose integers are not proved to fit 32
-    bits stay as they are.
+    """The program with every eligible access as a BoxLoad or BoxStore, and without the names that only masks and lanes'
+    indices needed. Kernels whose integers are not proved to fit 32 bits stay as they are. `copied`: for a producer that
+    copies tiles ahead (`lowering.hopper`), so loads only, and in innermost loops vectors too.
 
     Warps are specialised only if `specialised`, in those kernels that ask for it and where it can help."""
-    kernels = (_kernel(k, _Scope(program, stores), index_widths[k.name], specialised) for k in program.kernels)
+    kernels = (_kernel(k, _Scope(program, copied), index_widths[k.name], specialised) for k in program.kernels)
     return replace(program, kernels=tuple(kernels))
 
 
@@ -102,7 +103,7 @@ def _block(statements: tuple[Statement, ...], scope: _Scope, outer: Definitions)
 
 def _store(store: Store, scope: _Scope, names: Definitions) -> Store:
     value = _rewritten(store.value, scope, names)
-    found = None if store.atomic or not scope.stores else scope.box(store, store.value.type.shape, names)
+    found = None if store.atomic or scope.copied else scope.box(store, store.value.type.shape, names)
     if found is None:
         return replace(store, value=value)
     index = tuple(corner(e, names) for e in store.index)

@@ -21,8 +21,9 @@ The corner is the index in lane 0, spelled with the operations of the candidate,
 is one that B2 has bounded; corners are 32-bit, hence only kernels whose integers are proved to fit 32 bits.
 
 What the hardware adds: at most 5 dimensions, at most 256 cells a dimension of the box, its last dimension the
-contiguous one, at least 16 bytes of it and starting at a multiple of 16 bytes. Rows of one axis stay
-as they are: a vector is no work for TMA. Layout and alignment are the caller's: `lowering.tensormap` checks them.
+contiguous one, at least 16 bytes of it and starting at a multiple of 16 bytes. A vector is a box only where somebody
+copies it ahead (`lowering.hopper`); elsewhere it is no work for TMA. Layout and alignment are the caller's:
+`lowering.tensormap` checks them.
 TMA writes through another path than ordinary stores and reads past them; that is no hazard here, for no launch
 reads a cell it stores (R2), and the end of a launch orders all.
 """
@@ -160,11 +161,17 @@ def conditions(e: Expr, names: Definitions) -> list[Linear] | None:
 
 
 def box_of(
-    access: Load | Store, shape: tuple[int, ...], program: Program, names: Definitions, view: bool = False
+    access: Load | Store,
+    shape: tuple[int, ...],
+    program: Program,
+    names: Definitions,
+    view: bool = False,
+    axes: int = 2,
 ) -> tuple[int, ...] | None:
     """The box of an access to a tile of `shape`, or None where it is not exactly one. `names`: what the names in
     scope stand for. `view`: the descriptor is to be one of the dimensions that the tile walks, from the scalar
-    indices on; those are then not held against the tensor's extents, and the mask must not ask for it."""
+    indices on; those are then not held against the tensor's extents, and the mask must not ask for it. `axes`: the
+    fewest that a tile must have to be worth a box."""
     tensor = program.tensor(access.tensor)
     forms = [linear(e, names) for e in access.index]
     if not tensor.dtype.is_float or len(forms) > MAX_RANK:
@@ -178,7 +185,7 @@ def box_of(
                 return None
             walked.append(axis)
         box.append(shape[next(iter(form.steps))[0]] if form.steps else 1)
-    if walked != [axis for axis, extent in enumerate(shape) if extent > 1] or len(walked) < 2:
+    if walked != [axis for axis, extent in enumerate(shape) if extent > 1] or len(walked) < axes:
         return None
     last, cells = forms[-1], ALIGNMENT * 8 // tensor.dtype.bits
     if last is None or max(box) > MAX_EXTENT or box[-1] < cells:

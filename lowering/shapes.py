@@ -74,10 +74,13 @@ def many_tiles(program: Program, bound: Bound, looped: bool = False) -> dict[str
     """A shape with several tiles along every length, or along those that loops run over (`looped`), for loops that
     reuse buffers; None where none is allowed."""
     limits = {d.name: d.maximum for d in bound.dims}
-    longs, factor = (_looped(program), 5) if looped else (long_sizes(program), 8)
+    longs, factor = (_looped(program), 3 if program.requires else 5) if looped else (long_sizes(program), 8)
+    counted = {axis.extent.name for k in program.kernels for axis in k.grid if isinstance(axis.extent, Size)}
     for shape in ragged(program, bound):
         others = {d.name: max(d.minimum, 1) for d in bound.dims} if looped else shape
-        scaled = {name: min(shape[name] * factor, limits[name]) if name in longs else others[name] for name in shape}
+        given = {name: shape[name] if name in longs else others[name] for name in shape}
+        long = longs - counted if looped else longs  # heads in a loop's bound are not what makes it long
+        scaled = {name: min(n * factor, limits[name]) if name in long else n for name, n in given.items()}
         found = nearby(narrowed(bound, program), settled(bound, scaled))
         if found is not None:
             return found

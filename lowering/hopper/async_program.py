@@ -65,13 +65,14 @@ from ir.program import Axis, Carry, DType, Expr, Let, Schedule, Store, Type
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """`stages` buffers, each for one box of `tensor`: `box` has the tensor's rank, `shape` is the rank-2 tile that
-    remains without the box's leading extents of 1. A tile that is copied once is a ring of one stage."""
+    """`stages` buffers, each for one box of `tensor`: `box` has the tensor's rank, `shape` is the tile of one
+    or two axes that remains without the box's leading extents of 1; dots read those of two. A tile that is copied once
+    is a ring of one stage."""
 
     name: str
     tensor: str
     box: tuple[int, ...]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: DType
     stages: int
 

@@ -1,9 +1,9 @@
 """One partition of an asynchronous program as lines of Gluon.
 
-Keeps the contract of `lowering.hopper.async_program`, statement by statement: each ring has a counter of its fills (the
-producer's copies, the consumer's waits), from which slots and parities follow; a release counts back by the tiles
-held; a dot's result is read through the wait that retires it, and a register operand is named in that wait, so that
-its registers live until then. Gluon's `mbarrier.arrive` first brings the partition's warps together (seen in the
+Keeps the contract of `lowering.hopper.async_program`, statement by statement: the fills of each ring (the
+producer's copies, the consumer's waits) are counted, from which slots and parities follow; a release counts back by
+the tiles held; a dot's result is read through the wait that retires it, and a register operand is named in that wait, so
+that its registers live until then. Gluon's `mbarrier.arrive` first brings the partition's warps together (seen in the
 assembly of Triton 3.6.0 and 3.7.1), which is what makes one arrival speak for all of them.
 """
 
@@ -47,6 +47,21 @@ class RingNames:
     descriptor: str
 
 
+Pattern = tuple[object, ...]
+
+
+def pattern(statements: Iterable[Statement], ring: str) -> Pattern:
+    """How a partition fills a ring: the fills between the loops and branches of a block, and the patterns of these.
+    Rings of one pattern have had as many fills as each other at every edge of a loop or branch."""
+    counts: list[object] = [0]
+    for s in statements:
+        if isinstance(s, Loop | If):
+            counts += [pattern(s.body, ring), 0]
+        elif isinstance(s, Copy | WaitFull) and s.ring == ring:
+            counts.append(int(str(counts.pop())) + 1)
+    return tuple(counts)
+
+
 def single(kernel: AsyncKernel, ring: Ring) -> bool:
     """Whether the ring is filled at most once: it needs no counter, and nobody waits for it to be empty."""
     loops = [s for s in walk(kernel.producer) if isinstance(s, Loop)]
@@ -65,25 +80,39 @@ def _copies(node: object, ring: Ring) -> int:
 @dataclass(slots=True)
 class Partition:
     """Writes one partition. `held`: tiles of each ring held at this point; `flying`: dots issued and not retired,
-    with the names of their register operands."""
+    with the names of their register operands. `counters`: by ring, what counts its fills, shared by the rings of one
+    pattern; it is raised at the edges of loops and branches, `since` fills after it was last."""
 
     kernel: AsyncKernel
     rings: Mapping[str, RingNames]
     w: GluonWriter
     held: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, str] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
     flying: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     layouts: set[Mma] = field(default_factory=set)
 
     def write(self, statements: Iterable[Statement], depth: int) -> None:
-        counted = {n.ring for n in walk(tuple(statements)) if isinstance(n, Copy | WaitFull)}
+        body = tuple(statements)
+        counted = {n.ring for n in walk(body) if isinstance(n, Copy | WaitFull)}
+        counts: dict[Pattern, str] = {}
         for ring in self.kernel.rings:
             if ring.name in counted and not single(self.kernel, ring):
-                self.w.line(depth, f"{self.rings[ring.name].fills} = 0")
-        self.block(statements, depth)
+                self.counters[ring.name] = counts.setdefault(pattern(body, ring.name), self.rings[ring.name].fills)
+        for count in counts.values():
+            self.w.line(depth, f"{count} = 0")
+        self.block(body, depth)
 
     def block(self, statements: Iterable[Statement], depth: int) -> None:
         for s in statements:
             self.statement(s, depth)
+
+    def _flush(self, depth: int) -> None:
+        """Raises the counters by the fills since that was last done."""
+        for count, fills in {self.counters[ring]: fills for ring, fills in self.since.items()}.items():
+            if fills:
+                self.w.line(depth, f"{count} += {fills}")
+        self.since.clear()
 
     def statement(self, s: Statement, depth: int) -> None:
         match s:
@@ -98,7 +127,7 @@ class Partition:
             case WaitFull(ring=name):
                 self._wait(name, depth, full=True)
                 self.held[name] = self.held.get(name, 0) + 1
-                self._count(name, depth)
+                self._count(name)
             case Release(ring=name):
                 if any(isinstance(n, Read) and n.tile.ring == name for n in walk(self.kernel.consumer)):
                     # Ordinary reads of the slot come before the copy engine's next writes.
@@ -122,9 +151,13 @@ class Partition:
         ring = self.kernel.ring(name)
         if ring.stages == 1:
             return "0"
-        count = self.rings[name].fills
-        text = f"({count} - {back})" if back else count
+        text = self._fills(name, -back)
         return f"{text} & {ring.stages - 1}" if _power(ring) else f"{text} % {ring.stages}"
+
+    def _fills(self, name: str, more: int) -> str:
+        """The number of the next fill, and `more`."""
+        count, offset = self.counters[name], self.since.get(name, 0) + more
+        return f"({count} {'+' if offset > 0 else '-'} {abs(offset)})" if offset else count
 
     def _wait(self, name: str, depth: int, full: bool) -> None:
         ring, names = self.kernel.ring(name), self.rings[name]
@@ -132,9 +165,8 @@ class Partition:
             if full:
                 self.w.line(depth, f"mbarrier.wait({names.full}.index(0), 0)")
             return
-        shift = ring.stages.bit_length() - 1
-        times = f">> {shift}" if _power(ring) else f"// {ring.stages}"
-        turn = names.fills if ring.stages == 1 else f"{names.fills} {times}"
+        times = f">> {ring.stages.bit_length() - 1}" if _power(ring) else f"// {ring.stages}"
+        turn = self._fills(name, 0) if ring.stages == 1 else f"{self._fills(name, 0)} {times}"
         parity = f"{turn} & 1" if full else f"({turn} & 1) ^ 1"
         barrier = names.full if full else names.empty
         self.w.line(depth, f"mbarrier.wait({barrier}.index({self._slot(name, 0)}), {parity})")
@@ -149,11 +181,11 @@ class Partition:
             f"{names.full}.index({slot}), {names.tiles}.index({slot}))"
         )
         self.w.call(depth, "", text)
-        self._count(name, depth)
+        self._count(name)
 
-    def _count(self, name: str, depth: int) -> None:
-        if not single(self.kernel, self.kernel.ring(name)):
-            self.w.line(depth, f"{self.rings[name].fills} += 1")
+    def _count(self, name: str) -> None:
+        if name in self.counters:
+            self.since[name] = self.since.get(name, 0) + 1
 
     def _tile(self, tile: Tile, rows: int | None = None) -> str:
         """A tile, or a team's share of it along the axis `rows` of what is read."""
@@ -243,6 +275,7 @@ class Partition:
 
     def _control(self, s: Loop | If, depth: int) -> None:
         w = self.w
+        self._flush(depth)
         inits = []
         for c in s.carries:
             if c.type.shape and c.name not in w.homes:
@@ -261,6 +294,7 @@ class Partition:
         else:
             w.line(depth, f"if {expr(w, s.condition).text}:", s.comment)
         self.block(s.body, depth + 1)
+        self._flush(depth + 1)
         nexts = [(w.name(c.name), self._carried(c.name, c.next)) for c in s.carries]
         moved = [(name, value) for name, value in nexts if name != value]
         if moved:

@@ -145,7 +145,7 @@ class Flattener:
         return e
 
     def _tile(self, name: str, load: BoxLoad, let: Let, out: list[Statement]) -> None:
-        if len(load.type.shape) != 2:
+        if len(load.type.shape) > 2:
             raise NotForHopper(f"the tile of {load.tensor} has {len(load.type.shape)} axes; two are supported")
         self.tiles[name] = load
         out.append(replace(let, value=load))

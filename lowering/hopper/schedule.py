@@ -6,8 +6,9 @@ Decides, for any kernel of the supported form, and says by name what it does not
   a ring; tiles of innermost loops get as many slots as fit in shared memory, up to `num_stages`, others one, or two
   where an outer loop brings the next one and there is room;
 - every dot is a wgmma on such tiles, its left operand perhaps in registers (`lowering.hopper.flatten`);
-- a loop whose last dots only add to carried accumulators is rotated (`lowering.hopper.rotate`); in any other
-  loop each dot is waited for at once;
+- dots are issued in order and waited for where their results are wanted (`lowering.hopper.inorder`); where that leaves
+  vector work without a dot beside it, a loop whose last dots only add to carried accumulators is rotated
+  (`lowering.hopper.rotate`), if the registers are there (`lowering.hopper.pressure`);
 - consumer warps: one for every 16 rows of the smallest dot, so that a warpgroup holds 64 rows and a row's reductions
   stay inside a warp.
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from enum import Enum
 
 from ir.program import Dot, Expr, For, Kernel, Let, Var
 from ir.program import Statement as CoreStatement
@@ -32,7 +34,6 @@ from lowering.hopper.async_program import (
     IssueDot,
     Loop,
     Read,
-    Release,
     Ring,
     Statement,
     Tile,
@@ -41,6 +42,8 @@ from lowering.hopper.async_program import (
     WaitFull,
 )
 from lowering.hopper.flatten import Flattener, NotForHopper, flatten, names_in, tile_of
+from lowering.hopper.inorder import in_order
+from lowering.hopper.pressure import most_held
 from lowering.hopper.rotate import rotated
 from lowering.plan import walk
 
@@ -48,10 +51,30 @@ SHARED = 227 * 1024  # bytes one thread block may have on sm_90
 SCRATCH = 1024  # bytes left to the compiler (seen: 220)
 ROWS_PER_WARP = 16
 WARPS = (4, 8)
+REGISTERS = 230  # of a lane's 240, what tiles may take; the rest are addresses and what is computed on the way
+
+
+class Style(Enum):
+    """How loops are written, the most overlap first, which is the most registers."""
+
+    ROTATED = "the last dots beside the next iteration, where the loop has that form"
+    AHEAD = "in order, but dots and loads that wait for nothing first"
+    WRITTEN = "in order"
 
 
 def schedule(kernel: Kernel) -> AsyncKernel:
-    """The asynchronous program of a kernel whose TMA loads are `BoxLoad`s. Raises NotForHopper."""
+    """The asynchronous program of a kernel whose TMA loads are `BoxLoad`s: of the styles, the first whose tiles fit in
+    registers, else the last. Raises NotForHopper."""
+    found = scheduled(kernel, Style.ROTATED)
+    for style in (Style.AHEAD, Style.WRITTEN):
+        if most_held(found) <= REGISTERS:
+            break
+        found = scheduled(kernel, style)
+    return found
+
+
+def scheduled(kernel: Kernel, style: Style) -> AsyncKernel:
+    """The asynchronous program in one style, whether or not it fits. Raises NotForHopper."""
     body, tiles, fresh = flatten(kernel)
     dots = [n for n in walk(body) if isinstance(n, Dot)]
     if not dots:
@@ -59,7 +82,7 @@ def schedule(kernel: Kernel) -> AsyncKernel:
     warps = min(d.type.shape[0] for d in dots) // ROWS_PER_WARP
     if warps not in WARPS:
         raise NotForHopper(f"its smallest dot has {warps * ROWS_PER_WARP} rows; 64 or 128 are supported")
-    sequence = Sequencer(tiles, fresh, _rings(body, tiles, kernel.schedule.num_stages))
+    sequence = Sequencer(tiles, fresh, _rings(body, tiles, kernel.schedule.num_stages), style)
     program = sequence.straight(body, 0)
     rings = _fitting(tuple(r for r in sequence.rings.values() if _fills(program, r.name)), sequence.least)
     rings = _ahead(rings, program)
@@ -97,9 +120,8 @@ def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad], stages
                 if key not in rings:
                     same = sum(k[0] == load.tensor for k in rings)
                     name = load.tensor + (f"_{same}" if same else "")
-                    rows, columns = load.type.shape
                     slots = max(stages, 2) if innermost else 1
-                    rings[key] = Ring(name, load.tensor, load.box, (rows, columns), load.type.dtype, slots)
+                    rings[key] = Ring(name, load.tensor, load.box, load.type.shape, load.type.dtype, slots)
                 found[s.name] = rings[key]
 
     visit(body, 0)
@@ -142,8 +164,10 @@ def _ahead(rings: tuple[Ring, ...], program: tuple[Statement, ...]) -> tuple[Rin
 class Sequencer:
     """Turns flat statements into the sequential program. `rings`: by tile's name; `least`: by ring's name."""
 
-    def __init__(self, tiles: Mapping[str, BoxLoad], fresh: Flattener, rings: Mapping[str, Ring]) -> None:
-        self.tiles, self.rings = tiles, rings
+    def __init__(
+        self, tiles: Mapping[str, BoxLoad], fresh: Flattener, rings: Mapping[str, Ring], style: Style
+    ) -> None:
+        self.tiles, self.rings, self.style = tiles, rings, style
         self.fresh = fresh.fresh
         self.least: dict[str, int] = {}
 
@@ -175,37 +199,15 @@ class Sequencer:
         return names_in(node) & self.tiles.keys()
 
     def straight(self, statements: tuple[CoreStatement, ...], depth: int) -> tuple[Statement, ...]:
-        """In the order written; a tile is filled before its first use and, inside loops, let go after its last."""
-        mine = [s.name for s in statements if isinstance(s, Let) and s.name in self.tiles]
-        last = {tile: at for at, s in enumerate(statements) for tile in mine if tile in self.used(s)}
-        filled: set[str] = set()
-        out: list[Statement] = []
-        for at, s in enumerate(statements):
-            for tile in mine:
-                if tile in self.used(s) and tile not in filled:
-                    filled.add(tile)
-                    out += self.fill(tile)
-            match s:
-                case Let(name=name) if name in self.tiles:
-                    continue
-                case Let(value=Dot()):
-                    out += [self.dot(s), WaitDots(0)]
-                case Let(value=value) if self.operand(value) is not value:
-                    out.append(self.read(s))
-                case For():
-                    out.append(self.loop(s, depth))
-                case _:
-                    out.append(s)
-            if depth:
-                out += [Release(self.rings[tile].name) for tile in mine if last.get(tile) == at]
-        return tuple(out)
+        return in_order(statements, depth, self, self.style is not Style.WRITTEN)
 
     def loop(self, loop: For, depth: int) -> Statement:
-        found = rotated(loop, self)
-        if found is not None:
-            return found
+        """In order where that leaves a dot in flight when the first result is waited for, so that what is done with it
+        has company; else rotated, if it can be."""
         body = self.straight(loop.body, depth + 1)
-        return Loop(loop.counter, loop.start, loop.stop, loop.carries, body, loop.comment)
+        alone = not next((s.pending for s in body if isinstance(s, WaitDots)), 0)
+        found = rotated(loop, self) if alone and self.style is Style.ROTATED else None
+        return found or Loop(loop.counter, loop.start, loop.stop, loop.carries, body, loop.comment)
 
 
 # ---- projections -----------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def asynchronous(program: Program, size: str | None = None) -> dict[str, AsyncKe
 
 def _asking(program: Program, index_widths: Mapping[str, int]) -> Program:
     """With boxes in the kernels that ask for specialised warps; without, the others have no asynchronous program."""
-    boxed = with_boxes(program, index_widths, stores=False).kernels
+    boxed = with_boxes(program, index_widths, copied=True).kernels
     pairs = zip(program.kernels, boxed, strict=True)
     return replace(program, kernels=tuple(b if k.schedule.warp_specialize else k for k, b in pairs))
 

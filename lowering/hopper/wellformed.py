@@ -112,7 +112,7 @@ class _Reader:
         (m, n), right = dot.type.shape, dot.right
         dtype = self.rings[right.ring].dtype if right.ring in self.rings else DType.F16
         if isinstance(dot.left, Tile):
-            width = self.shape(dot.left)[1]
+            width = self.shape(dot.left)[-1]
             self.tile(dot.left, (m, width), dtype)
         else:
             self.expressions(dot.left, scope)
@@ -126,9 +126,9 @@ class _Reader:
                 self.found.append(f"dot {dot.name} has an accumulator of type {dot.acc.type}")
         self.assign(dot.name, scope)
 
-    def shape(self, tile: Tile) -> tuple[int, int]:
+    def shape(self, tile: Tile) -> tuple[int, ...]:
         shape = self.rings[tile.ring].shape if tile.ring in self.rings else (0, 0)
-        return (shape[1], shape[0]) if tile.transposed else shape
+        return shape[::-1] if tile.transposed else shape
 
     def tile(self, tile: Tile, shape: tuple[int, ...], dtype: DType) -> None:
         if self.known(tile.ring) and (self.shape(tile) != shape or self.rings[tile.ring].dtype is not dtype):

@@ -16,7 +16,7 @@ from lowering.hopper.gluon import Emitted, emit_program
 def emitted(path: str, metas: dict[str, int], **settings: str | int) -> Emitted:
     program, bound = typed(path, metas, **settings)
     widths = {k.name: 32 for k in program.kernels}
-    return emit_program(program, with_boxes(program, widths, stores=False), bound, widths)
+    return emit_program(program, with_boxes(program, widths, copied=True), bound, widths)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,9 @@ def compiled(forward: Emitted) -> Resources:
 LOOP = """\
         for n in range(1, gl_floordiv(gl.minimum(N, t * 128 + 128 + N - M) + 127, 128)):
             mbarrier.wait(k_full.index(k_fills & 1), k_fills >> 1 & 1)
-            k_fills += 1
             product = hopper.warpgroup_mma(
                 q_tiles.index(0).reshape([128, 128]).slice(team * 64, 64, 0),
-                k_tiles.index((k_fills - 1) & 1).reshape([128, 128]).permute([1, 0]),
+                k_tiles.index(k_fills & 1).reshape([128, 128]).permute([1, 0]),
                 gl.full([64, 128], 0.0, gl.float32, MMA_4x128),
                 use_acc=False,
                 is_async=True,
@@ -43,12 +42,12 @@ LOOP = """\
             left = gl.convert_layout(left_held, gl.DotOperandLayout(operand_index=0, parent=MMA_4x128, k_width=2))
             acc_2 = hopper.warpgroup_mma(
                 left,
-                v_tiles.index((v_fills - 1) & 1).reshape([128, 128]),
+                v_tiles.index((k_fills - 1) & 1).reshape([128, 128]),
                 acc_1_now * alpha_held[:, None],
                 is_async=True,
             )
             product = hopper.warpgroup_mma_wait(1, deps=[product])
-            mbarrier.arrive(k_empty.index((k_fills - 1) & 1), count=1)
+            mbarrier.arrive(k_empty.index(k_fills & 1), count=1)
 """
 
 
@@ -78,7 +77,7 @@ def test_indices_of_64_bits_are_no_corners_of_boxes() -> None:
     program, bound = typed("tests/golden/proved/fa2_none.tile", {"BM": 64, "BN": 64})
     widths = {k.name: 64 for k in program.kernels}
     with pytest.raises(NotForHopper, match="right operand is computed"):
-        emit_program(program, with_boxes(program, widths, stores=False), bound, widths)
+        emit_program(program, with_boxes(program, widths, copied=True), bound, widths)
 
 
 def test_the_machine_code_has_a_producer_and_spills_nothing(compiled: Resources) -> None:

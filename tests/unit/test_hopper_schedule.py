@@ -38,7 +38,7 @@ def typed(path: str, metas: dict[str, int] | None = None, **settings: str | int)
 
 
 def asynchronous(program: Program) -> dict[str, AsyncKernel]:
-    boxed = with_boxes(program, {k.name: 32 for k in program.kernels}, stores=False)
+    boxed = with_boxes(program, {k.name: 32 for k in program.kernels}, copied=True)
     return {k.name: schedule(k) for k in boxed.kernels}
 
 

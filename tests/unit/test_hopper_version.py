@@ -71,7 +71,7 @@ def test_its_text_is_part_of_the_cross_check(monkeypatch: pytest.MonkeyPatch) ->
     text = asking()
     program = typed_text(text, BOUND)
     version, *_, last = versions_of(certificate_for(text, BOUND, bits=32), program, BOUND)
-    wrong = replace(version, source=version.source.replace("k_fills >> 1 & 1)", "k_fills // 3 & 1)"))
+    wrong = replace(version, source=version.source.replace("k_fills >> 1 & 1)", "k_fills >> 2 & 1)"))
     lowered = {"plan": plan(program, BOUND), "versions": [wrong.to_json(), last.to_json()], "narrower": {}}
     with pytest.raises(CrosscheckFailed, match="EmulationError"):
         crosscheck_versions(lowered, program, BOUND)
