@@ -1,9 +1,9 @@
 """One partition of an asynchronous program as lines of Gluon.
 
-Keeps the contract of `lowering.hopper.async_program`, statement by statement: the fills of each ring (the
-producer's copies, the consumer's waits) are counted, from which slots and parities follow; a release counts back by
-the tiles held; a dot's result is read through the wait that retires it, and a register operand is named in that wait, so
-that its registers live until then. Gluon's `mbarrier.arrive` first brings the partition's warps together (seen in the
+Keeps the contract of `lowering.hopper.async_program`, statement by statement: the fills of each ring (the producer's
+copies, the consumer's waits) are counted, from which slots and parities follow; a release counts back by the tiles
+held; a dot's result is read through the wait that retires it, and a register operand is named in that wait, so that
+its registers live until then. Gluon's `mbarrier.arrive` first brings the partition's warps together (seen in the
 assembly of Triton 3.6.0 and 3.7.1), which is what makes one arrival speak for all of them.
 """
 
