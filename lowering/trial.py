@@ -27,13 +27,14 @@ from typing import Any
 import torch
 
 from lowering.agreement import Question, default_parameters, difference, random_inputs, unwritten, worst
-from lowering.assumptions import LaunchError, evaluate
+from lowering.assumptions import AssumptionViolated, LaunchError, evaluate
 from lowering.choose import fits, target_of
 from lowering.launch import Launcher, launching, load
 from lowering.versions import Version
 
 SAME, WRONG, NOT_TRIED, LOST = "same", "wrong", "not tried", "lost"
-SHORT, WHOLE = ((37, 2), (256, 2)), (2048, 16)  # lengths and other sizes: of small shapes, and to fill a device
+SHORT = ((37, 2), (256, 2), (16, 16))  # lengths and other sizes of small shapes
+WHOLE = ((2048, 16),)  # to fill a device
 MOST = 2**30  # bytes of one shape's tensors
 SUMS = 1e-3  # of the largest value: atomic sums come in any order
 NO_MORE, NO_GPU = 3, 4
@@ -48,7 +49,7 @@ def tried(
     def fit(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> bool:
         return fits(version, target, tensors, sizes)
 
-    shapes = [s for s in asked if fit(_tensors(launcher, s, device), s)]
+    shapes = [s for s in asked if admitted(launcher, s, device) and fit(_tensors(launcher, s, device), s)]
     if not shapes:
         return NOT_TRIED, "no shape meets its conditions here"
     last = launcher.versions[-1]
@@ -74,11 +75,20 @@ def shapes_of(launcher: Launcher, version: Version) -> list[dict[str, int]]:
     own = [c[2] for c in version.when if c[0] == "agrees"]
     others = [c[2] for v in launcher.versions for c in v.when if c[0] == "agrees"]
     listed = [dict(shape) for shapes in own or others[:1] for shape in shapes]
-    made = [_within(launcher.plan, *lengths) for lengths in (*(() if own else SHORT), WHOLE)]
+    made = [within(launcher.plan, *lengths) for lengths in (*(() if own else SHORT), *WHOLE)]
     return [*listed, *(shape for shape in made if shape is not None)]
 
 
-def _within(plan: Mapping[str, Any], length: int, other: int) -> dict[str, int] | None:
+def admitted(launcher: Launcher, sizes: Mapping[str, int], device: torch.device) -> bool:
+    """Whether random inputs of these sizes keep what the proof assumes of a caller."""
+    try:
+        launcher.check({**random_inputs(launcher.plan, sizes, device, 0), **sizes})
+    except AssumptionViolated:
+        return False
+    return True
+
+
+def within(plan: Mapping[str, Any], length: int, other: int) -> dict[str, int] | None:
     """Lengths (what the last two dimensions of tensors extend over) and other sizes alike, within the limits."""
     lengths = {e for t in plan["tensors"] for e in t["shape"][-2:] if isinstance(e, str)}
     shape = {n: min(max(length if n in lengths else other, low), high) for n, (low, high) in plan["sizes"].items()}

@@ -22,6 +22,7 @@ import torch
 from lowering.agreement import random_inputs
 from lowering.assumptions import DTYPES, evaluate
 from lowering.launch import Launcher, load
+from lowering.trial import SHORT, admitted, within
 from lowering.versions import Version
 from stub_driver.device import STREAM, Stub, integer, real, stub_device
 
@@ -159,27 +160,23 @@ def _map(
 # ---- certificates ------------------------------------------------------------------------------------
 
 
-def sizes_of(launcher: Launcher, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Those wanted; of others lengths as large as tiles and few of the rest."""
-    plan = launcher.plan
-    lengths = {e for t in plan["tensors"] for e in t["shape"][-2:] if isinstance(e, str)}
-    return {
-        name: min(max(wanted.get(name, 256 if name in lengths else 2), low), high)
-        for name, (low, high) in plan["sizes"].items()
-    }
+def sizes_of(launcher: Launcher) -> dict[str, int]:
+    """Small sizes that the certificate admits, tiles filled where they can be."""
+    made = (within(launcher.plan, *lengths) for lengths in ((256, 2), *SHORT))
+    return next(s for s in made if s is not None and admitted(launcher, s, torch.device("cpu")))
 
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("certificates", nargs="+", type=Path)
-    parser.add_argument("--sizes", type=json.loads, default={})
+    parser.add_argument("--sizes", type=json.loads, help="as JSON")
     parser.add_argument("--version")
     options = parser.parse_args(words)
     wrong = False
     with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
         for path in options.certificates:
             launcher = load(path)
-            sizes = sizes_of(launcher, options.sizes)
+            sizes = options.sizes or sizes_of(launcher)
             given = {**random_inputs(launcher.plan, sizes, torch.device("cpu"), 0), **sizes}
             for version in launcher.versions:
                 if options.version not in (None, version.name):
