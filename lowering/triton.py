@@ -120,6 +120,8 @@ def signature(kernel: Kernel, program: Program) -> list[str]:
     # A size is not specialised on: a new sequence length (or seed) must not mean a new compilation.
     fixed = ", ".join(f'"{name}"' for name in (*groups.get("size", ()), *groups.get("integer", ())))
     decorator = f"@triton.jit(do_not_specialize=[{fixed}])" if fixed else "@triton.jit"
+    if "integer" in groups:  # small or large, of one width
+        groups["integer"] = [f"{name}: tl.int64" for name in groups["integer"]]
     rows = [f"    {', '.join(names)}," for names in groups.values()]
     return [decorator, f"def {argument_name(kernel.name)}(", *rows, "):"]
 

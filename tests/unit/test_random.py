@@ -145,6 +145,12 @@ def test_emitted_triton_agrees_to_the_bit() -> None:
     assert np.array_equal(found["KEPT"] != 0, expected()["KEPT"] != 0)
 
 
+def test_a_small_seed_is_given_as_wide_as_a_large_one() -> None:
+    """Triton would give one below 2^31 in 32 bits: another binary than the one that was compiled ahead of time."""
+    source = emit_program(kernel(), bound(), {"fill": 64})
+    assert '@triton.jit(do_not_specialize=["M", "N", "seed"])' in source and "    seed: tl.int64,\n" in source
+
+
 PROBE = """
 import sys
 import numpy as np
