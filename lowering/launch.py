@@ -41,7 +41,7 @@ from lowering.tensormap import descriptor, shared_descriptor, strides
 from lowering.versions import Condition, NoVersion, Version, versions_in
 
 FORMAT = 3
-FEW = 3  # persistent programs of a launch that is compared
+TURNS = 3  # that persistent programs take at least where versions are compared, if there are as many tiles
 
 
 # ---- running a plan --------------------------------------------------------------------------
@@ -54,16 +54,16 @@ def prepared(
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
     at_once: Sequence[int],
+    turns: int = 1,
 ) -> Callable[[], None]:
     """A function that launches every kernel in order on these tensors; grids and arguments (descriptors among them)
     are made once, here. `at_once`: of each launch, how many programs the device runs at the same time; a persistent one
-    has no more."""
+    has no more, and so few that each takes `turns` tiles, if there are as many."""
     calls = []
     for launch, most in zip(launches, at_once, strict=True):
         if "persistent" in launch:  # its grid is a size that is chosen here
-            turns = launch["persistent"]
-            tiles = grid({**launch, "grid": turns["tiles"]}, sizes)
-            sizes = {**sizes, turns["programs"]: min(most, tiles)}
+            tiles = grid({**launch, "grid": launch["persistent"]["tiles"]}, sizes)
+            sizes = {**sizes, launch["persistent"]["programs"]: min(most, -(-tiles // turns))}
         programs = grid(launch, sizes)
         if programs <= 0:
             continue
@@ -96,13 +96,12 @@ def launching(
     tensors: Mapping[str, torch.Tensor],
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
-    most: Sequence[int] | None = None,
+    device: torch.device,
+    turns: int = 1,
 ) -> Callable[[], None]:
-    """`prepared` for one version of a certificate; the device that is current when it is called runs it. `most`: as
-    `at_once` gives it, else FEW: at small shapes persistent programs must take several turns, too."""
-    few = [FEW] * len(version.launches)
+    """`prepared` for one version of a certificate on this device, which is current when it is called."""
     module = emitted_module(version.source)
-    return prepared(module, version.launches, tensors, sizes, parameters, few if most is None else most)
+    return prepared(module, version.launches, tensors, sizes, parameters, at_once(version, device), turns)
 
 
 def _with_workspace(run: Callable[[], None]) -> Callable[[], None]:
@@ -237,7 +236,7 @@ class Launcher:
         check_determinism(chosen.launches)
         outputs = {t["name"]: tensors[t["name"]] for t in self.plan["tensors"] if t["role"] == "output"}
         with torch.cuda.device(device):
-            launch = launching(chosen, tensors, sizes, parameters, at_once(chosen, device))
+            launch = launching(chosen, tensors, sizes, parameters, device)
 
         return Prepared(chosen.name, device, outputs, launch)
 
@@ -256,7 +255,7 @@ class Launcher:
             parameters: Mapping[str, float],
         ) -> None:
             with torch.cuda.device(device):
-                launching(version, tensors, sizes, parameters)()
+                launching(version, tensors, sizes, parameters, device, TURNS)()
 
         def agreed(version: Version, condition: Condition) -> bool:
             _, name, shapes = condition

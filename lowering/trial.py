@@ -29,7 +29,7 @@ import torch
 from lowering.agreement import Question, default_parameters, difference, random_inputs, unwritten, worst
 from lowering.assumptions import AssumptionViolated, LaunchError, evaluate
 from lowering.choose import fits, target_of
-from lowering.launch import Launcher, launching, load
+from lowering.launch import TURNS, Launcher, launching, load
 from lowering.versions import Version
 
 SAME, WRONG, NOT_TRIED, LOST = "same", "wrong", "not tried", "lost"
@@ -105,13 +105,14 @@ def _tensors(launcher: Launcher, sizes: Mapping[str, int], device: torch.device)
 def _run(
     version: Version, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int], parameters: Mapping[str, float]
 ) -> None:
-    launching(version, tensors, sizes, parameters)()
+    device = next(iter(tensors.values())).device
+    launching(version, tensors, sizes, parameters, device, TURNS)()
 
 
 def _recorded(launcher: Launcher, version: Version, sizes: Mapping[str, int], device: torch.device) -> str:
     """Whether a call that is recorded gives, replayed, what it gave when called; empty when it does."""
     tensors = _tensors(launcher, sizes, device)
-    run = launching(version, tensors, sizes, default_parameters(launcher.plan, sizes))
+    run = launching(version, tensors, sizes, default_parameters(launcher.plan, sizes), device)
     run()
     outputs = [t["name"] for t in launcher.plan["tensors"] if t["role"] == "output"]
     called = {name: tensors[name].clone() for name in outputs}

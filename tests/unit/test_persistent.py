@@ -336,14 +336,19 @@ def test_it_is_one_more_version_before_each(attending: tuple[Bound, Program, tup
     assert first.launches[0]["grid"] == ["programs"] and "persistent" not in last.launches[0]
 
 
-@pytest.mark.parametrize(("sizes", "at_once", "programs"), [((2, 3, 100), 132, 12), ((2, 3, 1000), 5, 5)])
+@pytest.mark.parametrize(
+    ("sizes", "at_once", "turns", "programs"),
+    [((2, 3, 100), 132, 1, 12), ((2, 3, 1000), 5, 1, 5), ((2, 3, 100), 132, 5, 3), ((1, 1, 7), 132, 3, 1)],
+)
 def test_a_launch_starts_what_runs_at_once_and_no_more_than_there_are_tiles(
-    sizes: tuple[int, int, int], at_once: int, programs: int, attending: tuple[Bound, Program, tuple[Version, ...]]
-) -> None:
+    sizes: tuple[int, int, int], at_once: int, turns: int, programs: int,
+    attending: tuple[Bound, Program, tuple[Version, ...]],
+) -> None:  # fmt: skip
+    """And where versions are compared, so few that each takes several turns."""
     launch = {**attending[2][-2].launches[0], "args": [["size", "M"], ["size", "programs"]]}
     calls: list[Any] = []
     module: Any = SimpleNamespace(attention=Started(calls))
-    prepared(module, [launch], {}, dict(zip("BHM", sizes, strict=True)), {}, [at_once])()
+    prepared(module, [launch], {}, dict(zip("BHM", sizes, strict=True)), {}, [at_once], turns)()
     assert calls == [((programs,), sizes[2], programs)]
     prepared(module, [launch], {}, {"B": 2, "H": 3, "M": 0}, {}, [at_once])()
     assert len(calls) == 1  # no tile, no program

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from lowering.versions import Version
 from stub_driver.device import STREAM, Stub, integer, real, stub_device
 
 MAP_TYPES = {torch.bfloat16: 9, torch.float16: 6, torch.float32: 7}
-TARGET = "sm_90"
+TARGET, PROCESSORS, WARPS = "sm_90", 132, 64
 NOTHING = torch.empty(0)  # of an argument that is no tensor
 
 
@@ -40,8 +41,9 @@ def rehearse(launcher: Launcher, version: Version, given: Mapping[str, Any], stu
     launches, maps = stub.events("launch")[before["launch"] :], stub.events("map")
     tensors, sizes, parameters = _meant(launcher, given, run.outputs)
     found: list[str] = []
-    for launch, event in zip(version.launches, launches, strict=True):
-        found += _differences(launch, event, maps, tensors, sizes, parameters)
+    resources = version.resources.get(TARGET) or [None] * len(launches)
+    for launch, event, row in zip(version.launches, launches, resources, strict=True):
+        found += _differences(launch, event, maps, tensors, _with_programs(launch, row, sizes), parameters)
     loaded = stub.loaded()[before["load"] :]
     made = stub.made
     run()
@@ -54,6 +56,17 @@ def rehearse(launcher: Launcher, version: Version, given: Mapping[str, Any], stu
         if ([32 * row["warps"], 1, 1], row["shared"]) != (event["block"], event["shared"]):
             found.append(f"{row['kernel']}: compiled for {row['warps']} warps and {row['shared']} bytes")
     return {"version": run.version, "problems": found, "kernels": kernels, "loaded": loaded}
+
+
+def _with_programs(
+    launch: Mapping[str, Any], row: Mapping[str, Any] | None, sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """With the number of persistent programs: those that the multiprocessors hold, and no more than there are tiles."""
+    if "persistent" not in launch:
+        return dict(sizes)
+    tiles = math.prod(int(evaluate(extent, sizes)) for extent in launch["persistent"]["tiles"])
+    fit = round(row["occupancy"] * WARPS / row["warps"]) if row else 1
+    return {**sizes, launch["persistent"]["programs"]: min(tiles, PROCESSORS * fit)}
 
 
 def _meant(
