@@ -5,9 +5,10 @@ like every candidate. A kernel written for particular settings says so in its fi
 and is offered for a spec bound to those only.
 
 Tile sizes that suit one head dim or dtype spill registers at another. The header says which to take where:
-`# for D=128: BM=32 BN=64` gives the kernel these metas at those settings, `# also: BM=32 BN=64` offers it with these,
-too, where it is offered as it is. Each is a candidate of its own, proved by itself. `# not for D=256: why` says where a
-kernel is not offered, since nobody could prove it there.
+`# for D=128: BM=32 BN=64` gives the kernel these metas at those settings (two such lines, two kernels),
+`# also: BM=32 BN=64` offers it with these, too, where it is offered as it is. Each is a candidate of its own, proved
+by itself. `maxnreg=168` in such a line goes into the schedule of every kernel of the file. `# not for D=256: why` says
+where a kernel is not offered.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ir.spec import Bound
 from synth.propose import Candidate
 
 SIZES = re.compile(r"# (?:for (?P<settings>[^:]+)|also): (?P<metas>.+)")
+SCHEDULE = ("num_warps", "num_stages", "maxnreg")
 NOT_FOR = re.compile(r"# not for (?P<settings>[^:]+): .+")
 
 
@@ -36,11 +38,13 @@ def seeds(bound: Bound) -> Iterator[Candidate]:
         text = path.read_text(encoding="utf-8")
         if any(_fits(excluded, bound) for excluded in _excluded(text)):
             continue
-        fixed = next(
-            (m for m, wanted in _sizes(text) if wanted and _fits({**wanted_settings(text), **wanted}, bound)), {}
-        )
-        if fixed:
-            yield _resized(path.stem, text, fixed)
+        told = [
+            (m, wanted) for m, wanted in _sizes(text) if wanted and _fits({**wanted_settings(text), **wanted}, bound)
+        ]
+        if told:
+            first, *more = (_resized(path.stem, text, metas) for metas, wanted in told if wanted == told[0][1])
+            yield first
+            others += more
         elif _fits(wanted_settings(text), bound):
             yield Candidate(path.stem, text, tuple(wanted_settings(text).items()), source="shipped")
             others += [_resized(path.stem, text, metas) for metas, wanted in _sizes(text) if not wanted]
@@ -77,12 +81,23 @@ def _pairs(text: str) -> dict[str, str]:
     return {name: value for name, equals, value in items if equals}
 
 
-def _resized(name: str, text: str, metas: Mapping[str, str]) -> Candidate:
-    """The kernel with these metas, for the settings it is asked for."""
+def _resized(name: str, text: str, values: Mapping[str, str]) -> Candidate:
+    """The kernel with these metas and, in every schedule, these values, for the settings it is asked for."""
+    metas = {key: value for key, value in values.items() if key not in SCHEDULE}
     for meta, value in metas.items():
         text, found = re.subn(rf"^meta {re.escape(meta)} = \d+", f"meta {meta} = {value}", text, flags=re.MULTILINE)
         if not found:
             raise NoSuchMeta(f"{name}.tile: its header gives a size to {meta}, but it has no line `meta {meta} = ...`")
-    head, *lines = text.split("\n")
+    scheduled = {key: value for key, value in values.items() if key in SCHEDULE}
+    head, *lines = _scheduled(text, scheduled).split("\n")
     body = "\n".join([head, *(line for line in lines if not SIZES.fullmatch(line.strip()))])
-    return Candidate(f"{name}-{'x'.join(metas.values())}", body, tuple(metas.items()), source="shipped")
+    return Candidate(f"{name}-{'x'.join(values.values())}", body, tuple(values.items()), source="shipped")
+
+
+def _scheduled(text: str, values: Mapping[str, str]) -> str:
+    """The text with these values in the schedule of every kernel."""
+    for key, value in values.items():
+        text = re.sub(rf"^(    schedule .*?)(, )?\b{key} = \d+", r"\1", text, flags=re.MULTILINE)
+        text = re.sub(r"^(kernel .*:)\n(?!    schedule)", r"\1\n    schedule\n", text, flags=re.MULTILINE)
+        text = re.sub(r"^    schedule,? *", f"    schedule {key} = {value}, ", text, flags=re.MULTILINE)
+    return re.sub(r"^(    schedule .*?), *$", r"\1", text, flags=re.MULTILINE)

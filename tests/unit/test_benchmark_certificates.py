@@ -29,6 +29,8 @@ def test_the_set_covers_every_head_dim_mask_and_dtype_with_more_than_one_kernel(
         for causal in ("none", "bottom_right"):
             for dtype in ("bf16", "fp16"):
                 assert forward.count({"causal": causal, "dtype": dtype, "D": d}) >= 2
+    backward = [dict(e.settings) for e in found if e.spec == "attention_bwd"]
+    assert len({(s["D"], s["causal"], s["dtype"]) for s in backward}) == 12  # the same rows as forward
     assert {e.spec for e in found} >= {"attention", "attention_bwd", "decode"}
     assert {e.spec for e in found if e.controls} == {e.spec for e in found}
 

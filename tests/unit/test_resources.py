@@ -58,6 +58,17 @@ def test_a_kernel_is_compiled_for_what_its_header_leaves_open_in_the_sizes_it_gi
     assert {"", "D=128"} <= {c for k, c in found if k == "three_kernels_none-32x64"}
 
 
+def test_a_header_sizes_schedules_and_excludes() -> None:
+    found = list(subjects(load_spec("mla_bwd")))
+    assert {case_name(load_spec("mla_bwd"), c) for c in cases(load_spec("mla_bwd"))} <= {s.case for s in found}
+    (single,) = [s for s in found if s.kernel == "three_kernels-16x16x168"]
+    assert single.text.count("maxnreg = 168") == single.text.count("\nkernel ") == 3  # also where there was no schedule
+    assert single.text.count("maxnreg = 168, num_warps = 8") == 2 and "meta BM = 16\n" in single.text
+    assert {s.kernel for s in found if s.case == "D=64"} >= {"three_kernels-32x32x64", "three_kernels-16x32x64"}
+    recomputed = {s.case for s in subjects(load_spec("attention_bwd")) if s.kernel.startswith("delta_recomputed")}
+    assert "D=128" in recomputed and "D=256" not in recomputed
+
+
 def test_what_no_file_answers_is_composed() -> None:
     spec = load_spec("alibi")
     (composed,) = [s for s in subjects(spec) if s.case == "dtype=fp32"]

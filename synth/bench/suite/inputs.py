@@ -1,4 +1,4 @@
-"""Inputs to time with: random normal data, full lengths, and what earlier kernels saved.
+"""Inputs to time with: random normal data within the spec's limits, full lengths, and what earlier kernels saved.
 
 Integer inputs keep the spec's facts. One that says where to read (it occurs in an index) is drawn evenly; one that
 cuts rows into parts cuts them evenly; any other is a length or a limit, and is as large as it may be: a decode
@@ -32,7 +32,8 @@ def make(
     for spec, kind in bound.inputs:
         if not spec.saved and kind.is_float:
             shape, wanted = tensor_shape(bound, spec, sizes), dtype or TORCH[kind]
-            found[spec.name] = torch.randn(shape, generator=generator, device=device, dtype=wanted)
+            drawn = torch.randn(shape, generator=generator, device=device, dtype=wanted)
+            found[spec.name] = drawn if spec.abs_max is None else drawn.clamp_(-spec.abs_max, spec.abs_max)
     evaluate = evaluator(bound, sizes, found, wide=True, room=ROOM)
     for spec, kind in bound.inputs:
         if spec.saved:
