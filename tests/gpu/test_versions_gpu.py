@@ -27,9 +27,19 @@ SIZES = [(4, 2, 1000, 1531), (8, 8, 300, 200), (1, 1, 1, 1), (2, 1, 129, 0)]
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    return loaded("num_warps = 4, warp_specialize = true", tmp_path_factory.mktemp("versions"))
+
+
+@pytest.fixture(scope="module")
+def turning(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    return loaded("num_warps = 8, warp_specialize = true, persistent = true", tmp_path_factory.mktemp("turning"))
+
+
+def loaded(schedule: str, folder: Path) -> Launcher:
+    """The kernel of docs/language.md under this schedule."""
     found = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found
-    text = found.group(1).replace("num_warps = 8, num_stages = 3", "num_warps = 4, warp_specialize = true")
+    text = found.group(1).replace("num_warps = 8, num_stages = 3", schedule)
     bound = bind(load_spec("attention"), {"causal": "bottom_right", "dtype": "bf16", "D": 64})
     program = check(parse(text), bound)
     certificate = Certificate(
@@ -44,7 +54,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
             "index_widths": {kernel.name: 32 for kernel in program.kernels},
         }
     )
-    path = tmp_path_factory.mktemp("versions") / "attention.cert.json"
+    path = folder / "attention.cert.json"
     lower(certificate, program, bound, targets=(target_of(torch.device("cuda")),)).save(path)
     return load(path)
 
@@ -67,6 +77,18 @@ def inputs(h: int, g: int, m: int, n: int) -> dict[str, torch.Tensor]:
 def test_each_version_computes_the_same(launcher: Launcher, name: str, h: int, g: int, m: int, n: int) -> None:
     given = inputs(h, g, m, n)
     found, wanted = only(launcher, name)(**given), only(launcher, "pointers")(**given)
+    torch.testing.assert_close(found["O"].float(), wanted["O"].float(), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(found["LSE"], wanted["LSE"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("h", "g", "m", "n"), [*SIZES, (64, 8, 3001, 200), (64, 64, 129, 1000)])
+@pytest.mark.parametrize("name", ["hopper persistent", "descriptors persistent", "pointers persistent"])
+def test_persistent_programs_compute_the_same(turning: Launcher, name: str, h: int, g: int, m: int, n: int) -> None:
+    """Among the sizes: fewer tiles than run at once, and many times as many."""
+    if name not in [v.name for v in turning.versions]:
+        pytest.skip(f"no version {name} for this device")
+    given = inputs(h, g, m, n)
+    found, wanted = only(turning, name)(**given), only(turning, "pointers")(**given)
     torch.testing.assert_close(found["O"].float(), wanted["O"].float(), rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(found["LSE"], wanted["LSE"], rtol=1e-4, atol=1e-4)
 

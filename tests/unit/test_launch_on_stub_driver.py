@@ -71,10 +71,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = documented().replace("BM = 128", "BM = 64")
     text = text.replace("num_warps = 8, num_stages = 3", "num_warps = 4, warp_specialize = true")
     bound = attention("none")
-    path = tmp_path_factory.mktemp("stub") / "attention.cert.json"
+    folder = tmp_path_factory.mktemp("stub")
+    path = folder / "attention.cert.json"
     certificate = certificate_for(text, bound, bits=32)
-    lower(certificate, typed(text, bound), bound, targets=("sm_90",)).save(path)
-    home = child_environment(interpret=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Of its own: Triton keeps a kernel under its text, with the module's name in it, which another may share.
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
+        lower(certificate, typed(text, bound), bound, targets=("sm_90",)).save(path)
+        home = child_environment(interpret=False)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)],
         capture_output=True, text=True, check=False, timeout=240,
