@@ -73,7 +73,7 @@ from ir.program import (
     Var,
 )
 from ir.random import random
-from ir.requirements import texts
+from ir.requirements import text
 from ir.rounding import round_to
 from ir.spec import Bound
 
@@ -356,9 +356,9 @@ def _layouts(
         raise InterpretError(f"no value given for {', '.join(missing)}")
     layouts = {}
     machine = Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
-    for requirement, text in zip(program.requires, texts(program), strict=True):
+    for requirement in program.requires:
         if not machine.value(requirement):
-            raise InterpretError(f"the program requires {text}, which does not hold at {dict(sizes)}")
+            raise InterpretError(f"the program requires {text(requirement)}, which does not hold at {dict(sizes)}")
     for tensor in program.tensors:
         layout = Layout.contiguous(tensor, tuple(max(0, machine.integer(e)) for e in tensor.shape))
         given = strides.get(tensor.name, layout.strides)

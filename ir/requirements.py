@@ -76,5 +76,30 @@ def narrowed(bound: Bound, program: Program) -> Bound:
 
 
 def texts(program: Program) -> tuple[str, ...]:
-    """What a program requires, for a person, with metas put in: `N % 64 == 0`."""
-    return tuple(print_expr(formula(r)) for r in program.requires)
+    """What a program requires, for a person, with metas put in: `N % 64 == 0`. Each once, whatever metas it names."""
+    return tuple(dict.fromkeys(map(text, program.requires)))
+
+
+def text(requirement: Expr) -> str:
+    """A requirement of a program, or a part of one, for a person."""
+    return print_expr(formula(requirement))
+
+
+def summary(program: Program) -> str:
+    """What a program requires in as few words: where N is a multiple of 128, that it is one of 64 is not said."""
+    multiples = [m for r in program.requires if (m := _multiple(r)) is not None]
+    spare = {text(r) for r in program.requires if (m := _multiple(r)) and any(_implies(n, m) for n in multiples)}
+    return " and ".join(t for t in texts(program) if t not in spare)
+
+
+def _multiple(e: Expr) -> tuple[str, int] | None:
+    """(x, k) of `x % k == 0`, x in words."""
+    match e:
+        case Binary("eq", Binary("mod", x, Literal(value=k)), Literal(value=0)):
+            return text(x), int(k)
+        case _:
+            return None
+
+
+def _implies(n: tuple[str, int], m: tuple[str, int]) -> bool:
+    return n[0] == m[0] and n[1] != m[1] and n[1] % m[1] == 0

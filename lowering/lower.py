@@ -8,12 +8,12 @@ emitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from ir.parser import parse
 from ir.program import Program
+from ir.requirements import summary
 from ir.spec import Bound
 from ir.typing import check
 from lowering.boxes import boxed_tensors, streams_boxes, with_boxes
@@ -28,11 +28,11 @@ from lowering.plan import launches_of, plan
 from lowering.shapes import shapes_to_compare
 from lowering.statement import statement
 from lowering.triton import emit
-from lowering.versions import Condition, Version
+from lowering.versions import Condition, LeftOut, Version
 from verifier.certificate import Certificate, digest
 
 Row = dict[str, Any]  # what one kernel takes on a target
-TARGETS_OF = {"specialised": ("sm_90",), "descriptors": ("sm_90", "sm_100")}
+TARGETS_OF = {"hopper": ("sm_90",), "specialised": ("sm_90",), "descriptors": ("sm_90", "sm_100")}
 
 
 class NotCertified(Exception):
@@ -50,27 +50,40 @@ def require_certified(certificate: Certificate, program: Program, bound: Bound) 
 
 
 def versions_of(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
+    """Everything emitted for a certified program, as `emitted` says, without what could not be."""
+    return emitted(certificate, program, bound)[0]
+
+
+def emitted(certificate: Certificate, program: Program, bound: Bound) -> tuple[tuple[Version, ...], list[LeftOut]]:
     """Everything emitted for a certified program, best first, not compiled yet; the last runs everywhere. A kernel
     whose schedule has `warp_specialize` gets a version for Hopper (`lowering.hopper`) where one can be made, before
     Triton's own. Where a schedule has `persistent`, a version in which these kernels are taken in turns
-    (`lowering.persistent`) stands before each.
+    (`lowering.persistent`) stands before each. Then what was asked for and cannot be made.
 
     Raises NotCertified, UnsupportedByTriton.
     """
     require_certified(certificate, program, bound)
     size = programs_size(program, bound) if any(map(asks, program.kernels)) else None
-    versions = []
-    for turns in [None] if size is None else [size, None]:
-        with suppress(NotForHopper):
+    specialises = any(kernel.schedule.warp_specialize for kernel in program.kernels)
+    versions: list[Version] = []
+    missing: dict[str, LeftOut] = {}  # by reason: the same holds of a persistent version
+    for turns in [size, None] if size is not None and specialises else [None] if specialises else []:
+        try:
             made = hopper_version(certificate, program, bound, "pointers", turns)
-            versions.append(made if turns is None else _persistent(made, program, turns))
+        except NotForHopper as reason:
+            missing[str(reason)] = LeftOut("hopper", str(reason), *TARGETS_OF["hopper"])
+            continue
+        versions.append(made if turns is None else _persistent(made, program, turns))
+        for launch in made.launches:
+            if why := launch.get("not_asynchronous"):
+                missing[why] = LeftOut(f"hopper of kernel {launch['kernel']}", why, *TARGETS_OF["hopper"])
     for name, form in _forms(certificate, program):
         made = _version(name, form, certificate, program, bound, bound)
         if size is not None and name != "specialised":  # Triton specialises the loops of a kernel that has no other
             turned = _version(name, in_turns(form, size), certificate, program, bound, chosen_at_launch(bound, size))
             versions.append(_persistent(turned, program, size))
         versions.append(made)
-    return tuple(versions)
+    return tuple(versions), list(missing.values())
 
 
 def _forms(certificate: Certificate, program: Program) -> list[tuple[str, Program]]:
@@ -104,13 +117,17 @@ def _persistent(version: Version, program: Program, size: str) -> Version:
     )
 
 
-def narrow_versions(certificate: Certificate, program: Program, bound: Bound) -> tuple[Version, ...]:
-    """Everything emitted for a certificate that is proved for some sizes only, to run in place of `program` there.
+def narrow_versions(
+    certificate: Certificate, program: Program, bound: Bound
+) -> tuple[tuple[Version, ...], list[LeftOut]]:
+    """Everything emitted for a certificate that is proved for some sizes only, to run in place of `program` there; and
+    what cannot be.
 
     Raises NotNarrower, NotCertified, UnsupportedByTriton.
     """
     narrow = check(parse(certificate.candidate), bound)
-    return under(conditions(narrow, program, bound), certificate, versions_of(certificate, narrow, bound))
+    when, (versions, missing) = conditions(narrow, program, bound), emitted(certificate, narrow, bound)
+    return under(when, certificate.id, summary(narrow), versions), missing
 
 
 def lower(
@@ -126,14 +143,21 @@ def lower(
 
     A version with conditions runs on no target where the compiler refuses it or where it spills more than the version
     that runs everywhere, and one for some targets only on none that it was not compiled for: nobody knows what it takes
-    there. Raises NotCertified, NotNarrower, UnsupportedByTriton, and CompileError where the version that runs
-    everywhere is refused.
+    there. What is not there, and why, is in "left_out". Raises NotCertified, NotNarrower, UnsupportedByTriton, and
+    CompileError where the version that runs everywhere is refused.
     """
-    *first, last = versions_of(certificate, program, bound)
+    (*first, last), missing = emitted(certificate, program, bound)
     plain = {target: rows_of(last, target) for target in targets}
-    general = [*_fitting(first, targets, plain), replace(last, resources=plain)]
-    some = [_fitting(narrow_versions(n, program, bound), targets, plain) for n in narrower]
-    versions = [*(v for found in some if pays(found, general) for v in found), *general]
+    general = [*_fitting(first, targets, plain, missing), replace(last, resources=plain)]
+    versions = list(general)
+    for narrow in narrower:
+        made, without = narrow_versions(narrow, program, bound)
+        found = _fitting(made, targets, plain, without)
+        if pays(found, general):
+            versions = [*found, *versions]
+            missing += (m for m in without if m not in missing)
+        else:
+            missing.append(LeftOut(made[-1].name, "the compiler makes no less of it than of the one for every size"))
     kept = {v.certificate for v in versions}
     section = {
         "plan": plan(program, bound),
@@ -141,6 +165,7 @@ def lower(
         "gradients": gradients(bound),
         "statement": statement(bound),
         "versions": [v.to_json() for v in versions],
+        "left_out": [m.to_json() for m in missing],
         "narrower": {narrow.id: narrow.body for narrow in narrower if narrow.id in kept},
     }
     return certificate.with_section("lowered", section)
@@ -158,20 +183,34 @@ def rows_of(version: Version, target: str) -> list[Row]:
 
 def spills_more(rows: Sequence[Row], plain: Sequence[Row]) -> bool:
     """Whether a version keeps more registers in memory than the one that runs everywhere, on one target."""
-    return sum(int(row["spills"]) for row in rows) > sum(int(row["spills"]) for row in plain)
+    return _spills(rows) > _spills(plain)
 
 
-def _fitting(versions: Sequence[Version], targets: Sequence[str], plain: Mapping[str, Sequence[Row]]) -> list[Version]:
-    """Versions with conditions, with what they take on each target they are kept for."""
+def _spills(rows: Sequence[Row]) -> int:
+    return sum(int(row["spills"]) for row in rows)
+
+
+def _fitting(
+    versions: Sequence[Version], targets: Sequence[str], plain: Mapping[str, Sequence[Row]], missing: list[LeftOut]
+) -> list[Version]:
+    """Versions with conditions, with what they take on each target they are kept for. `missing` grows by the others."""
     found = []
     for version in versions:
         wanted, resources = version.targets(targets), dict[str, list[Row]]()
         for target in wanted:
-            with suppress(CompileError):
+            try:
                 rows = rows_of(version, target)
-                if not spills_more(rows, plain[target]):
-                    resources[target] = rows
+            except CompileError as error:
+                missing.append(LeftOut(version.name, str(error), target))
+                continue
+            if spills_more(rows, plain[target]):
+                why = f"{_spills(rows)} spills, more than the {_spills(plain[target])} of the one for every call"
+                missing.append(LeftOut(version.name, why, target))
+            else:
+                resources[target] = rows
         tied = [condition for condition in version.when if condition[0] == "target"]
+        if not wanted:
+            missing += (LeftOut(version.name, "not compiled for it", t) for _, *named in tied for t in named)
         turns = any("persistent" in launch for launch in version.launches)  # by how many, follows from resources
         if tied or turns or len(resources) < len(wanted):
             when = [["target", *resources], *(condition for condition in version.when if condition not in tied)]

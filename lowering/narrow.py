@@ -35,11 +35,10 @@ def conditions(narrow: Program, program: Program, bound: Bound) -> list[list[Any
     return when
 
 
-def under(when: list[list[Any]], certificate: Certificate, versions: tuple[Version, ...]) -> tuple[Version, ...]:
-    """A narrower certificate's versions under its conditions."""
-    where = " and ".join(certificate.requires)
+def under(when: list[list[Any]], certificate: str, where: str, versions: tuple[Version, ...]) -> tuple[Version, ...]:
+    """A narrower certificate's versions under its conditions; `where`: these in words."""
     return tuple(
-        replace(v, name=f"{v.name} where {where}", when=[*when, *v.when], certificate=certificate.id) for v in versions
+        replace(v, name=f"{v.name} where {where}", when=[*when, *v.when], certificate=certificate) for v in versions
     )
 
 

@@ -43,6 +43,27 @@ class Version:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A version that was asked for and is not there, on `target` or, where that is empty, on any; and why."""
+
+    version: str
+    why: str
+    target: str = ""
+
+    def __str__(self) -> str:
+        on = f" on {self.target}" if self.target else ""
+        return f"no version {self.version}{on}: {self.why}"
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def left_out(lowered: Mapping[str, Any]) -> tuple[LeftOut, ...]:
+    """What is not among the versions of a certificate's section "lowered"; nothing where none was noted."""
+    return tuple(LeftOut(**row) for row in lowered.get("left_out", ()))
+
+
 def versions_in(lowered: Mapping[str, Any]) -> tuple[Version, ...]:
     """The versions of a certificate's section "lowered", best first. Raises NoVersion."""
     try:

@@ -115,17 +115,20 @@ def prove(
     bound = bind(load_spec(spec), settings_of(settings))
     text = read(kernel)
     found = certify(text, bound, str(kernel))
+    lowered = None
     if certificate is not None and found.certificate is not None:
         from synth.cli_search import target_of
         from synth.ship import NotLowered, ship
 
         named = targets or ([bound.spec.target] if importlib.util.find_spec("triton") else [])
         try:
-            ship(found, bound, [target_of(bound, target) for target in named]).save(certificate)
+            shipped = ship(found, bound, [target_of(bound, target) for target in named])
+            lowered = shipped.body["lowered"]
+            shipped.save(certificate)
         except NotLowered as error:
             found.certificate.save(certificate)
             print(f"proved, but synth.load cannot run it: {error}", file=sys.stderr)
-    show_report(found.report, text, str(kernel), as_json)
+    show_report(found.report, text, str(kernel), as_json, lowered)
     code = found.report.verdict.exit_code
     return code if code or found.report.answers else SOME_SIZES
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowering.versions import LeftOut
 from synth.propose import Candidate
 from synth.search.budget import Spent
 from verifier.certificate import Certificate
@@ -39,12 +40,14 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Emitted and compiled ahead of time. `resources`: one entry per kernel, as `lowering.compile` reports them."""
+    """Emitted and compiled ahead of time. `resources`: one entry per kernel, as `lowering.compile` reports them.
+    `left_out`: the versions that were asked for and are not there."""
 
     candidate: Candidate
     target: str
     resources: tuple[dict[str, Any], ...]
     certificate: Certificate
+    left_out: tuple[LeftOut, ...] = ()
     stage: str = "compile"
 
 

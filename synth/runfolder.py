@@ -108,7 +108,8 @@ class Results:
                     "certificate": event.certificate.id if event.certificate is not None and report.answers else None,
                 }
             case Lowered(candidate):
-                resources = {"target": event.target, "resources": list(event.resources)}
+                missing = [m.to_json() for m in event.left_out]
+                resources = {"target": event.target, "resources": list(event.resources), "left_out": missing}
                 self.rows[candidate.name] |= {"stage": event.stage, "compiled": resources}
             case CrossChecked(candidate):
                 check = {"cases": event.cases, "largest_error": event.largest_error}

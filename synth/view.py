@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ir.ast import NOWHERE, Span
+from lowering.versions import left_out
 from verifier.certificate import Certificate
 from verifier.verdict import OBLIGATIONS, TITLES, Counterexample, Report, Result, Verdict
 
@@ -20,10 +23,14 @@ COLOURS = {Verdict.PROVED: "green", Verdict.REFUTED: "red", Verdict.UNPROVED: "y
 MARKS = {Verdict.PROVED: "✓", Verdict.REFUTED: "✗", Verdict.UNPROVED: "?"}
 
 
-def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
-    """A table of obligations; then for each that did not hold, why."""
+def show_report(
+    report: Report, text: str, name: str, as_json: bool, lowered: Mapping[str, Any] | None = None
+) -> None:
+    """A table of obligations; then for each that did not hold, why. `lowered`: a certificate's section, where one was
+    made; what it holds and what is left out is told."""
     if as_json:
-        print(json.dumps({"kernel": name, **report.to_json()}))
+        made = {} if lowered is None else {"lowered": lowered_facts(lowered)}
+        print(json.dumps({"kernel": name, **report.to_json(), **made}))
         return
     console = Console(highlight=False)
     console.print(obligations(report))
@@ -35,6 +42,28 @@ def show_report(report: Report, text: str, name: str, as_json: bool) -> None:
     console.print(f"\n{name}: [{colour}]{verdict_of(report)}[/] in {report.seconds:.2f} s", soft_wrap=True)
     for key, value in report.facts:
         console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
+    for line in _lowered_lines(lowered or {}):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def lowered_facts(lowered: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of a certificate's versions, best first, and what is left out, as plain values."""
+    missing = [m.to_json() for m in left_out(lowered)]
+    return {"versions": [v["name"] for v in lowered["versions"]], "left_out": missing}
+
+
+def _lowered_lines(lowered: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for version in lowered.get("versions", ()):
+        own = version.get("certificate", "")
+        by = f", proved by the certificate {own[:12]} kept in lowered.narrower" if own else ""
+        lines.append(f"  version {version['name']}{by}")
+    return [*lines, *(f"  {shortened(str(missing))}" for missing in left_out(lowered))]
+
+
+def shortened(text: str) -> str:
+    """One line of at most 300 characters."""
+    return textwrap.shorten(text, 300, placeholder=" …")
 
 
 def verdict_of(report: Report) -> str:
@@ -137,10 +166,8 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     for section in ("lowered", "tests", "benchmarks"):
         if section in body:
             console.print(f"[bold]{section}[/]: recorded (evidence, not proof)")
-    for version in body.get("lowered", {}).get("versions", ()):
-        own = version.get("certificate", "")
-        by = f", proved by the certificate {own[:12]} kept in lowered.narrower" if own else ""
-        console.print(f"  version {version['name']}{by}", markup=False, soft_wrap=True)
+    for line in _lowered_lines(body.get("lowered", {})):
+        console.print(line, markup=False, soft_wrap=True)
     console.print("\n[bold]candidate[/]")
     console.print(textwrap.indent(certificate.candidate, "  "), markup=False, soft_wrap=True)
 

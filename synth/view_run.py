@@ -41,7 +41,7 @@ from synth.events import (
     Step,
     Twin,
 )
-from synth.view import COLOURS, MARKS
+from synth.view import COLOURS, MARKS, shortened
 from verifier.certificate import Certificate
 from verifier.verdict import OBLIGATIONS, Verdict
 
@@ -95,6 +95,7 @@ class _Row:
     marks: dict[str, Verdict] = field(default_factory=dict)
     seconds: float = 0.0
     compiled: str = ""
+    left_out: tuple[str, ...] = ()
     checked: str = ""
     measured: tuple[Measurement, ...] = ()
     failed: str = ""
@@ -143,6 +144,8 @@ class _State:
                 self.doing = f"compiling {candidate.name}" if event.certificate else "proposing"
             case Lowered(candidate):
                 self.rows[candidate.name].compiled = _resources(event)
+                missing = (m for m in event.left_out if m.target in ("", event.target))
+                self.rows[candidate.name].left_out = tuple(shortened(str(m)) for m in missing)
                 self.doing = f"cross-checking {candidate.name} under Triton's interpreter"
             case CrossChecked(candidate):
                 self.rows[candidate.name].checked = f"{event.cases} shapes"
@@ -250,6 +253,8 @@ def _compiled(state: _State) -> Table:
     for row in _shown(state):
         if row.compiled or row.failed:
             table.add_row(row.name, row.failed or row.compiled)
+            for line in row.left_out:
+                table.add_row("", line)
     return table
 
 
@@ -281,7 +286,8 @@ def _line(event: Event, state: _State) -> str:
             where = f" for sizes where {' and '.join(report.requires)} only" if report.requires else ""
             return f"{report.verdict.value:9} {candidate.name} in {report.seconds:.2f} s{where}{why}"
         case Lowered(candidate):
-            return f"compiled  {candidate.name} for {event.target}: {_resources(event)}"
+            line = f"compiled  {candidate.name} for {event.target}: {_resources(event)}"
+            return "\n          ".join((line, *state.rows[candidate.name].left_out))
         case CrossChecked(candidate):
             return f"checked   {candidate.name} on {event.cases} shapes"
         case Benchmarked(candidate, measurements):

@@ -58,6 +58,10 @@ def hopper_version(
             raise NotForHopper(f"{kernel.name}: {found.message}")
         launch = next(launch for launch in emitted.launches if launch["kernel"] == argument_name(kernel.name))
         launch["verified"] = {"states": found.states, "seconds": round(found.seconds, 3)}
+    asking = {argument_name(k.name): k.name for k in program.kernels if k.schedule.warp_specialize}
+    for launch in emitted.launches:
+        if (why := emitted.reasons.get(asking.get(launch["kernel"], ""))) is not None:
+            launch["not_asynchronous"] = why
     copied = {a[1] for launch in emitted.launches for a in launch["args"] if a[0] == "tiles"}
     when: list[Condition] = [["target", TARGET]]
     when += (["descriptor", name] for name in boxed_tensors(boxed) if name in copied)

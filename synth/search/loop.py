@@ -16,6 +16,7 @@ from itertools import chain, count, islice
 from queue import Empty, SimpleQueue
 
 from ir.spec import Bound
+from lowering.versions import left_out
 from synth.events import (
     Benchmarked,
     CrossChecked,
@@ -223,7 +224,8 @@ class Search:
             if answer.problem:
                 yield Failed(candidate, "compile", answer.problem)
             else:
-                yield Lowered(candidate, self.target, answer.resources, answer.certificate)
+                missing = left_out(answer.certificate.body["lowered"])
+                yield Lowered(candidate, self.target, answer.resources, answer.certificate, missing)
 
     def _check(self, fresh: list[Tried]) -> Iterator[Event]:
         places = {t.candidate.name: index for index, t in enumerate(fresh)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from lowering_cases import EVERY_OPERATION, attention, certificate_for, documented, typed, widths
 
@@ -11,7 +13,7 @@ from lowering.lower import lower, versions_of
 from lowering.occupancy import occupancy, warps_of
 from lowering.plan import launches_of
 from lowering.triton import emit_program
-from lowering.versions import versions_in
+from lowering.versions import left_out, versions_in
 from synth.propose.choices import Choices
 from synth.propose.embedded import written
 
@@ -129,8 +131,10 @@ def test_a_version_that_spills_more_than_the_one_that_runs_everywhere_is_left_ou
     program, certificate = typed(text, bound), certificate_for(text, bound)
     certificate = certificate.with_section("index_widths", {k.name: 32 for k in program.kernels})
     assert [v.name for v in versions_of(certificate, program, bound)] == ["descriptors", "pointers"]
-    (kept,) = versions_in(lower(certificate, program, bound, targets=("sm_90",)).body["lowered"])
+    lowered = lower(certificate, program, bound, targets=("sm_90",)).body["lowered"]
+    (kept,), (missing,) = versions_in(lowered), left_out(lowered)
     assert kept.name == "pointers" and kept.resources["sm_90"][0]["spills"] == 0
+    assert re.fullmatch(r"no version descriptors on sm_90: \d+ spills, more than the 0 of .*", str(missing))
 
 
 def test_a_version_for_some_targets_is_kept_for_those_it_was_compiled_for() -> None:
@@ -138,8 +142,10 @@ def test_a_version_for_some_targets_is_kept_for_those_it_was_compiled_for() -> N
     program, certificate = typed(documented(), bound), certificate_for(documented(), bound)
     certificate = certificate.with_section("index_widths", {k.name: 32 for k in program.kernels})
     assert [v.name for v in versions_of(certificate, program, bound)] == ["descriptors", "pointers"]
-    (unseen,) = versions_in(lower(certificate, program, bound, targets=()).body["lowered"])
+    lowered = lower(certificate, program, bound, targets=()).body["lowered"]
+    (unseen,) = versions_in(lowered)
     assert unseen.name == "pointers" and unseen.resources == {}
+    assert [(m.version, m.target) for m in left_out(lowered)] == [("descriptors", "sm_90"), ("descriptors", "sm_100")]
 
 
 def test_occupancy_counts_whole_programs() -> None:

@@ -20,9 +20,9 @@ from lowering.choose import choose
 from lowering.crosscheck import CrosscheckFailed, Run, crosscheck_versions, simulated
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version
-from lowering.lower import versions_of
+from lowering.lower import lower, versions_of
 from lowering.plan import plan
-from lowering.versions import Version
+from lowering.versions import LeftOut, Version, left_out, versions_in
 
 BOUND = attention()
 
@@ -49,6 +49,21 @@ def test_without_the_wish_there_is_none() -> None:
     certificate = certificate_for(text, BOUND, bits=32)
     with pytest.raises(NotForHopper, match="warp_specialize"):
         hopper_version(certificate, typed_text(text, BOUND), BOUND, "pointers")
+
+
+def test_where_it_is_asked_for_and_cannot_be_made_the_reason_is_told() -> None:
+    """In the certificate, where every view of it finds the reason."""
+    fp32 = attention(dtype="fp32")
+    certificate = certificate_for(asking(), fp32, bits=32)
+    with pytest.raises(NotForHopper) as reason:
+        hopper_version(certificate, typed_text(asking(), fp32), fp32, "pointers")
+    lowered = lower(certificate, typed_text(asking(), fp32), fp32, targets=()).body["lowered"]
+    assert "hopper" not in [v.name for v in versions_in(lowered)]
+    assert left_out(lowered)[0] == LeftOut("hopper", str(reason.value), "sm_90")
+    assert str(left_out(lowered)[0]).startswith("no version hopper on sm_90: attention: ")
+    plain = asking().replace("    schedule warp_specialize = true\n", "")
+    unasked = lower(certificate_for(plain, fp32, bits=32), typed_text(plain, fp32), fp32, targets=()).body["lowered"]
+    assert "hopper" not in [m.version for m in left_out(unasked)]
 
 
 def test_its_asynchronous_programs_are_part_of_the_cross_check() -> None:

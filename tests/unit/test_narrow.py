@@ -20,7 +20,7 @@ from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.launch import load
 from lowering.lower import NotCertified, lower
 from lowering.narrow import NotNarrower, narrower_in, pays
-from lowering.versions import Version, version_on, versions_in
+from lowering.versions import Version, left_out, version_on, versions_in
 from synth.bench.suite.subject import read
 from synth.certify import certify, narrower
 from synth.propose.specialise import specialised
@@ -116,6 +116,8 @@ def test_the_narrower_one_goes_where_it_spills(
     assert first.when[0] == ["target", "sm_90"] and list(last.resources) == ["sm_80", "sm_90"]
     lowered = lower(certificate, PROGRAM, BOUND, ("sm_80",), (even,)).body["lowered"]
     assert [v.name for v in versions_in(lowered)] == ["pointers"] and lowered["narrower"] == {}
+    told = [str(m) for m in left_out(lowered)]
+    assert "no version pointers where C % 64 == 0 on sm_80: 8 spills, more than the 0 of the one for every call" in told
 
 
 def test_each_is_cross_checked_where_it_may_run(both: Certificate) -> None:

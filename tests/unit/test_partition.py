@@ -16,7 +16,7 @@ from lowering.lower import lower, versions_of
 from lowering.partition import can_specialise, whole_loads
 from lowering.plan import launches_of
 from lowering.triton import emit_program
-from lowering.versions import versions_in
+from lowering.versions import left_out, versions_in
 
 ASKED = documented().replace("num_warps = 8, num_stages = 3", "num_warps = 4, num_stages = 2, warp_specialize = true")
 TAIL = """\
@@ -123,6 +123,7 @@ def test_a_version_the_compiler_refuses_is_left_out() -> None:
     assert "specialised" in [v.name for v in versions_of(certificate, program, bound)]
     section = lower(certificate, program, bound, ("sm_90",)).body["lowered"]
     assert "specialised" not in [v.name for v in versions_in(section)]
+    assert "specialised" in [m.version for m in left_out(section)]
     assert [v.name for v in versions_in(section)][-2:] == ["descriptors", "pointers"]
 
 

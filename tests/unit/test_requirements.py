@@ -16,7 +16,7 @@ from ir.loader import bind, load_spec, parse_spec
 from ir.nearby import admits, nearby
 from ir.parser import MAX_REQUIRES, parse
 from ir.printer import format_source, print_module
-from ir.requirements import formula, narrowed, texts, unfit
+from ir.requirements import formula, narrowed, summary, texts, unfit
 from ir.typing import check
 from lowering.plan import plan
 from lowering.shapes import many_tiles, ragged
@@ -58,6 +58,13 @@ def test_metas_are_put_in() -> None:
     assert texts(check(parse(EVEN), BOUND)) == ("C % 64 == 0",)
     program = check(parse(required("min(R, 3 * C) // 4 < 1 - 5 and not (R == C) or cdiv(R, BC) <= R % C")), BOUND)
     assert texts(program) == ("min(R, 3 * C) // 4 < -4 and not R == C or (R + 63) // 64 <= R % C",)
+
+
+def test_what_is_required_twice_is_said_once() -> None:
+    lines = ("C % BC == 0", "C % (32 + 32) == 0", "C % 128 == 0", "R % 64 == 0", "C % 48 == 0")
+    program = check(parse(required("\nrequire ".join(lines))), BOUND)
+    assert texts(program) == ("C % 64 == 0", "C % 128 == 0", "R % 64 == 0", "C % 48 == 0")
+    assert summary(program) == "C % 128 == 0 and R % 64 == 0 and C % 48 == 0"
 
 
 @pytest.mark.parametrize(
