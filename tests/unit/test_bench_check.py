@@ -71,6 +71,15 @@ def test_what_is_wrong_fails(wanted: dict[str, Expected], name: str) -> None:
     assert judged.reason.startswith("O ") and not judged.error["O"] <= wanted["O"].allowed
 
 
+def test_a_value_given_in_a_coarser_dtype_may_be_off_by_its_rounding() -> None:
+    """As of PyTorch's loss of bf16 logits, where the spec says f32; what is in f32 may not be off so far."""
+    cells = torch.linspace(1.0, 9.0, 64, dtype=torch.float64)
+    wanted = {"Y": Expected((torch.arange(64),), cells, 64, 0.0, 1e-6, torch.float32, 9.0)}
+    rounded = cells.to(torch.bfloat16)
+    assert judge(wanted, {"Y": rounded}).reason == ""
+    assert judge(wanted, {"Y": rounded.float()}).reason and judge(wanted, {"Y": rounded * 1.01}).reason
+
+
 def test_what_computes_nothing_is_not_right(wanted: dict[str, Expected]) -> None:
     assert judge(wanted, {}).reason
 

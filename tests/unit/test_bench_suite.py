@@ -123,7 +123,7 @@ def test_every_row_measured_before_an_interrupt_is_kept(
 
 def test_whatever_a_contender_does_is_its_result() -> None:
     cells = torch.ones(4)
-    wanted = {"Y": run.Expected((torch.arange(4),), cells.double(), 4, 0.0, 1e-3)}
+    wanted = {"Y": run.Expected((torch.arange(4),), cells.double(), 4, 0.0, 1e-3, torch.float32, 1.0)}
     calls = {"right": 0, "later": 0}
 
     def right() -> dict[str, torch.Tensor]:
