@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from lowering.emitted import emitted_module
-from lowering.hopper.readback import differences
+from lowering.hopper.readback import differences, serialised
 from lowering.occupancy import occupancy, warps_of
 from lowering.phases import code_summary
 from lowering.tensormap import shared_layout
@@ -229,11 +229,14 @@ def _amd(compiled: Any) -> Machine:
 
 
 def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: float) -> Resources:
-    """Read what a compiled kernel takes from its machine code."""
+    """Read what a compiled kernel takes from its machine code. Raises CompileError where the assembler undid what an
+    asynchronous program is for."""
     import triton
 
     cuda = TARGETS[target][0] == "cuda"
     machine = _nvidia(compiled) if cuda else _amd(compiled)
+    if "protocol" in launch and serialised(machine.assembly, machine.code):
+        raise CompileError(f"{launch['kernel']}: the assembler waits for every product; use smaller tiles")
     binary = compiled.asm["cubin" if cuda else "hsaco"]
     # Warp specialisation adds warps: the launch bound of the assembly is what will really run.
     bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", machine.assembly)

@@ -6,6 +6,10 @@ statements, with the bytes of its tiles and its numbers of dots left in flight. 
 a barrier must stand behind a barrier of the consumer's warps, with no use of shared memory between: that is what makes
 one thread's arrival speak for all of them (so in Triton 3.6.0 and 3.7.1; this notices if it ever is not).
 
+The machine code shows whether the assembler kept dots in flight: where it runs out of registers, or finds an
+accumulator in use, it closes and waits for every instruction of a dot, and says so only in its log. Such a kernel is
+right and slower than one without any of this.
+
 A kernel that differs is refused. Which slot and which parity a statement names is not read here: the emitted text is
 run for that (`lowering.hopper.emulated`).
 """
@@ -36,6 +40,9 @@ _PARTITION = re.compile(r"partition\d+\(")
 _BLOCK = re.compile(r"\bscf\.(for|if|while)\b.*\{$")
 _ARRIVE = re.compile(r"mbarrier\.arrive\.shared")
 _TOGETHER = re.compile(r"\bbar\.sync|\bbarrier\.sync")
+_GROUP = re.compile(r"wgmma\.commit_group\.")
+_PRODUCT = re.compile(r"wgmma\.mma_async\.")
+_HGMMA = re.compile(r"\bHGMMA\.(.*)")
 _WORK = re.compile(r"wgmma\.|ld\.shared|ldmatrix|mbarrier\.try_wait")
 
 
@@ -159,6 +166,13 @@ def differences(wanted: Mapping[str, Any], ttgir: str, ptx: str) -> list[str]:
     if bare:
         texts.append(f"{bare} arrivals without a barrier of the warps before them")
     return texts
+
+
+def serialised(ptx: str, machine_code: str) -> bool:
+    """Whether the assembler made a group of its own of every wgmma, where the program has groups of several."""
+    groups, products = len(_GROUP.findall(ptx)), len(_PRODUCT.findall(ptx))
+    instructions = _HGMMA.findall(machine_code)
+    return groups < products and bool(instructions) and all("gsb0" in operands for operands in instructions)
 
 
 def _bare_arrivals(ptx: str) -> int:

@@ -9,7 +9,11 @@ import pytest
 from hopper_cases import pipelined, plain
 from test_hopper_gluon import emitted
 
+from ir.program import Statement as CoreStatement
 from lowering.compile import CompileError, compile_kernels
+from lowering.hopper import schedule as scheduling
+from lowering.hopper.async_program import Statement
+from lowering.hopper.inorder import in_order
 from lowering.hopper.readback import differences, expected, found
 
 TTGIR = """
@@ -101,3 +105,19 @@ def test_a_kernel_that_differs_does_not_compile() -> None:
     launches[0]["protocol"]["consumers"][0][1].remove("arrive 1")
     with pytest.raises(CompileError, match="attention synchronises otherwise than was checked: consumers has"):
         compile_kernels(kernels.source, launches, "sm_90")
+
+
+def test_dots_that_the_assembler_waits_for_one_by_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation that holds more than there are registers."""
+    monkeypatch.setattr(scheduling, "REGISTERS", 1000)
+    monkeypatch.setattr(scheduling.Sequencer, "straight", in_the_order_written)
+    wide = emitted("specs/attention_bwd/specialised_none.tile", {})
+    (launch,) = [launch for launch in wide.launches if launch["kernel"] == "dkdv"]
+    with pytest.raises(CompileError, match="waits for every product"):
+        compile_kernels(wide.source, [launch], "sm_90")
+
+
+def in_the_order_written(
+    sequence: scheduling.Sequencer, statements: tuple[CoreStatement, ...], depth: int
+) -> tuple[Statement, ...]:
+    return in_order(statements, depth, sequence, ahead=False)
