@@ -70,12 +70,10 @@ def tried(
 
 
 def shapes_of(launcher: Launcher, version: Version) -> list[dict[str, int]]:
-    """Those that the certificate lists to compare this version at; else those of others, and some within its limits.
-    Last one with more programs than a device runs at a time."""
-    own = [c[2] for c in version.when if c[0] == "agrees"]
-    others = [c[2] for v in launcher.versions for c in v.when if c[0] == "agrees"]
-    listed = [dict(shape) for shapes in own or others[:1] for shape in shapes]
-    made = [within(launcher.plan, *lengths) for lengths in (*(() if own else SHORT), *WHOLE)]
+    """Those that the certificate lists to compare this version at; else some within its limits: what runs in Triton's
+    interpreter was compared there. Last one with more programs than a device runs at a time."""
+    listed = [dict(shape) for c in version.when if c[0] == "agrees" for shape in c[2]]
+    made = (within(launcher.plan, *lengths) for lengths in (*(() if listed else SHORT), *WHOLE))
     return [*listed, *(shape for shape in made if shape is not None)]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lowering.launch import Launcher
 from lowering.versions import Version
+from synth.bench.suite import run
 from synth.bench.suite.contenders import Wrong, trusted
 from synth.bench.suite.subject import Subject
 from synth.bench.suite.trials import refused, trials, tried
@@ -83,3 +86,12 @@ def test_a_refused_version_never_runs_and_the_last_takes_its_place() -> None:
     for refused_names, asked in (({"hopper": "is off"}, "hopper"), ({"pointers": "is off"}, None)):
         with pytest.raises(Wrong, match="is off"):
             trusted(LAUNCHER, refused_names, asked)
+
+
+def test_each_certificate_is_tried_once_and_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(run, "trials", lambda subjects, _: asked.append([s.name for s in subjects]) or [])
+    item: Any = SimpleNamespace(group=SimpleNamespace(subjects=(SUBJECT,)))
+    for device, body in (("cuda", {}), ("cuda", {"trials": [{"certificate": "id"}]}), ("cpu", {})):
+        assert run._untried(item, body, run.Options(torch.device(device), tmp_path), print) == []
+    assert asked == [["x"], []]

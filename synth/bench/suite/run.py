@@ -65,13 +65,6 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
     left = [item for item in items if item_key(item) not in done]
     body["not_run"] = [item.title for item in left]
     write(options.out, body)
-    if options.device.type == "cuda":
-        subjects = {s.launcher.certificate: s for item in left for s in item.group.subjects}
-        known = body.get("trials", [])
-        fresh = [s for identity, s in subjects.items() if identity not in {line["certificate"] for line in known}]
-        body["trials"] = [*known, *trials(fresh, report)]
-        options = replace(options, refused=refused(body["trials"]))
-        write(options.out, body)
     pace: list[float] = []
     said: set[str] = set()
 
@@ -88,7 +81,9 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
             break
         rest = ahead * (len(left) - place)
         report(f"[{place + 1}/{len(left)}] {item.title}   {_clock(spent)} spent, about {_clock(rest)} left")
-        body["rows"] = [*body["rows"], one(item, options, news)]
+        body["trials"] = [*body.get("trials", ()), *_untried(item, body, options, report)]
+        trusting = replace(options, refused=refused(body["trials"]))
+        body["rows"] = [*body["rows"], one(item, trusting, news)]
         body["not_run"] = [other.title for other in left[place + 1 :]]
         pace.append(time.monotonic() - begin - spent)
         write(options.out, body)
@@ -99,6 +94,14 @@ def run(items: list[Item], options: Options, report: Report, before: Mapping[str
     body["complete"] = not body["not_run"]
     write(options.out, body)
     return body
+
+
+def _untried(item: Item, body: Mapping[str, Any], options: Options, report: Report) -> list[dict[str, Any]]:
+    """Trials of the row's certificates that this device has not seen."""
+    if options.device.type != "cuda":
+        return []
+    seen = {line["certificate"] for line in body.get("trials", ())}
+    return trials([s for s in item.group.subjects if s.launcher.certificate not in seen], report)
 
 
 def item_key(item: Item) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Which versions of the certificates this machine's GPU runs, found out before anything is timed.
+"""Which versions of certificates this machine's GPU runs, found out before a row that has them is timed.
 
 Every certificate is tried by `lowering.trial` in a process of its own, several at a time. A fault on the device loses
 that process and not this one, and one that does not end is ended: either costs the version that was on trial, and the
@@ -22,7 +22,7 @@ from synth.bench.suite.subject import Subject
 
 COMMAND = (sys.executable, "-m", "lowering.trial")
 PATIENCE = 180.0  # seconds for one version: compiled for up to three kinds of strides, launched and recorded
-MOST = 8  # processes at a time: each holds a context on the device
+MOST = 16  # processes at a time: each holds a context on the device
 WRONG = "wrong"
 Line = dict[str, Any]  # of one version: "certificate" (its id), "version", "verdict", "reason", "seconds"
 
@@ -30,7 +30,7 @@ Line = dict[str, Any]  # of one version: "certificate" (its id), "version", "ver
 def trials(subjects: Sequence[Subject], report: Callable[[str], None]) -> list[Line]:
     """Every version's verdict; what is wrong is reported."""
     found: list[Line] = []
-    processes = max(1, min(MOST, (os.cpu_count() or 1) // 2, len(subjects)))
+    processes = max(1, min(MOST, os.cpu_count() or 1, len(subjects)))
     with ThreadPoolExecutor(processes) as pool:
         asked = {pool.submit(tried, s): s for s in subjects}
         for number, done in enumerate(as_completed(asked), 1):

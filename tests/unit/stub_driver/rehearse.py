@@ -2,8 +2,9 @@
 
     PYTHONPATH=.:tests/unit python -m stub_driver.rehearse CERT... [--sizes '{"B": 2, "M": 256}'] [--version NAME]
 
-One JSON object a line and version. Nothing of the proving code is imported. With another Triton first on the path it is
-rehearsed with that one.
+One JSON object a line and version; `microseconds` is what a prepared call takes before the driver's part (null where
+Triton asks for memory). Nothing of the proving code is imported. With another Triton first on the path it is rehearsed
+with that one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from lowering.agreement import random_inputs
-from lowering.assumptions import DTYPES, evaluate
+from lowering.assumptions import DTYPES, evaluate, grid
 from lowering.launch import Launcher, load
 from lowering.trial import SHORT, admitted, within
 from lowering.versions import Version
@@ -49,13 +50,15 @@ def rehearse(launcher: Launcher, version: Version, given: Mapping[str, Any], stu
     run()
     if len(stub.loaded()) != before["load"] + len(loaded):
         found.append("a second call loaded another binary")
-    if stub.made != made and not any(launch["workspace"] for launch in version.launches):
+    workspace = any(launch["workspace"] for launch in version.launches)
+    if stub.made != made and not workspace:
         found.append("a second call made tensors, and might be recorded in a graph")
     kernels = [{k: e[k] for k in ("kernel", "grid", "block", "shared")} for e in launches]
     for row, event in zip(version.resources.get(TARGET, ()), launches, strict=False):
         if ([32 * row["warps"], 1, 1], row["shared"]) != (event["block"], event["shared"]):
             found.append(f"{row['kernel']}: compiled for {row['warps']} warps and {row['shared']} bytes")
-    return {"version": run.version, "problems": found, "kernels": kernels, "loaded": loaded}
+    took = None if workspace else round(stub.microseconds(run.launch), 1)
+    return {"version": run.version, "problems": found, "kernels": kernels, "loaded": loaded, "microseconds": took}
 
 
 def _with_programs(
@@ -94,9 +97,7 @@ def _differences(
     parameters: Mapping[str, float],
 ) -> Iterator[str]:
     where = launch["kernel"]
-    programs = 1
-    for extent in launch["grid"]:
-        programs *= int(evaluate(extent, sizes))
+    programs = grid(launch, sizes)
     if event["kernel"] != where or event["grid"] != [programs, 1, 1]:
         yield f"{where}: {programs} programs were meant, {event['kernel']} has {event['grid']}"
     if event["problem"]:
