@@ -155,6 +155,23 @@ def test_whatever_a_contender_does_is_its_result() -> None:
     assert found["full"][0] == "out of memory" and found["broken"][1] == "ValueError: a compiler's words"
 
 
+def test_a_fault_while_all_are_timed_keeps_what_was_found_before() -> None:
+    cells = torch.ones(4)
+    wanted = {"Y": run.Expected((torch.arange(4),), cells.double(), 4, 0.0, 1e-3, torch.float32, 1.0)}
+    calls = []
+
+    def faulty() -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) > 3:  # judged, warmed up, asked once more, and then
+            raise RuntimeError("an illegal memory access was encountered")
+        return {"Y": cells}
+
+    entered = [Contender("wrong", "peer", lambda: lambda: {"Y": cells + 1}), Contender("x", "peer", lambda: faulty)]
+    entries = run.compete(entered, wanted, run.Options(CPU, Path("unused"), seconds=0.001), lambda line: None)
+    assert [e["status"] for e in entries] == ["wrong", "failed"]
+    assert "while all were timed: RuntimeError: an illegal memory access" in entries[1]["reason"]
+
+
 def test_a_wrong_certificate_is_an_exit_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from synth.bench.suite import contenders
 

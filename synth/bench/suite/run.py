@@ -205,15 +205,19 @@ def compete(
             runs.pop(contender.name, None)
             _free(options.device)
             report(f"    {contender.name}: {entry['status']}: {entry['reason']}")
-    with torch.no_grad():
-        times = _timed(waiting, entries, options)
-        for name, timing in times.items():
-            entries[name]["time"] = timing.to_json()
-            if isinstance(again_run := runs[name], Prepared):
-                poison(again_run.outputs.values())
-            again = judge(wanted, runs[name]())
-            if again.reason:
-                entries[name] |= {"status": "wrong", "reason": f"after many runs: {again.reason}"}
+    try:
+        with torch.no_grad():
+            for name, timing in _timed(waiting, entries, options).items():
+                if isinstance(again_run := runs[name], Prepared):
+                    poison(again_run.outputs.values())
+                again = judge(wanted, runs[name]())
+                entries[name]["time"] = timing.to_json()
+                if again.reason:
+                    entries[name] |= {"status": "wrong", "reason": f"after many runs: {again.reason}"}
+    except RuntimeError as error:  # a fault on the device, which is nobody's result: none of them was timed
+        for entry in (e for e in entries.values() if e["status"] == OK and "time" not in e):
+            entry |= {"status": "failed", "reason": f"while all were timed: {type(error).__name__}: {_line(error)}"}
+            report(f"    {entry['name']}: {entry['status']}: {entry['reason']}")
     return list(entries.values())
 
 
