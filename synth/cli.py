@@ -7,6 +7,7 @@ not accepted.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +37,8 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Errors of the program itself are not caught."""
+    """Run the command line; returns the exit code. Errors of the program itself are not caught, those of the machine
+    (no such folder, a full disk) are said in one line."""
     from ir.diagnostics import SourceError
     from synth.errors import Unavailable
 
@@ -51,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE_ERROR
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:  # `synth specs | head`: nobody reads on, and nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error}\n  = hint: does it exist, and may you write there?", file=sys.stderr)
         return USAGE_ERROR
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -86,6 +94,13 @@ def settings_of(items: list[str] | None) -> dict[str, str]:
     return found
 
 
+def writable(path: Path) -> Path:
+    """A file that can be written; a usage error before the work that it is for, not after."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written; give a file in a folder that is there")
+    return path
+
+
 def read(path: Path) -> str:
     """A kernel file's text; a usage error when it cannot be read."""
     try:
@@ -110,19 +125,23 @@ def prove(
     some sizes only, those that the kernel requires."""
     from ir.loader import bind, load_spec
     from synth.certify import certify
+    from synth.cli_search import target_of
     from synth.view import show_report
 
     bound = bind(load_spec(spec), settings_of(settings))
+    named = [target_of(bound, target) for target in targets or ()]
+    if certificate is not None:
+        writable(certificate)
     text = read(kernel)
     found = certify(text, bound, str(kernel))
     lowered = None
     if certificate is not None and found.certificate is not None:
-        from synth.cli_search import target_of
         from synth.ship import NotLowered, ship
 
-        named = targets or ([bound.spec.target] if importlib.util.find_spec("triton") else [])
+        if not named and importlib.util.find_spec("triton"):
+            named = [target_of(bound, None)]
         try:
-            shipped = ship(found, bound, [target_of(bound, target) for target in named])
+            shipped = ship(found, bound, named)
             lowered = shipped.body["lowered"]
             shipped.save(certificate)
         except NotLowered as error:

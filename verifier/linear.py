@@ -24,7 +24,7 @@ from verifier.integers import Atom, Int, polynomial
 from verifier.inverse import solve
 from verifier.reals import Member, Monomial, Real, RealAtom, number
 from verifier.simplify import Simplifier, open_guard
-from verifier.smt import RESOURCE_LIMIT, Context, Translator, background
+from verifier.smt import Context, Translator, background, solver_in
 from verifier.terms import as_int, conditions, free
 
 LN2_LOW, LN2_HIGH = Fraction(693147, 10**6), Fraction(693148, 10**6)
@@ -158,8 +158,7 @@ class _Query:
         return False
 
     def refutes(self, goal: Any) -> bool:
-        solver = z3.Solver(ctx=self.z3)
-        solver.set("rlimit", RESOURCE_LIMIT)
+        solver = solver_in(self.z3)
         seen: list[Atom] = []
         for fact in self.context.facts:
             self._link(fact)

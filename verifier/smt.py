@@ -62,6 +62,13 @@ class Ledger:
         return script(solver)
 
 
+def solver_in(context: z3.Context) -> z3.Solver:
+    """A solver under the limits. Ctrl-C is for Python: Z3 would take it as a time limit and answer `unknown`."""
+    solver = z3.Solver(ctx=context)
+    solver.set(rlimit=RESOURCE_LIMIT, timeout=LONGEST, ctrl_c=False)
+    return solver
+
+
 def script(solver: z3.Solver) -> str:
     """A solver's assertions as SMT-LIB 2."""
     return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
@@ -192,9 +199,7 @@ class _Stack:
 
     def __init__(self, context: z3.Context, linear: bool, facts: CellFacts) -> None:
         self.translate = Translator(context, linear, facts)
-        self.solver = z3.Solver(ctx=context)
-        self.solver.set("rlimit", RESOURCE_LIMIT)
-        self.solver.set("timeout", LONGEST)
+        self.solver = solver_in(context)
         self.loaded: list[Bool] = []
         self.cells: list[int] = []  # how many cells were seen before each of these
         self.seen: list[Atom] = []

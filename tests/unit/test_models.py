@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +65,17 @@ def test_answers_are_those_of_a_solver_alone(claims: list[tuple[int, int, int, s
         alone.prover.models.kept.clear()
         expected.append(alone.entails(claim))
     assert [kept.entails(claim) for claim in made] == expected
+
+
+def test_ctrl_c_ends_a_query_and_answers_nothing() -> None:
+    """Z3 would take it for a time limit: the verdict would be `unproved`, and the run would go on."""
+    reset()
+    x, y, z = symbol("x"), symbol("y"), symbol("z")
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Prover(Ledger()).unsat([equal(x * x * x + y * y * y, z * z * z + 33), le(lift(10), x), le(lift(10), y)])
+    timer.join()
 
 
 def test_a_known_model_spares_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
