@@ -71,8 +71,8 @@ def test_a_header_sizes_schedules_and_excludes() -> None:
 
 def test_what_no_file_answers_is_composed() -> None:
     spec = load_spec("alibi")
-    (composed,) = [s for s in subjects(spec) if s.case == "dtype=fp32"]
-    assert dict(composed.settings)["dtype"] == "fp32" and "kernel " in composed.text
+    composed, smaller = [s for s in subjects(spec) if s.case == "dtype=fp32"]
+    assert dict(composed.settings)["dtype"] == "fp32" and "kernel " in composed.text and smaller.text != composed.text
 
 
 def test_the_default_of_a_target_is_the_fastest_predicted_that_spills_nothing() -> None:
