@@ -55,6 +55,13 @@ def test_the_rotated_loop_reads_as_the_asynchronous_program_does(forward: Emitte
     assert LOOP in forward.source
 
 
+def test_rings_filled_alike_share_a_count_and_others_do_not() -> None:
+    """A query tile for each turn of the outer loop, keys and values for each of the inner one."""
+    source = emitted("tests/golden/proved/loop_over_row_tiles.tile", {"BM": 64, "BN": 64}).source
+    assert source.count("q_fills = 0") == source.count("k_fills = 0") == 2 and "v_fills" not in source
+    assert "v_tiles.index(k_fills & 1)" in source and "v_tiles.index(q_fills" not in source
+
+
 def test_a_read_tile_is_fenced_before_its_slot_is_given_back() -> None:
     source = emitted("specs/bias/online.tile", {"BM": 64, "BN": 64}).source
     reads = [line.strip() for line in source.splitlines() if ".load(" in line and "_tiles.index" in line]
