@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ir import program as core
 from ir.arithmetic import (
     ARITHMETIC,
     COMPARE,
@@ -44,34 +45,6 @@ from ir.arithmetic import (
 from ir.ast import Span
 from ir.facts import far_cell
 from ir.memory import Access, ArrayMemory, Fault, FaultLog, Layout, Memory, Site, VirtualMemory
-from ir.program import (
-    Arange,
-    Binary,
-    Broadcast,
-    Cast,
-    Constant,
-    Dot,
-    DType,
-    Expand,
-    Expr,
-    For,
-    Kernel,
-    Let,
-    Literal,
-    Load,
-    Param,
-    Program,
-    Random,
-    Reduce,
-    Select,
-    Size,
-    Statement,
-    Store,
-    Transpose,
-    Type,
-    Unary,
-    Var,
-)
 from ir.random import random
 from ir.requirements import text
 from ir.rounding import round_to
@@ -145,7 +118,7 @@ class Machine:
 
     # ---- control -----------------------------------------------------------------------------
 
-    def launch(self, kernel: Kernel) -> None:
+    def launch(self, kernel: core.Kernel) -> None:
         extents = [self.integer(axis.extent) for axis in kernel.grid]
         self.memory.begin_launch()
         for number in range(math.prod(max(extent, 0) for extent in extents)):
@@ -155,22 +128,22 @@ class Machine:
                 ids.append((axis.name, k))
             self.instance(kernel, tuple(reversed(ids)), number)
 
-    def instance(self, kernel: Kernel, ids: tuple[tuple[str, int], ...], number: int) -> None:
+    def instance(self, kernel: core.Kernel, ids: tuple[tuple[str, int], ...], number: int) -> None:
         self.site = Site(kernel.name, ids, number, kernel.schedule.offset_bits)
         self.env = dict(ids)
         self.spend(0)
         self.run(kernel.body)
 
-    def run(self, statements: tuple[Statement, ...]) -> None:
+    def run(self, statements: tuple[core.Statement, ...]) -> None:
         for statement in statements:
             match statement:
-                case Let():
+                case core.Let():
                     value = self.value(statement.value)
                     self.spend(math.prod(statement.value.type.shape))
                     self.env[statement.name] = value
-                case Store():
+                case core.Store():
                     self.store(statement)
-                case For():
+                case core.For():
                     self.loop(statement)
 
     def spend(self, elements: int) -> None:
@@ -178,7 +151,7 @@ class Machine:
         if self.fuel < 0:
             raise BudgetExceeded("the run takes too much work; use smaller sizes")
 
-    def loop(self, loop: For) -> None:
+    def loop(self, loop: core.For) -> None:
         start, stop = self.integer(loop.start), self.integer(loop.stop)
         carries = [(carry.name, self.value(carry.init)) for carry in loop.carries]
         self.env.update(carries)
@@ -188,7 +161,7 @@ class Machine:
             self.run(loop.body)
             self.env.update([(carry.name, self.value(carry.next)) for carry in loop.carries])
 
-    def trips(self, loop: For, start: int, stop: int) -> Iterator[int]:
+    def trips(self, loop: core.For, start: int, stop: int) -> Iterator[int]:
         if self.iterations is None or stop - start <= self.iterations:
             yield from range(start, stop)
             return
@@ -200,7 +173,7 @@ class Machine:
         yield from range(start, start + self.iterations)
         raise _Unknown
 
-    def store(self, store: Store) -> None:
+    def store(self, store: core.Store) -> None:
         index = tuple(self.value(k) for k in store.index)
         value = self.value(store.value)
         mask = None if store.mask is None else self.value(store.mask)
@@ -210,69 +183,69 @@ class Machine:
 
     # ---- expressions -------------------------------------------------------------------------
 
-    def integer(self, expr: Expr) -> int:
+    def integer(self, expr: core.Expr) -> int:
         return int(self.value(expr))
 
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: core.Expr) -> Value:
         """An INT scalar as a Python int, anything else as an array of the expression's shape."""
         result = self.evaluate(expr)
         return int(result) if expr.type.dtype.is_int and not expr.type.shape else result
 
-    def evaluate(self, expr: Expr) -> Value:
+    def evaluate(self, expr: core.Expr) -> Value:
         match expr:
-            case Var(name=name):
+            case core.Var(name=name):
                 return self.env[name]
-            case Literal(value=value, type=type_):
+            case core.Literal(value=value, type=type_):
                 if type_.dtype.is_float:
                     return self.rounded(_float(value), type_.dtype)
                 return int(value) if type_.dtype.is_int else np.bool_(value)
-            case Size(name=name):
+            case core.Size(name=name):
                 return self.sizes[name]
-            case Constant(name=name, type=type_):
+            case core.Constant(name=name, type=type_):
                 return self.rounded(np.float64(CONSTANTS[name]), type_.dtype)
-            case Param(name=name) if expr.type.dtype.is_int:
+            case core.Param(name=name) if expr.type.dtype.is_int:
                 return int(self.parameters[name])
-            case Param(name=name, type=type_):
+            case core.Param(name=name, type=type_):
                 return self.rounded(np.float64(self.parameters[name]), type_.dtype)
-            case Binary():
+            case core.Binary():
                 return self.binary(expr)
-            case Unary():
+            case core.Unary():
                 return self.unary(expr)
-            case Select():
+            case core.Select():
                 condition = self.value(expr.condition)
                 return np.where(condition, self.array(expr.then), self.array(expr.otherwise))
-            case Cast():
+            case core.Cast():
                 return self.cast(self.value(expr.operand), expr.operand.type.dtype, expr.type, expr.span)
-            case Reduce():
+            case core.Reduce():
                 return self.reduce(expr)
-            case Dot():
+            case core.Dot():
                 return self.dot(expr)
-            case Random():
+            case core.Random():
                 return random(self.integer(expr.seed), self.value(expr.counter)).astype(np.float64)
-            case Load():
+            case core.Load():
                 return self.load(expr)
             case _:
                 return self.reshaped(expr)
 
-    def reshaped(self, expr: Arange | Broadcast | Expand | Transpose) -> Array:
+    def reshaped(self, expr: core.Arange | core.Broadcast | core.Expand | core.Transpose) -> Array:
         match expr:
-            case Arange():
+            case core.Arange():
                 return np.arange(expr.type.shape[0], dtype=np.int64)
-            case Broadcast():
+            case core.Broadcast():
                 return np.broadcast_to(self.array(expr.operand), expr.type.shape)
-            case Expand():
+            case core.Expand():
                 return np.expand_dims(self.array(expr.operand), expr.axis)
-            case Transpose():
+            case core.Transpose():
                 return np.transpose(self.array(expr.operand))
 
-    def array(self, expr: Expr) -> Array:
+    def array(self, expr: core.Expr) -> Array:
         value = self.value(expr)
         return integer_array(value) if expr.type.dtype.is_int else np.asarray(value)
 
-    def rounded(self, x: Any, dtype: DType) -> Any:
+    def rounded(self, x: Any, dtype: core.DType) -> Any:
         return round_to(x, dtype) if self.mode is Mode.MACHINE else x
 
-    def unary(self, expr: Unary) -> Value:
+    def unary(self, expr: core.Unary) -> Value:
         operand = self.value(expr.operand)
         if expr.type.dtype.is_int:
             value = -operand if expr.op == "neg" else abs(operand)
@@ -282,7 +255,7 @@ class Machine:
             return result
         return self.rounded(result, expr.type.dtype)
 
-    def binary(self, expr: Binary) -> Value:
+    def binary(self, expr: core.Binary) -> Value:
         left, right = self.value(expr.left), self.value(expr.right)
         if expr.op in COMPARE:
             return COMPARE[expr.op](left, right)
@@ -291,7 +264,7 @@ class Machine:
         result = ARITHMETIC[expr.op](left, right)
         return result if expr.op in EXACT_IN_FLOATS else self.rounded(result, expr.type.dtype)
 
-    def integer_op(self, expr: Binary, left: Value, right: Value) -> Value:
+    def integer_op(self, expr: core.Binary, left: Value, right: Value) -> Value:
         if divides_by_zero(expr.op, right):
             self.log.add("undefined", f"integer {expr.op} by zero", self.site, "", (), expr.span)
         result = integer_binary(expr.op, left, right)
@@ -299,34 +272,34 @@ class Machine:
             raise BudgetExceeded("an integer grows without end")
         return result
 
-    def fitting(self, value: Value, type_: Type, span: Span) -> Value:
+    def fitting(self, value: Value, type_: core.Type, span: Span) -> Value:
         """A value of dtype i32 or i64 must fit; one that does not is a fault, and kept as it is."""
         worst = misfit(value, type_.dtype)
         if worst is not None:
             self.log.add("width", f"{worst} does not fit {type_.dtype.value}", self.site, "", (), span)
         return value
 
-    def cast(self, value: Value, source: DType, target: Type, span: Span) -> Value:
+    def cast(self, value: Value, source: core.DType, target: core.Type, span: Span) -> Value:
         if target.dtype.is_float:
             if isinstance(value, int):
                 value = np.float64(value)
             return self.rounded(np.asarray(value, dtype=np.float64), target.dtype)
-        if target.dtype is DType.BOOL:
+        if target.dtype is core.DType.BOOL:
             return np.asarray(value != 0)
-        if source is DType.BOOL:
+        if source is core.DType.BOOL:
             return np.asarray(value, dtype=np.int64)
         if source.is_float:
             raise InterpretError("no float turns into an integer in this language")
         return self.fitting(value, target, span)
 
-    def reduce(self, expr: Reduce) -> Value:
+    def reduce(self, expr: core.Reduce) -> Value:
         operand = self.value(expr.operand)
         if expr.type.dtype.is_int:
             return self.fitting(integer_reduce(expr.op, operand, expr.axis), expr.type, expr.span)
         result = REDUCE[expr.op](operand, axis=expr.axis)
         return self.rounded(result, expr.type.dtype) if expr.op == "sum" else result
 
-    def dot(self, expr: Dot) -> Array:
+    def dot(self, expr: core.Dot) -> Array:
         left, right = self.value(expr.left), self.value(expr.right)
         self.spend(left.shape[0] * left.shape[1] * right.shape[1] // 16)
         result = np.matmul(left, right)
@@ -334,7 +307,7 @@ class Machine:
             result = result + self.value(expr.acc)
         return np.asarray(self.rounded(result, expr.type.dtype))
 
-    def load(self, expr: Load) -> Array:
+    def load(self, expr: core.Load) -> Array:
         index = tuple(self.value(k) for k in expr.index)
         mask = None if expr.mask is None else self.value(expr.mask)
         other = None if expr.other is None else self.value(expr.other)
@@ -343,7 +316,7 @@ class Machine:
 
 
 def _layouts(
-    program: Program,
+    program: core.Program,
     bound: Bound,
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
@@ -369,7 +342,7 @@ def _layouts(
 
 
 def interpret(
-    program: Program,
+    program: core.Program,
     bound: Bound,
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
@@ -414,7 +387,7 @@ def interpret(
 
 
 def interpret_program_instance(
-    program: Program,
+    program: core.Program,
     bound: Bound,
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
@@ -449,7 +422,7 @@ def interpret_program_instance(
     return tuple(f for f in log.faults if f.kind in ("bounds", "width"))
 
 
-def grid_extents(kernel: Kernel, sizes: Mapping[str, int]) -> dict[str, int]:
+def grid_extents(kernel: core.Kernel, sizes: Mapping[str, int]) -> dict[str, int]:
     """The concrete extent of every grid axis of a kernel."""
     machine = Machine(sizes, {}, Mode.EXACT, VirtualMemory({}, FaultLog()), FaultLog(), FUEL)
     return {axis.name: machine.integer(axis.extent) for axis in kernel.grid}

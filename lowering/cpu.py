@@ -20,36 +20,10 @@ from typing import Any
 
 import torch
 
+from ir import program as core
 from ir.loader import bind, parse_spec
 from ir.nearby import admits
 from ir.parser import parse
-from ir.program import (
-    Arange,
-    Binary,
-    Broadcast,
-    Cast,
-    Constant,
-    Dot,
-    DType,
-    Expand,
-    Expr,
-    For,
-    Kernel,
-    Let,
-    Literal,
-    Load,
-    Param,
-    Program,
-    Random,
-    Reduce,
-    Select,
-    Size,
-    Statement,
-    Store,
-    Transpose,
-    Unary,
-    Var,
-)
 from ir.random import random
 from ir.requirements import texts
 from ir.spec import Bound
@@ -82,7 +56,7 @@ class ExecutionError(Exception):
 
 def execute_certificate(
     certificate: Certificate,
-    program: Program,
+    program: core.Program,
     bound: Bound,
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
@@ -106,13 +80,13 @@ def execute_subject(
 
 
 @cache
-def _certified(candidate: str, spec: str, settings: tuple[tuple[str, str | int], ...]) -> tuple[Program, Bound]:
+def _certified(candidate: str, spec: str, settings: tuple[tuple[str, str | int], ...]) -> tuple[core.Program, Bound]:
     bound = bind(parse_spec(spec), dict(settings))
     return check(parse(candidate), bound, candidate), bound
 
 
 def execute(
-    program: Program,
+    program: core.Program,
     bound: Bound,
     sizes: Mapping[str, int],
     parameters: Mapping[str, float],
@@ -171,13 +145,13 @@ class _Machine:
 
     # ---- control -----------------------------------------------------------------------------
 
-    def number(self, expr: Expr) -> int:
+    def number(self, expr: core.Expr) -> int:
         value = self.value(expr)
         if not isinstance(value, Lanes) or value.uniform is None:
             raise ExecutionError("an extent depends on something else than sizes")
         return value.uniform
 
-    def launch(self, kernel: Kernel, workers: int) -> None:
+    def launch(self, kernel: core.Kernel, workers: int) -> None:
         """Every program of the grid, in chunks; `workers` chunks at a time."""
         extents = [self.number(axis.extent) for axis in kernel.grid]
         if any(extent <= 0 for extent in extents):
@@ -198,7 +172,7 @@ class _Machine:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(work, firsts))
 
-    def programs(self, kernel: Kernel, extents: list[int], ids: torch.Tensor) -> None:
+    def programs(self, kernel: core.Kernel, extents: list[int], ids: torch.Tensor) -> None:
         """The programs with these linear numbers, together."""
         for axis, extent in zip(reversed(kernel.grid), reversed(extents), strict=True):
             value = ids % extent
@@ -207,17 +181,17 @@ class _Machine:
             self.env[axis.name] = Lanes(int(value[0]) if same else value)
         self.run(kernel.body)
 
-    def run(self, statements: tuple[Statement, ...]) -> None:
+    def run(self, statements: tuple[core.Statement, ...]) -> None:
         for statement in statements:
             match statement:
-                case Let(name=name, value=value):
+                case core.Let(name=name, value=value):
                     self.env[name] = self.value(value)
-                case Store():
+                case core.Store():
                     self.store(statement)
-                case For():
+                case core.For():
                     self.loop(statement)
 
-    def loop(self, loop: For) -> None:
+    def loop(self, loop: core.For) -> None:
         start, stop = self.integer(loop.start), self.integer(loop.stop)
         values = [(carry.name, self.value(carry.init)) for carry in loop.carries]
         self.env.update(values)
@@ -237,7 +211,7 @@ class _Machine:
             self.iterate(loop, Lanes(start + k))
         self.active = outer
 
-    def iterate(self, loop: For, counter: Lanes) -> None:
+    def iterate(self, loop: core.For, counter: Lanes) -> None:
         self.env[loop.counter] = counter
         self.run(loop.body)
         following = [self.value(carry.next) for carry in loop.carries]
@@ -250,7 +224,7 @@ class _Machine:
             return new
         return torch.where(self.active.view(-1, *(1,) * rank), as_tensor(new), as_tensor(old))
 
-    def store(self, store: Store) -> None:
+    def store(self, store: core.Store) -> None:
         value = as_tensor(self.value(store.value))
         mask = True if store.mask is None else self.truth(store.mask)
         block = Block(tuple(self.index(k) for k in store.index), store.value.type.shape)
@@ -265,95 +239,95 @@ class _Machine:
 
     # ---- expressions -------------------------------------------------------------------------
 
-    def integer(self, expr: Expr) -> int | torch.Tensor:
+    def integer(self, expr: core.Expr) -> int | torch.Tensor:
         """A scalar integer: an int when all programs agree, else [P]."""
         value = self.index(expr)
         return value.base if isinstance(value, Lanes) else value
 
-    def index(self, expr: Expr) -> Integer:
+    def index(self, expr: core.Expr) -> Integer:
         value = self.value(expr)
         if isinstance(value, bool):
             raise ExecutionError("a truth value is used as an integer")
         return value
 
-    def truth(self, expr: Expr) -> bool | torch.Tensor:
+    def truth(self, expr: core.Expr) -> bool | torch.Tensor:
         value = self.value(expr)
         if isinstance(value, Lanes):
             raise ExecutionError("an integer is used as a truth value")
         return value
 
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: core.Expr) -> Value:
         match expr:
-            case Var(name=name):  # the commonest first: a tile program is interpreted once per iteration
+            case core.Var(name=name):  # the commonest first: a tile program is interpreted once per iteration
                 return self.env[name]
-            case Broadcast() | Expand() | Transpose() | Arange():
+            case core.Broadcast() | core.Expand() | core.Transpose() | core.Arange():
                 return self.reshaped(expr)
-            case Binary():
+            case core.Binary():
                 return self.binary(expr)
-            case Literal() if expr.type.dtype.is_int:
+            case core.Literal() if expr.type.dtype.is_int:
                 return Lanes(int(expr.value))
-            case Literal() if expr.type.dtype is DType.BOOL:
+            case core.Literal() if expr.type.dtype is core.DType.BOOL:
                 return bool(expr.value)
-            case Literal():
+            case core.Literal():
                 return constant(float(expr.value), expr.type.dtype)
-            case Constant(name=name):
+            case core.Constant(name=name):
                 return constant(CONSTANTS[name], expr.type.dtype)
-            case Unary():
+            case core.Unary():
                 return self.unary(expr)
-            case Size(name=name):
+            case core.Size(name=name):
                 return Lanes(self.sizes[name])
-            case Param(name=name) if expr.type.dtype.is_int:
+            case core.Param(name=name) if expr.type.dtype.is_int:
                 return Lanes(self.sizes[name])
-            case Select():
+            case core.Select():
                 return self.select(expr)
-            case Reduce():
+            case core.Reduce():
                 return self.reduce(expr)
-            case Cast():
+            case core.Cast():
                 return self.cast(expr)
-            case Load():
+            case core.Load():
                 return self.load(expr)
-            case Dot():
+            case core.Dot():
                 return self.dot(expr)
-            case Random():
+            case core.Random():
                 return self.random(expr)
-            case Param(name=name):
+            case core.Param(name=name):
                 return self.parameters[name]
 
-    def random(self, expr: Random) -> torch.Tensor:
+    def random(self, expr: core.Random) -> torch.Tensor:
         seed, counter = dense(self.index(expr.seed)), dense(self.index(expr.counter))
         seed = seed.view(-1, *(1,) * len(expr.type.shape))
         return torch.from_numpy(random(seed.numpy(), counter.numpy()))
 
-    def load(self, expr: Load) -> torch.Tensor:
+    def load(self, expr: core.Load) -> torch.Tensor:
         mask = True if expr.mask is None else self.truth(expr.mask)
         other = None if expr.other is None else as_tensor(self.value(expr.other))
         block = Block(tuple(self.index(k) for k in expr.index), expr.type.shape)
         loaded = read(self.tensors[expr.tensor], block, self.masked(mask, block.shape), other)
         return loaded.to(torch.int64) if expr.type.dtype.is_int else loaded
 
-    def reshaped(self, expr: Arange | Broadcast | Expand | Transpose) -> Value:
-        if isinstance(expr, Arange):
+    def reshaped(self, expr: core.Arange | core.Broadcast | core.Expand | core.Transpose) -> Value:
+        if isinstance(expr, core.Arange):
             return arange(expr.type.shape[0])
         value = self.value(expr.operand)
         if isinstance(value, bool):
             return value
         match expr:
-            case Broadcast(operand=x):
+            case core.Broadcast(operand=x):
                 if isinstance(value, Lanes):
                     return value.broadcast(expr.type.shape)
                 if x.type.shape or value.dim() == 0:
                     return value  # extents of 1 broadcast when they meet others
                 return value.view(-1, *(1,) * len(expr.type.shape))
-            case Expand(axis=axis):
+            case core.Expand(axis=axis):
                 if isinstance(value, Lanes):
                     return value.expand(axis)
                 return value if value.dim() == 0 else value.unsqueeze(axis + 1)
-            case Transpose():
+            case core.Transpose():
                 if isinstance(value, Lanes):
                     return value.transpose()
                 return value if value.dim() == 0 else value.transpose(1, 2)
 
-    def unary(self, expr: Unary) -> Value:
+    def unary(self, expr: core.Unary) -> Value:
         value = self.value(expr.operand)
         if expr.op == "not":
             return (not value) if isinstance(value, bool) else ~as_tensor(value)
@@ -363,9 +337,9 @@ class _Machine:
         x = as_tensor(value)
         return FUNCTIONS[expr.op](x, out=x if _fresh(expr.operand, x) else None)
 
-    def binary(self, expr: Binary) -> Value:
+    def binary(self, expr: core.Binary) -> Value:
         left, right = self.value(expr.left), self.value(expr.right)
-        if expr.op in ("and", "or") or expr.left.type.dtype is DType.BOOL:
+        if expr.op in ("and", "or") or expr.left.type.dtype is core.DType.BOOL:
             return logic(expr.op, left, right)
         if expr.left.type.dtype.is_int:
             if isinstance(left, bool) or isinstance(right, bool):
@@ -380,32 +354,32 @@ class _Machine:
             return FLOAT[expr.op](x, y, out=x)
         return FLOAT[expr.op](x, y, out=y if covers(y, x) and _fresh(expr.right, y) else None)
 
-    def select(self, expr: Select) -> Value:
+    def select(self, expr: core.Select) -> Value:
         condition = self.truth(expr.condition)
         if isinstance(condition, bool):
             return self.value(expr.then if condition else expr.otherwise)
         return torch.where(condition, as_tensor(self.value(expr.then)), as_tensor(self.value(expr.otherwise)))
 
-    def cast(self, expr: Cast) -> Value:
+    def cast(self, expr: core.Cast) -> Value:
         value, target = self.value(expr.operand), expr.type.dtype
         if target.is_int and expr.operand.type.dtype.is_int:
             return value  # a claim that it fits, proved elsewhere
         if target.is_int:
             return as_tensor(value).to(torch.int64)
-        if target is DType.BOOL:
-            return value if expr.operand.type.dtype is DType.BOOL else as_tensor(value) != 0
+        if target is core.DType.BOOL:
+            return value if expr.operand.type.dtype is core.DType.BOOL else as_tensor(value) != 0
         return as_tensor(value).to(TORCH[target])
 
-    def reduce(self, expr: Reduce) -> Value:
+    def reduce(self, expr: core.Reduce) -> Value:
         operand = full(self.value(expr.operand), expr.operand.type.shape)
         axis = expr.axis + 1
         if expr.op != "sum":
             return operand.amax(axis) if expr.op == "max" else operand.amin(axis)
-        half = expr.type.dtype in (DType.F16, DType.BF16)
+        half = expr.type.dtype in (core.DType.F16, core.DType.BF16)
         total = operand.sum(axis, dtype=torch.float32 if half else None)
         return total.to(TORCH[expr.type.dtype]) if half else total
 
-    def dot(self, expr: Dot) -> torch.Tensor:
+    def dot(self, expr: core.Dot) -> torch.Tensor:
         left, right = (full(self.value(x), x.type.shape).to(torch.float32) for x in (expr.left, expr.right))
         acc = None if expr.acc is None else full(self.value(expr.acc), expr.acc.type.shape)
         if right.shape[0] == 1 and left.shape[0] > 1 and left.is_contiguous():
@@ -416,33 +390,33 @@ class _Machine:
         return torch.bmm(left, right) if acc is None else torch.baddbmm(acc.expand(programs, -1, -1), left, right)
 
 
-def _fresh(expr: Expr, value: torch.Tensor) -> bool:
+def _fresh(expr: core.Expr, value: torch.Tensor) -> bool:
     """Whether nothing else can hold this value, so that its memory may take the next result: it came
     straight from an operation, was not given a name, and is more than a constant."""
-    return isinstance(expr, Dot | Unary | Binary) and value.dim() > 0
+    return isinstance(expr, core.Dot | core.Unary | core.Binary) and value.dim() > 0
 
 
-def _atomic(statement: Statement) -> bool:
+def _atomic(statement: core.Statement) -> bool:
     match statement:
-        case Store(atomic=atomic):
+        case core.Store(atomic=atomic):
             return atomic
-        case For(body=body):
+        case core.For(body=body):
             return any(_atomic(s) for s in body)
         case _:
             return False
 
 
-def _tiles(statements: tuple[Statement, ...]) -> Iterator[int]:
+def _tiles(statements: tuple[core.Statement, ...]) -> Iterator[int]:
     """Elements of every tile that gets a name."""
     for statement in statements:
         match statement:
-            case Let(value=value):
+            case core.Let(value=value):
                 yield math.prod(value.type.shape)
-            case For(body=body):
+            case core.For(body=body):
                 yield from _tiles(body)
 
 
-def _chunk(kernel: Kernel, rows: int) -> int:
+def _chunk(kernel: core.Kernel, rows: int) -> int:
     """Programs run together: whole rows of the grid's last axis when they fit, else even parts of a row."""
     largest = max(_tiles(kernel.body), default=1)
     fitting = max(CHUNK_BYTES // (4 * largest), 1)

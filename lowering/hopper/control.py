@@ -17,20 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ir.program import Let, Store, Var
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    If,
-    IssueDot,
-    Loop,
-    Read,
-    Release,
-    Statement,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 from lowering.hopper.trips import Scope, Trip
 from lowering.plan import walk
 
@@ -43,7 +30,7 @@ class Block:
     """A loop, or an `If`. `counter`: the line of its counter; `limits`: for each limit its line and c (no line: c is a
     plain number of iterations)."""
 
-    loop: Loop | If
+    loop: ap.Loop | ap.If
     trip: Trip
     depth: int
     counter: Line
@@ -54,7 +41,7 @@ class Block:
 class Do:
     """`reads`: the names whose values the statement needs; `site`: its running number in the partition."""
 
-    statement: Statement
+    statement: ap.Statement
     reads: frozenset[str]
     site: int
 
@@ -97,12 +84,12 @@ class Partition:
         return any(at >= position for known, at, peeled in self.heads if known == line and (bounded or not peeled))
 
 
-def partitions(kernel: AsyncKernel) -> tuple[Partition, Partition]:
+def partitions(kernel: ap.AsyncKernel) -> tuple[Partition, Partition]:
     """The instructions of the producer and of the consumer."""
     ids = frozenset(axis.name for axis in kernel.grid)
     lines: Lines = {}
 
-    def written(name: str, statements: tuple[Statement, ...]) -> Partition:
+    def written(name: str, statements: tuple[ap.Statement, ...]) -> Partition:
         writer = _Writer(name, ids, lines)
         writer.statements(statements, 0)
         return Partition(name, (*writer.code, End()), tuple(writer.blocks), tuple(writer.heads))
@@ -118,17 +105,17 @@ class _Writer:
         self.blocks: list[Block] = []
         self.heads: list[tuple[Line, int, bool]] = []
 
-    def statements(self, statements: tuple[Statement, ...], depth: int) -> None:
+    def statements(self, statements: tuple[ap.Statement, ...], depth: int) -> None:
         sweeps: Counter[tuple[str, object]] = Counter()
         for statement in statements:
-            if isinstance(statement, Loop | If):
+            if isinstance(statement, ap.Loop | ap.If):
                 self.loop(statement, depth, sweeps)
                 continue
             if isinstance(statement, Let):
                 self.scope.let(statement)
             self.code.append(Do(statement, names_read(statement), len(self.code)))
 
-    def loop(self, loop: Loop | If, depth: int, sweeps: Counter[tuple[str, object]]) -> None:
+    def loop(self, loop: ap.Loop | ap.If, depth: int, sweeps: Counter[tuple[str, object]]) -> None:
         trip = self.scope.trip(loop)
         self.scope.enter(loop, depth)
 
@@ -141,7 +128,7 @@ class _Writer:
         limits = tuple((line("limit", form) if form.terms else None, c) for form, c in trip.limits)
         number = len(self.blocks)
         self.blocks.append(Block(loop, trip, depth, counter, limits))
-        condition = (loop.condition,) if isinstance(loop, If) else (loop.start, loop.stop)
+        condition = (loop.condition,) if isinstance(loop, ap.If) else (loop.start, loop.stop)
         self.code.append(Enter(number, names_in((condition, tuple(c.init for c in loop.carries)))))
         head = len(self.code)
         self.code.append(End())  # replaced below, when the exit is known
@@ -159,29 +146,29 @@ def names_in(node: object) -> frozenset[str]:
     return frozenset(n.name for n in walk(node) if isinstance(n, Var))
 
 
-def names_read(statement: Statement) -> frozenset[str]:
+def names_read(statement: ap.Statement) -> frozenset[str]:
     """The names whose values a statement (not a loop) needs when it is executed."""
     match statement:
         case Let(value=value):
             return names_in(value)
         case Store():
             return names_in((statement.index, statement.value, statement.mask))
-        case Copy(index=index):
+        case ap.Copy(index=index):
             return names_in(index)
-        case IssueDot(left=left, acc=acc):
+        case ap.IssueDot(left=left, acc=acc):
             return names_in((left, acc))
         case _:
             return frozenset()
 
 
-def tiles(statement: Statement) -> tuple[Tile, ...]:
+def tiles(statement: ap.Statement) -> tuple[ap.Tile, ...]:
     """The held tiles a statement reads."""
     match statement:
-        case Read(tile=tile):
+        case ap.Read(tile=tile):
             return (tile,)
-        case IssueDot(left=Tile() as left, right=right):
+        case ap.IssueDot(left=ap.Tile() as left, right=right):
             return (left, right)
-        case IssueDot(right=right):
+        case ap.IssueDot(right=right):
             return (right,)
         case _:
             return ()
@@ -190,7 +177,7 @@ def tiles(statement: Statement) -> tuple[Tile, ...]:
 def visible(instruction: Instruction) -> bool:
     """Whether the other partition can see or stop it, or it decides how a loop goes on: a point to switch at."""
     match instruction:
-        case Do(statement=WaitEmpty() | Copy() | WaitFull() | Release()):
+        case Do(statement=ap.WaitEmpty() | ap.Copy() | ap.WaitFull() | ap.Release()):
             return True
         case Head() | End():
             return True
@@ -198,14 +185,14 @@ def visible(instruction: Instruction) -> bool:
             return False
 
 
-def text(statement: Statement) -> str:
+def text(statement: ap.Statement) -> str:
     """A statement in a trace."""
     match statement:
-        case WaitDots(pending=pending):
+        case ap.WaitDots(pending=pending):
             return f"waits for all but {pending} dots"
-        case IssueDot(name=name):
+        case ap.IssueDot(name=name):
             return f"issues dot {name}"
-        case Read(name=name, tile=tile):
+        case ap.Read(name=name, tile=tile):
             return f"reads {name} from {tile.ring}"
         case Let(name=name):
             return f"computes {name}"

@@ -13,21 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ir.program import Expr, Let, Load, Reduce, Store
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    If,
-    IssueDot,
-    Loop,
-    Read,
-    Release,
-    Ring,
-    Statement,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 from lowering.hopper.flatten import names_in
 from lowering.hopper.layouts import Blocked, Mma, Operand, mma, natural, split_axis
 from lowering.hopper.writer import GluonWriter, NotByRows
@@ -50,31 +36,31 @@ class RingNames:
 Pattern = tuple[object, ...]
 
 
-def pattern(statements: Iterable[Statement], ring: str) -> Pattern:
+def pattern(statements: Iterable[ap.Statement], ring: str) -> Pattern:
     """How a partition fills a ring: the fills between the loops and branches of a block, and the patterns of these.
     Rings of one pattern have had as many fills as each other at every edge of a loop or branch."""
     counts: list[object] = [0]
     for s in statements:
-        if isinstance(s, Loop | If):
+        if isinstance(s, ap.Loop | ap.If):
             counts += [pattern(s.body, ring), 0]
-        elif isinstance(s, Copy | WaitFull) and s.ring == ring:
+        elif isinstance(s, ap.Copy | ap.WaitFull) and s.ring == ring:
             counts.append(int(str(counts.pop())) + 1)
     return tuple(counts)
 
 
-def single(kernel: AsyncKernel, ring: Ring) -> bool:
+def single(kernel: ap.AsyncKernel, ring: ap.Ring) -> bool:
     """Whether the ring is filled at most once: it needs no counter, and nobody waits for it to be empty."""
-    loops = [s for s in walk(kernel.producer) if isinstance(s, Loop)]
+    loops = [s for s in walk(kernel.producer) if isinstance(s, ap.Loop)]
     return _copies(kernel.producer, ring) == 1 and not any(_copies(loop, ring) for loop in loops)
 
 
-def _power(ring: Ring) -> bool:
+def _power(ring: ap.Ring) -> bool:
     """Whether slots and parities are bits of a count: no sign to see to, and right even where the count wraps round."""
     return ring.stages.bit_count() == 1
 
 
-def _copies(node: object, ring: Ring) -> int:
-    return sum(isinstance(n, Copy) and n.ring == ring.name for n in walk(node))
+def _copies(node: object, ring: ap.Ring) -> int:
+    return sum(isinstance(n, ap.Copy) and n.ring == ring.name for n in walk(node))
 
 
 @dataclass(slots=True)
@@ -83,7 +69,7 @@ class Partition:
     with the names of their register operands. `counters`: by ring, what counts its fills, shared by the rings of one
     pattern; it is raised at the edges of loops and branches, `since` fills after it was last."""
 
-    kernel: AsyncKernel
+    kernel: ap.AsyncKernel
     rings: Mapping[str, RingNames]
     w: GluonWriter
     held: dict[str, int] = field(default_factory=dict)
@@ -92,9 +78,9 @@ class Partition:
     flying: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     layouts: set[Mma] = field(default_factory=set)
 
-    def write(self, statements: Iterable[Statement], depth: int) -> None:
+    def write(self, statements: Iterable[ap.Statement], depth: int) -> None:
         body = tuple(statements)
-        counted = {n.ring for n in walk(body) if isinstance(n, Copy | WaitFull)}
+        counted = {n.ring for n in walk(body) if isinstance(n, ap.Copy | ap.WaitFull)}
         counts: dict[Pattern, str] = {}
         for ring in self.kernel.rings:
             if ring.name in counted and not single(self.kernel, ring):
@@ -103,7 +89,7 @@ class Partition:
             self.w.line(depth, f"{count} = 0")
         self.block(body, depth)
 
-    def block(self, statements: Iterable[Statement], depth: int) -> None:
+    def block(self, statements: Iterable[ap.Statement], depth: int) -> None:
         for s in statements:
             self.statement(s, depth)
 
@@ -114,34 +100,34 @@ class Partition:
                 self.w.line(depth, f"{count} += {fills}")
         self.since.clear()
 
-    def statement(self, s: Statement, depth: int) -> None:
+    def statement(self, s: ap.Statement, depth: int) -> None:
         match s:
             case Let():
                 self._let(s, depth)
             case Store():
                 self._store(s, depth)
-            case WaitEmpty(ring=name):
+            case ap.WaitEmpty(ring=name):
                 self._wait(name, depth, full=False)
-            case Copy(ring=name, index=index):
+            case ap.Copy(ring=name, index=index):
                 self._copy(name, index, depth)
-            case WaitFull(ring=name):
+            case ap.WaitFull(ring=name):
                 self._wait(name, depth, full=True)
                 self.held[name] = self.held.get(name, 0) + 1
                 self._count(name)
-            case Release(ring=name):
-                if any(isinstance(n, Read) and n.tile.ring == name for n in walk(self.kernel.consumer)):
+            case ap.Release(ring=name):
+                if any(isinstance(n, ap.Read) and n.tile.ring == name for n in walk(self.kernel.consumer)):
                     # Ordinary reads of the slot come before the copy engine's next writes.
                     self.w.line(depth, "hopper.fence_async_shared()")
                 slot = self._slot(name, self.held[name])
                 self.w.line(depth, f"mbarrier.arrive({self.rings[name].empty}.index({slot}), count=1)")
                 self.held[name] -= 1
-            case Read():
+            case ap.Read():
                 self._read(s, depth)
-            case IssueDot():
+            case ap.IssueDot():
                 self._issue(s, depth)
-            case WaitDots(pending=pending):
+            case ap.WaitDots(pending=pending):
                 self._retire(pending, depth)
-            case Loop() | If():
+            case ap.Loop() | ap.If():
                 self._control(s, depth)
 
     # ---- rings -------------------------------------------------------------------------------
@@ -187,7 +173,7 @@ class Partition:
         if name in self.counters:
             self.since[name] = self.since.get(name, 0) + 1
 
-    def _tile(self, tile: Tile, rows: int | None = None) -> str:
+    def _tile(self, tile: ap.Tile, rows: int | None = None) -> str:
         """A tile, or a team's share of it along the axis `rows` of what is read."""
         ring = self.kernel.ring(tile.ring)
         text = f"{self.rings[tile.ring].tiles}.index({self._slot(tile.ring, 1 + tile.age)})"
@@ -199,12 +185,12 @@ class Partition:
 
     # ---- dots --------------------------------------------------------------------------------
 
-    def _issue(self, s: IssueDot, depth: int) -> None:
+    def _issue(self, s: ap.IssueDot, depth: int) -> None:
         w = self.w
         layout = mma(s.type, w.warps)
         self.layouts.add(layout)
         registers: tuple[str, ...] = ()
-        if isinstance(s.left, Tile):
+        if isinstance(s.left, ap.Tile):
             left = self._tile(s.left, rows=0)
         else:
             left = w.fresh("left")
@@ -248,7 +234,7 @@ class Partition:
         for layout in tuple(w.demands.get(let.name, ())):
             w.call(depth, f"{w.variant(let.name, layout)} = ", w.piece(let.value, layout).text, let.comment)
 
-    def _read(self, read: Read, depth: int) -> None:
+    def _read(self, read: ap.Read, depth: int) -> None:
         w = self.w
         w.once.add(read.name)
         layout = w.home(read.name, read.type.shape)
@@ -273,7 +259,7 @@ class Partition:
 
     # ---- control -----------------------------------------------------------------------------
 
-    def _control(self, s: Loop | If, depth: int) -> None:
+    def _control(self, s: ap.Loop | ap.If, depth: int) -> None:
         w = self.w
         self._flush(depth)
         inits = []
@@ -285,7 +271,7 @@ class Partition:
         for name, value in inits:
             if name != value:
                 w.line(depth, f"{name} = {value}")
-        if isinstance(s, Loop):
+        if isinstance(s, ap.Loop):
             start, stop = expr(w, s.start), expr(w, s.stop)
             low, _ = interval(s.start, w.sizes, w.ranges)
             _, high = interval(s.stop, w.sizes, w.ranges)
@@ -307,12 +293,12 @@ class Partition:
         return w.piece(e, w.home(name, e.type.shape) if e.type.shape else None).text
 
 
-def free_names(statements: Iterable[Statement]) -> set[str]:
+def free_names(statements: Iterable[ap.Statement]) -> set[str]:
     """Names a partition reads and does not bind: program ids."""
     nodes = list(walk(tuple(statements)))
-    bound = {n.name for n in nodes if isinstance(n, Let | Read | IssueDot)}
-    bound |= {n.counter for n in nodes if isinstance(n, Loop)}
-    bound |= {c.name for n in nodes if isinstance(n, Loop | If) for c in n.carries}
+    bound = {n.name for n in nodes if isinstance(n, Let | ap.Read | ap.IssueDot)}
+    bound |= {n.counter for n in nodes if isinstance(n, ap.Loop)}
+    bound |= {c.name for n in nodes if isinstance(n, ap.Loop | ap.If) for c in n.carries}
     return names_in(tuple(statements)) - bound
 
 

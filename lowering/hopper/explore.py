@@ -10,17 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import zip_longest
 
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    IssueDot,
-    Loop,
-    Release,
-    Statement,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 from lowering.hopper.control import Back, Do, End, Enter, Head, partitions, text, tiles, visible
 from lowering.hopper.states import Canonical, Facts, Flight, Frame, Known, Path, Place, RingState, State, path
 from lowering.hopper.trips import largest_constant
@@ -57,7 +47,7 @@ class _Found:
 class Explorer:
     """The states of a kernel. `found`: one of each kind; `sources`: every copy that fed each use."""
 
-    def __init__(self, kernel: AsyncKernel, order: Order) -> None:
+    def __init__(self, kernel: ap.AsyncKernel, order: Order) -> None:
         self.kernel = kernel
         self.order = order
         self.parts = partitions(kernel)
@@ -134,7 +124,7 @@ class Explorer:
             instruction = part.code[place.position]
             if isinstance(instruction, Do):
                 ring = getattr(instruction.statement, "ring", "")
-                full = isinstance(instruction.statement, WaitFull)
+                full = isinstance(instruction.statement, ap.WaitFull)
                 r = state.rings[self.rings[ring]]
                 number = r.waited if full else r.copied
                 stuck.append(f"the {part.name} waits until {self.slot(ring, number)} is {'full' if full else 'empty'}")
@@ -163,7 +153,7 @@ class Explorer:
                         self.level(state, who, "leaves")
                         here = _moved(here, who, Place(exit_, place.frames[:-1]))
                     loop = self.parts[who].blocks[number].loop
-                    if isinstance(loop, Loop):
+                    if isinstance(loop, ap.Loop):
                         turn = place.frames[-1].iteration
                         what = f"starts iteration {turn} of the loop over {loop.counter}"
                         self.say(who, what if yes else f"leaves the loop over {loop.counter} after {turn}")
@@ -174,24 +164,24 @@ class Explorer:
                     after = _moved(done, who, Place(place.position + 1, place.frames))
                     yield self.settled(after, who), self.events
 
-    def visible_step(self, state: State, who: int, statement: Statement, site: int) -> State | None:
+    def visible_step(self, state: State, who: int, statement: ap.Statement, site: int) -> State | None:
         """The state after a step on a ring; None when it has to wait."""
         match statement:
-            case WaitEmpty(ring=ring):
+            case ap.WaitEmpty(ring=ring):
                 r = state.rings[self.rings[ring]]
                 if r.released < r.copied - self.kernel.ring(ring).stages + 1:
                     return None
                 self.say(who, f"finds {self.slot(ring, r.copied)} empty")
                 return self.with_ring(state, ring, r._replace(empty=True))
-            case Copy(ring=ring):
+            case ap.Copy(ring=ring):
                 return self.copy(state, who, ring, site)
-            case WaitFull(ring=ring):
+            case ap.WaitFull(ring=ring):
                 r = state.rings[self.rings[ring]]
                 if r.waited >= r.copied:
                     return None
                 self.say(who, f"finds {self.slot(ring, r.waited)} full")
                 return self.with_ring(state, ring, r._replace(waited=r.waited + 1))
-            case Release(ring=ring):
+            case ap.Release(ring=ring):
                 r = state.rings[self.rings[ring]]
                 what = self.slot(ring, r.released)
                 if r.released >= r.waited:
@@ -276,8 +266,8 @@ class Explorer:
             self.level(state, who, "ends")
         return state
 
-    def quiet_step(self, state: State, who: int, statement: Statement, site: int) -> State:
-        if isinstance(statement, WaitDots):
+    def quiet_step(self, state: State, who: int, statement: ap.Statement, site: int) -> State:
+        if isinstance(statement, ap.WaitDots):
             state = state._replace(flights=state.flights[max(0, len(state.flights) - statement.pending) :])
         reads = []
         for operand, tile in enumerate(tiles(statement)):
@@ -290,9 +280,9 @@ class Explorer:
                 raise Broken(Rule.NOT_HELD, f"consumer {text(statement)}, which reads {what}: it {why}")
             self.note(Use(site, operand), state, r.fills[fill - r.released])
             reads.append((k, fill))
-        if isinstance(statement, IssueDot):
+        if isinstance(statement, ap.IssueDot):
             state = state._replace(flights=(*state.flights, Flight(statement.name, tuple(reads))))
-        if tiles(statement) or isinstance(statement, WaitDots):
+        if tiles(statement) or isinstance(statement, ap.WaitDots):
             self.say(who, text(statement))
         return state
 

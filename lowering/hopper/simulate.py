@@ -27,21 +27,7 @@ from ir.interpret import Machine, Mode, Outcome, interpret
 from ir.memory import Access, poison
 from ir.program import Expr, Kernel, Let, Program, Store
 from ir.spec import Bound
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    If,
-    IssueDot,
-    Loop,
-    Read,
-    Release,
-    Ring,
-    Statement,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,7 @@ def adversaries(count: int) -> tuple[Adversary, ...]:
 
 
 def simulate(
-    kernels: Mapping[str, AsyncKernel],
+    kernels: Mapping[str, ap.AsyncKernel],
     program: Program,
     bound: Bound,
     sizes: Mapping[str, int],
@@ -89,7 +75,7 @@ def simulate(
 class _Slot:
     """One buffer and its two barriers: completions of each since the start. `landing`: copies that run."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: ap.Ring) -> None:
         self.cells = np.full(ring.shape, poison(ring.dtype))
         self.full = 0
         self.empty = 0
@@ -111,7 +97,7 @@ class Rest:
 class _Block:
     """Shared memory of one thread block, and what runs on it."""
 
-    def __init__(self, rings: tuple[Ring, ...]) -> None:
+    def __init__(self, rings: tuple[ap.Ring, ...]) -> None:
         self.rings = {ring.name: ring for ring in rings}
         self.slots = {ring.name: [_Slot(ring) for _ in range(ring.stages)] for ring in rings}
         self.copied = dict.fromkeys(self.rings, 0)
@@ -135,7 +121,7 @@ class _Block:
 
 class _AsyncMachine(Machine):
     def __init__(
-        self, kernels: Mapping[str, AsyncKernel], program: Program, adversary: Adversary, *args: Any
+        self, kernels: Mapping[str, ap.AsyncKernel], program: Program, adversary: Adversary, *args: Any
     ) -> None:
         super().__init__(*args)
         self.kernels = kernels
@@ -181,40 +167,40 @@ class _AsyncMachine(Machine):
             return self.chance.choice(able) if able else None
         return (min if policy.first == "producer" else max)(able, default=None)
 
-    def steps(self, block: _Block, statements: tuple[Statement, ...]) -> Iterator[Rest]:
+    def steps(self, block: _Block, statements: tuple[ap.Statement, ...]) -> Iterator[Rest]:
         """Executes the statements of a partition; before each that must wait or is seen outside, yields when it may."""
         for statement in statements:
             self.spend(0)
             match statement:
                 case Let() | Store():
                     self.run((statement,))
-                case Loop():
+                case ap.Loop():
                     yield from self.turns(block, statement, self.integer(statement.start), self.integer(statement.stop))
-                case If():
+                case ap.If():
                     yield from self.turns(block, statement, 0, int(bool(self.value(statement.condition))))
-                case WaitEmpty(ring=ring):
+                case ap.WaitEmpty(ring=ring):
                     yield self.when(block, ring, full=False)
-                case WaitFull(ring=ring):
+                case ap.WaitFull(ring=ring):
                     yield self.when(block, ring, full=True)
                     block.waited[ring] += 1
-                case Copy():
+                case ap.Copy():
                     yield Rest()
                     self.copy(block, statement)
-                case Release(ring=ring):
+                case ap.Release(ring=ring):
                     yield Rest()
                     self.release(block, ring)
-                case Read(name=name, tile=tile):
+                case ap.Read(name=name, tile=tile):
                     self.env[name] = oriented(self.held(block, tile).cells, tile)
-                case IssueDot():
+                case ap.IssueDot():
                     self.issue(block, statement)
-                case WaitDots(pending=pending):
+                case ap.WaitDots(pending=pending):
                     while len(block.dots) > pending:
                         self.retire(block)
 
-    def turns(self, block: _Block, loop: Loop | If, start: int, stop: int) -> Iterator[Rest]:
+    def turns(self, block: _Block, loop: ap.Loop | ap.If, start: int, stop: int) -> Iterator[Rest]:
         self.env.update([(carry.name, self.value(carry.init)) for carry in loop.carries])
         for counter in range(start, stop):
-            if isinstance(loop, Loop):
+            if isinstance(loop, ap.Loop):
                 self.env[loop.counter] = counter
             yield Rest()
             yield from self.steps(block, loop.body)
@@ -226,7 +212,7 @@ class _AsyncMachine(Machine):
 
     # ---- what the hardware does --------------------------------------------------------------
 
-    def copy(self, block: _Block, copy: Copy) -> None:
+    def copy(self, block: _Block, copy: ap.Copy) -> None:
         ring = block.rings[copy.ring]
         slot = block.at(copy.ring, block.copied[copy.ring])
         block.copied[copy.ring] += 1
@@ -254,20 +240,20 @@ class _AsyncMachine(Machine):
         slot.cells = np.full(block.rings[ring].shape, poison(block.rings[ring].dtype))
         slot.empty += 1
 
-    def held(self, block: _Block, tile: Tile) -> _Slot:
+    def held(self, block: _Block, tile: ap.Tile) -> _Slot:
         return block.at(tile.ring, block.waited[tile.ring] - 1 - tile.age)
 
-    def issue(self, block: _Block, dot: IssueDot) -> None:
+    def issue(self, block: _Block, dot: ap.IssueDot) -> None:
         operands = [dot.left, dot.right]
-        slots = {k: self.held(block, t) for k, t in enumerate(operands) if isinstance(t, Tile)}
-        given = {k: np.asarray(self.value(e)) for k, e in enumerate(operands) if not isinstance(e, Tile)}
+        slots = {k: self.held(block, t) for k, t in enumerate(operands) if isinstance(t, ap.Tile)}
+        given = {k: np.asarray(self.value(e)) for k, e in enumerate(operands) if not isinstance(e, ap.Tile)}
         acc = None if dot.acc is None else self.value(dot.acc)
         reading = self.adversary.reading
         early = reading == "early" or (reading == "any" and self.chance.random() < 0.5)
 
         def operand(k: int) -> Array:
             tile = operands[k]
-            return oriented(slots[k].cells, tile) if isinstance(tile, Tile) else given[k]
+            return oriented(slots[k].cells, tile) if isinstance(tile, ap.Tile) else given[k]
 
         now = [operand(0), operand(1)] if early else []
 
@@ -284,5 +270,5 @@ class _AsyncMachine(Machine):
         self.env[name] = result()
 
 
-def oriented(cells: Array, tile: Tile) -> Array:
+def oriented(cells: Array, tile: ap.Tile) -> Array:
     return cells.T if tile.transposed else cells

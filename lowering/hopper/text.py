@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ir.program import Expr, Let, Store
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    If,
-    IssueDot,
-    Loop,
-    Read,
-    Release,
-    Statement,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 from lowering.spelling import Writer, address, expr
 
 
-def text(kernel: AsyncKernel) -> str:
+def text(kernel: ap.AsyncKernel) -> str:
     """The whole program; for people and tests, nothing reads it back."""
     lines = [f"kernel {kernel.name}: {kernel.schedule.num_warps} consumer warps, {kernel.shared_bytes} bytes shared"]
     for r in kernel.rings:
@@ -32,7 +19,7 @@ def text(kernel: AsyncKernel) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(s: Statement, pad: str) -> Iterator[str]:
+def _lines(s: ap.Statement, pad: str) -> Iterator[str]:
     match s:
         case Let(name=name, value=value):
             yield f"{pad}{name} = {_e(value)}"
@@ -40,34 +27,34 @@ def _lines(s: Statement, pad: str) -> Iterator[str]:
             mask = "" if s.mask is None else f" where {_e(s.mask)}"
             place = address(_writer(), s.tensor, s.index, s.value.type.shape)
             yield f"{pad}{'atomic add' if s.atomic else 'store'} {place}: {_e(s.value)}{mask}"
-        case WaitEmpty(ring=ring):
+        case ap.WaitEmpty(ring=ring):
             yield f"{pad}wait empty {ring}"
-        case Copy(ring=ring, index=index):
+        case ap.Copy(ring=ring, index=index):
             yield f"{pad}copy {ring}[{', '.join(map(_e, index))}]"
-        case WaitFull(ring=ring):
+        case ap.WaitFull(ring=ring):
             yield f"{pad}wait full {ring}"
-        case Release(ring=ring):
+        case ap.Release(ring=ring):
             yield f"{pad}release {ring}"
-        case Read(name=name, tile=tile):
+        case ap.Read(name=name, tile=tile):
             yield f"{pad}{name} = read {_tile(tile)}"
-        case IssueDot(name=name, left=left, right=right, acc=acc):
-            first = _tile(left) if isinstance(left, Tile) else _e(left)
+        case ap.IssueDot(name=name, left=left, right=right, acc=acc):
+            first = _tile(left) if isinstance(left, ap.Tile) else _e(left)
             yield f"{pad}{name} <- {first} @ {_tile(right)}{'' if acc is None else ' + ' + _e(acc)}"
-        case WaitDots(pending=pending):
+        case ap.WaitDots(pending=pending):
             yield f"{pad}wait dots {pending}"
-        case Loop():
+        case ap.Loop():
             for c in s.carries:
                 yield f"{pad}{c.name} = {_e(c.init)}"
             yield f"{pad}for {s.counter} in {_e(s.start)} .. {_e(s.stop)}:"
             yield from _inside(s, pad + "    ")
-        case If():
+        case ap.If():
             for c in s.carries:
                 yield f"{pad}{c.name} = {_e(c.init)}"
             yield f"{pad}if {_e(s.condition)}:"
             yield from _inside(s, pad + "    ")
 
 
-def _inside(s: Loop | If, pad: str) -> Iterator[str]:
+def _inside(s: ap.Loop | ap.If, pad: str) -> Iterator[str]:
     for inner in s.body:
         yield from _lines(inner, pad)
     if s.carries:
@@ -82,5 +69,5 @@ def _e(e: Expr) -> str:
     return expr(_writer(), e).text
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: ap.Tile) -> str:
     return f"{tile.ring}[-{tile.age}]" + ("^T" if tile.transposed else "")

@@ -10,28 +10,14 @@ from math import prod
 
 from ir.program import Dot, DType, Let, Store, Var
 from lowering.accesses import BoxLoad, BoxStore
-from lowering.hopper.async_program import (
-    AsyncKernel,
-    Copy,
-    If,
-    IssueDot,
-    Loop,
-    Read,
-    Release,
-    Ring,
-    Statement,
-    Tile,
-    WaitDots,
-    WaitEmpty,
-    WaitFull,
-)
+from lowering.hopper import async_program as ap
 from lowering.plan import walk
 
-PRODUCER = (Let, Loop, If, WaitEmpty, Copy)
-CONSUMER = (Let, Loop, If, Store, WaitFull, Release, Read, IssueDot, WaitDots)
+PRODUCER = (Let, ap.Loop, ap.If, ap.WaitEmpty, ap.Copy)
+CONSUMER = (Let, ap.Loop, ap.If, Store, ap.WaitFull, ap.Release, ap.Read, ap.IssueDot, ap.WaitDots)
 
 
-def defects(kernel: AsyncKernel) -> list[str]:
+def defects(kernel: ap.AsyncKernel) -> list[str]:
     """What is wrong with the statements of `kernel`, in order."""
     found = [text for ring in kernel.rings for text in _ring(ring)]
     if len({ring.name for ring in kernel.rings}) < len(kernel.rings):
@@ -45,7 +31,7 @@ def defects(kernel: AsyncKernel) -> list[str]:
     return found
 
 
-def _ring(ring: Ring) -> list[str]:
+def _ring(ring: ap.Ring) -> list[str]:
     found = []
     if ring.stages < 1:
         found.append(f"ring {ring.name} has {ring.stages} slots")
@@ -58,26 +44,26 @@ def _ring(ring: Ring) -> list[str]:
 class _Reader:
     """One partition. `assigned`: every name so far; `statements` is given those in scope."""
 
-    def __init__(self, kernel: AsyncKernel, kinds: tuple[type, ...], ids: set[str]) -> None:
+    def __init__(self, kernel: ap.AsyncKernel, kinds: tuple[type, ...], ids: set[str]) -> None:
         self.kernel = kernel
         self.rings = {ring.name: ring for ring in kernel.rings}
         self.kinds = kinds
         self.assigned = set(ids)
         self.found: list[str] = []
 
-    def statements(self, statements: tuple[Statement, ...], scope: set[str]) -> None:
+    def statements(self, statements: tuple[ap.Statement, ...], scope: set[str]) -> None:
         for statement in statements:
             if not isinstance(statement, self.kinds):
                 self.found.append(f"{type(statement).__name__} does not belong here")
-            elif isinstance(statement, Loop | If):
+            elif isinstance(statement, ap.Loop | ap.If):
                 self.block(statement, scope)
             else:
                 self.statement(statement, scope)
 
-    def block(self, block: Loop | If, scope: set[str]) -> None:
-        head = (block.start, block.stop) if isinstance(block, Loop) else (block.condition,)
+    def block(self, block: ap.Loop | ap.If, scope: set[str]) -> None:
+        head = (block.start, block.stop) if isinstance(block, ap.Loop) else (block.condition,)
         self.expressions((head, tuple(c.init for c in block.carries)), scope)
-        counters = [block.counter] if isinstance(block, Loop) else []
+        counters = [block.counter] if isinstance(block, ap.Loop) else []
         for name in (*counters, *(c.name for c in block.carries)):
             self.assign(name)
         inside = scope | set(counters) | {c.name for c in block.carries}
@@ -85,7 +71,7 @@ class _Reader:
         self.expressions(tuple(c.next for c in block.carries), inside)
         scope |= {c.name for c in block.carries}
 
-    def statement(self, statement: Statement, scope: set[str]) -> None:
+    def statement(self, statement: ap.Statement, scope: set[str]) -> None:
         match statement:
             case Let(name=name, value=value):
                 self.expressions(value, scope)
@@ -94,24 +80,24 @@ class _Reader:
                 self.found.append(f"a box stored to {tensor}: only the producer moves boxes")
             case Store(index=index, value=value, mask=mask):
                 self.expressions((index, value, mask), scope)
-            case Copy(ring=ring, index=index):
+            case ap.Copy(ring=ring, index=index):
                 self.expressions(index, scope)
                 if self.known(ring) and len(index) != len(self.rings[ring].box):
                     self.found.append(f"a copy to {ring} has {len(index)} coordinates")
-            case WaitEmpty(ring=ring) | WaitFull(ring=ring) | Release(ring=ring):
+            case ap.WaitEmpty(ring=ring) | ap.WaitFull(ring=ring) | ap.Release(ring=ring):
                 self.known(ring)
-            case Read(name=name, tile=tile, type=type_):
+            case ap.Read(name=name, tile=tile, type=type_):
                 self.tile(tile, type_.shape, type_.dtype)
                 self.assign(name, scope)
-            case IssueDot():
+            case ap.IssueDot():
                 self.dot(statement, scope)
-            case WaitDots(pending=pending) if pending < 0:
+            case ap.WaitDots(pending=pending) if pending < 0:
                 self.found.append("a wait for less than no dots")
 
-    def dot(self, dot: IssueDot, scope: set[str]) -> None:
+    def dot(self, dot: ap.IssueDot, scope: set[str]) -> None:
         (m, n), right = dot.type.shape, dot.right
         dtype = self.rings[right.ring].dtype if right.ring in self.rings else DType.F16
-        if isinstance(dot.left, Tile):
+        if isinstance(dot.left, ap.Tile):
             width = self.shape(dot.left)[-1]
             self.tile(dot.left, (m, width), dtype)
         else:
@@ -126,11 +112,11 @@ class _Reader:
                 self.found.append(f"dot {dot.name} has an accumulator of type {dot.acc.type}")
         self.assign(dot.name, scope)
 
-    def shape(self, tile: Tile) -> tuple[int, ...]:
+    def shape(self, tile: ap.Tile) -> tuple[int, ...]:
         shape = self.rings[tile.ring].shape if tile.ring in self.rings else (0, 0)
         return shape[::-1] if tile.transposed else shape
 
-    def tile(self, tile: Tile, shape: tuple[int, ...], dtype: DType) -> None:
+    def tile(self, tile: ap.Tile, shape: tuple[int, ...], dtype: DType) -> None:
         if self.known(tile.ring) and (self.shape(tile) != shape or self.rings[tile.ring].dtype is not dtype):
             self.found.append(f"a tile of {tile.ring} is {list(self.shape(tile))}, read as {list(shape)} {dtype.value}")
         if tile.age < 0:
