@@ -187,6 +187,8 @@ def fmt(
     text = read(kernel)
     formatted = format_source(text, str(kernel))
     if check:
+        if formatted != text:
+            print(f"{kernel} is not formatted; synth fmt {kernel} --write does it", file=sys.stderr)
         return int(formatted != text)
     if write:
         kernel.write_text(formatted, encoding="utf-8")

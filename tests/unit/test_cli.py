@@ -159,6 +159,7 @@ def test_fmt_prints_checks_and_writes(kernel: Path, capsys: pytest.CaptureFixtur
     tidy = kernel.read_text()
     kernel.write_text(tidy.replace("s = scale * dot(", "s  =  scale*dot("))
     assert main(["fmt", str(kernel), "--check"]) == 1
+    assert "--write" in capsys.readouterr().err
     assert main(["fmt", str(kernel)]) == 0
     assert capsys.readouterr().out == tidy
     assert main(["fmt", str(kernel), "--write"]) == 0
