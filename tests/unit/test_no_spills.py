@@ -24,7 +24,7 @@ SLICE = (
     ("attention_bwd", "head_dim_256_bottom_right", {"causal": "bottom_right", "D": 256}, "sm_90"),
     ("attention_bwd", "three_kernels_none-32x64", {}, "sm_80"),
     ("attention_bwd", "wide_heads-16x16", {"causal": "bottom_right", "D": 256}, "gfx942"),
-    ("softcap_bwd", "three_kernels_none-16x32", {"dtype": "fp32", "o_dtype": "fp32"}, "sm_100"),
+    ("softcap_bwd", "three_kernels_none-16x32x168", {"dtype": "fp32", "o_dtype": "fp32"}, "sm_100"),
     ("bias", "online", {"causal": "none"}, "sm_80"),
     ("softcap", "online_causal", {"causal": "bottom_right"}, "sm_100"),
     ("paged", "page_by_page", {"causal": "bottom_right"}, "gfx942"),
