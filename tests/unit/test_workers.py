@@ -181,7 +181,7 @@ class Fatal:
 # ---- endings -----------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_ends_every_worker() -> None:
+def test_an_interrupt_ends_every_worker(interruptible: None) -> None:
     with pytest.raises(KeyboardInterrupt), LocalPool(BOUND, 2) as pool:
         answered(pool, Prove("a", SQUARED), Prove("b", SQUARED))
         workers = pids(pool)
