@@ -129,8 +129,8 @@ def distance(row: Mapping[str, int], sizes: Mapping[str, int]) -> float:
 
 
 def portfolios(launchers: Sequence[Launcher], times: Sequence[Times] = ()) -> list[Launcher | Portfolio]:
-    """Certificates of one thing together, in the order their first came. One for some sizes only (`requires`) stays
-    by itself, and so does one that asks something else of its caller."""
+    """Certificates of one thing together, in the order their first came. One that asks something else of its
+    caller stays apart, and so one that is proved for some sizes only: its plan requires these."""
     groups: dict[str, list[Launcher]] = {}
     for launcher in launchers:
         groups.setdefault(_thing(launcher), []).append(launcher)
@@ -149,5 +149,4 @@ def _thing(launcher: Launcher) -> str:
     tensors = [t for t in launcher.plan["tensors"] if t["role"] != "scratch"]
     asked = {**launcher.plan, "tensors": tensors}
     subject = launcher.subject
-    alone = launcher.certificate if launcher.requires else ""
-    return json.dumps([subject["spec"]["text"], subject["settings"], asked, launcher.contracts, alone], sort_keys=True)
+    return json.dumps([subject["spec"]["text"], subject["settings"], asked, launcher.contracts], sort_keys=True)

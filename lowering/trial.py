@@ -9,7 +9,8 @@ and ragged shapes and at one that fills a device (`lowering.agreement`), then re
 
 A JSON object a line: one when a version is begun, one with its `verdict`: "same", "wrong" (`reason` says how) or "not
 tried" (nothing here meets its conditions). Exit code 0 where none is wrong, 1 else, 3 where a fault left some untried
-(`--without` those that have a verdict goes on), 4 without a GPU. Needs torch and Triton alone.
+(`--without` those that have a verdict goes on), 4 without a GPU, 64 where a file is no certificate. Needs torch and
+Triton alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SHORT = ((37, 2), (256, 2), (16, 16))  # lengths and other sizes of small shapes
 WHOLE = ((2048, 16),)  # to fill a device
 MOST = 2**30  # bytes of one shape's tensors
 SUMS = 1e-3  # of the largest value: atomic sums come in any order
-NO_MORE, NO_GPU = 3, 4
+NO_MORE, NO_GPU, UNREADABLE = 3, 4, 64
 
 
 def tried(
@@ -130,9 +131,8 @@ def _recorded(launcher: Launcher, version: Version, sizes: Mapping[str, int], de
 # ---- the command -------------------------------------------------------------------------------------
 
 
-def lines(path: Path, without: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
+def lines(path: Path, launcher: Launcher, without: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
     """What the command prints about one certificate, as it comes about."""
-    launcher = load(path)
     for version in reversed(launcher.versions):  # what the others are compared with comes first
         if version.name in without:
             continue
@@ -149,13 +149,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("certificates", nargs="+", type=Path, metavar="CERT")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="a version not to try")
     options = parser.parse_args(words)
+    try:
+        launchers = [load(path) for path in options.certificates]
+    except LaunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
     if not torch.cuda.is_available():
         print("error: no GPU here, and a version is tried on one", file=sys.stderr)
         return NO_GPU
     device = torch.device("cuda", torch.cuda.current_device())
     wrong = False
-    for path in options.certificates:
-        for line in lines(path, options.without, device):
+    for path, launcher in zip(options.certificates, launchers, strict=True):
+        for line in lines(path, launcher, options.without, device):
             wrong = wrong or line.get("verdict") == WRONG
             print(json.dumps(line), flush=True)
             if line.get("lost"):

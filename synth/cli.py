@@ -1,7 +1,7 @@
 """The `synth` command: arguments in, exit codes out. Everything heavy is imported inside the command that needs it.
 
 Exit codes: 0 proved (or done), 1 refuted, 2 unproved, 3 proved for some sizes only, 64 a usage error or a text that is
-not accepted.
+not accepted, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 SOME_SIZES = 3
 USAGE_ERROR = 64
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="synth",
@@ -61,8 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}\n  = hint: does it exist, and may you write there?", file=sys.stderr)
         return USAGE_ERROR
     except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which Typer makes of Ctrl-C
         print("interrupted", file=sys.stderr)
-        return 130
     return code if isinstance(code, int) else 0
 
 

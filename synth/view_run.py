@@ -62,7 +62,7 @@ def show_run(events: Iterator[Event], as_json: bool) -> int:
             _watch(events, state)
     except KeyboardInterrupt:
         if state.folder is not None and not as_json:
-            print(f"interrupted; what was done so far is in {state.folder}")
+            print(f"what was done so far is in {state.folder}")
         return INTERRUPTED
     return 0 if any(row.checked for row in state.rows.values()) else 2
 

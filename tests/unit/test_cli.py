@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_prove_exits_1_with_the_counterexample(wrong: Path, capsys: pytest.Captu
     assert main(["prove", str(wrong), "--spec", "attention"]) == 1
     printed = capsys.readouterr().out
     assert "expected" in printed and "actual" in printed and "^^^" in printed
+
+
+def test_ctrl_c_is_said_in_one_line(
+    kernel: Path, interruptible: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("synth.certify.certify", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(["prove", str(kernel), "--spec", "attention"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_prove_takes_settings(kernel: Path) -> None:

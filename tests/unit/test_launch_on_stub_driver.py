@@ -61,6 +61,7 @@ with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
     found["trial"] = tried(launcher, first, CUDA, [sizes])
     found["call"] = {"chosen": chosen, "said": [str(w.message) for w in said]}
     found["misaligned"] = rehearse(launcher, launcher.versions[-1], {**whole, "Q": odd}, stub)
+    found["asked for first"] = launcher.ready(*launcher.check(whole), order=["pointers"]).version
     found["chosen for misaligned"] = launcher.prepare(**{**whole, "Q": odd}).version
 print(json.dumps(found))
 """
@@ -116,6 +117,11 @@ def test_a_version_whose_kernels_write_nothing_is_not_used(found: dict[str, Any]
     assert found["call"]["chosen"] == "descriptors"
     assert any("version hopper is not used" in line for line in found["call"]["said"])
     assert found["trial"][0] == "wrong" and "finite number" in found["trial"][1]
+
+
+def test_a_version_asked_for_first_runs_where_it_may(found: dict[str, Any]) -> None:
+    """As the fastest measured near a call's sizes is, though it was lowered last."""
+    assert found["asked for first"] == "pointers"
 
 
 def test_a_misaligned_tensor_is_read_through_pointers_alone(found: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ GROWS = (
 )  # fmt: skip
 MAY_FALL = (
     "with a minus", "beside a maximum that takes it away again", "times something of unknown sign", "squared",
-    "in an exponent", "in the guard of a member", "with a minus in a maximum", "under a guard",
+    "in an exponent", "beside its own exponential", "in the guard of a member", "with a minus in a maximum",
+    "under a guard",
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def grows(where: str) -> bool:
         "times something of unknown sign": lambda: P * Q,
         "squared": lambda: P * P,
         "in an exponent": lambda: reals.monomial(TRUE, {}, P),
+        "beside its own exponential": lambda: reals.monomial(TRUE, {pivot: 1}, P),
         "in the guard of a member": lambda: larger(Q, P, guard=boolean("real", "gt", P - Q)),
         "with a minus in a maximum": lambda: larger(Q - P, Q),
         "under a guard": lambda: reals.guarded(boolean("real", "gt", Q), P),

@@ -120,6 +120,15 @@ def test_only_certificates_of_one_thing_are_put_together(tmp_path: Path) -> None
     assert [p.members if isinstance(p, Portfolio) else p for p in found] == [(small, large), minus, other]
 
 
+def test_a_certificate_for_some_sizes_only_stays_apart_from_one_for_all() -> None:
+    """A call picks by time, and must not come to a kernel that is not proved at its sizes."""
+    small, large = map(load_launcher, kernels(SQUARED, SQUARE))
+    narrow = load_launcher(shipped(SQUARED.replace("meta BC = 32\n", "meta BC = 32\nrequire C % BC == 0\n"), SQUARE))
+    assert narrow.requires == ("C % 32 == 0",)
+    found = portfolios([small, narrow, large])
+    assert [p.members if isinstance(p, Portfolio) else p for p in found] == [(small, large), narrow]
+
+
 def test_times_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     small, large = kernels(SQUARED, SQUARE)
     path = tmp_path / "times.json"

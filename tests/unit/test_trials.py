@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lowering import trial
 from lowering.launch import Launcher
 from lowering.versions import Version
 from synth.bench.suite import run
@@ -64,6 +65,13 @@ def test_a_lost_process_costs_only_the_version_on_trial(does: str, patience: flo
     found = verdicts(does, patience)
     assert found["descriptors"][0] == "wrong" and reason in found["descriptors"][1]
     assert found["pointers"] == found["hopper"] == ("same", "")
+
+
+def test_a_file_that_is_no_certificate_is_said_before_a_gpu_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trial.main([str(tmp_path / "absent.json")]) == 64
+    assert "absent.json: cannot be read as a certificate" in capsys.readouterr().err
 
 
 def test_where_none_can_be_tried_none_is_used() -> None:

@@ -106,7 +106,7 @@ def _bench(options: argparse.Namespace, words: list[str]) -> int:
     try:
         body = run.run(items, settings, lambda line: print(line, file=sys.stderr, flush=True), before)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; synth bench ... --resume {out} goes on", INTERRUPTED)
+        return _complain(f"not every row was measured; synth bench ... --resume {out} goes on", INTERRUPTED)
     return _reported(body, out, options.json)
 
 
