@@ -62,9 +62,14 @@ def show_run(events: Iterator[Event], as_json: bool) -> int:
             _watch(events, state)
     except KeyboardInterrupt:
         if state.folder is not None and not as_json:
-            print(f"what was done so far is in {state.folder}")
+            print(f"what was done so far is in {_short(state.folder)}")
         return INTERRUPTED
     return 0 if any(row.checked for row in state.rows.values()) else 2
+
+
+def _short(folder: Path) -> Path:
+    """As a person would type it here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _plain(value: Any) -> Any:
@@ -340,7 +345,7 @@ def _summary(console: Console, state: _State) -> None:
                 print(f"  {row.name} is proved: this slip changes nothing for this spec")
     counts = f"{done.certified} certified, {done.refuted} refuted, {done.unproved} unproved"
     cost = f", {done.spent.tokens} tokens, ${done.spent.usd:.2f}" if done.spent.tokens else ""
-    print(f"\n{done.status}: {counts} in {done.seconds:.0f} s{cost}\nrun folder: {done.folder}")
+    print(f"\n{done.status}: {counts} in {done.seconds:.0f} s{cost}\nrun folder: {_short(done.folder)}")
 
 
 def _held_out(held: HeldOut) -> str:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from ir.loader import bind, load_spec
 from lowering.launch import load
 from synth import __version__
 from synth.cli import main, settings_of
+from synth.events import Event, Started
 from synth.propose.choices import Choices
 from synth.propose.compose import compose
+from synth.view_run import show_run
 from verifier.certificate import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +77,21 @@ def test_ctrl_c_is_said_in_one_line(
     monkeypatch.setattr("synth.certify.certify", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(["prove", str(kernel), "--spec", "attention"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_an_interrupted_run_says_where_it_is_kept(
+    tmp_path: Path, interruptible: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def events() -> Iterator[Event]:
+        yield Started("attention", (), "sm_90", "CPU", tmp_path / "runs" / "one")
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    assert show_run(events(), as_json=False) == 130
+    assert "what was done so far is in runs/one\n" in capsys.readouterr().out
+    monkeypatch.chdir(ROOT)
+    assert show_run(events(), as_json=False) == 130
+    assert f"is in {tmp_path}/runs/one\n" in capsys.readouterr().out
 
 
 def test_prove_takes_settings(kernel: Path) -> None:
