@@ -21,6 +21,7 @@ from verifier.proof import Proof, in_bounds
 from verifier.reals import Real
 from verifier.terms import as_int, fresh
 from verifier.tiles import Duty
+from verifier.underflow import LEAST
 
 LARGEST_F32 = 3.4028234e38
 LARGEST = {core.DType.F32: LARGEST_F32, core.DType.BF16: 3.3895313e38, core.DType.F16: 65504.0}
@@ -204,41 +205,37 @@ class Magnitudes:
             self._report(f"{self.kernel}: {what} may leave {dtype.value} (bound {value.constant:.3g})", span)
         return value
 
-    def _computed(self, value: Affine, operands: tuple[Affine, ...], e: core.Expr) -> Affine:
-        """A result that overflows although its operands do not; in f16, one not known to stay in range. (A
-        quotient in f32 that the walk finds no bound for is bounded where it is stored, or not at all.)"""
-        dtype = e.type.dtype
-        known = dtype.is_float and value.constant < math.inf and all(x.constant <= LARGEST[dtype] for x in operands)
-        if dtype is core.DType.F16 or known:
-            return self._checked(value, "a value", dtype, e.span)
-        return value
+    def _computed(self, value: Affine, e: core.Expr) -> Affine:
+        """A result that overflows, or is not known to stay in range. (An exponential that no store depends on has no
+        bound, and needs none unless something is computed from it.)"""
+        return self._checked(value, "a value", e.type.dtype, e.span) if e.type.dtype.is_float else value
 
     def _of(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
         match e:
             case core.Var():
                 return env.get(e.name, UNKNOWN)
             case core.Literal():
-                return self._computed(Affine(abs(float(e.value)), {}), (), e)
+                return self._computed(Affine(abs(float(e.value)), {}), e)
             case core.Constant():
                 return Affine({"log2e": 1.4426951, "ln2": 0.6931472}.get(e.name, 0.0), {})
             case core.Param():
-                return self._computed(Affine(parameter_limit(self.proof, e.name), {}), (), e)
+                return self._computed(Affine(parameter_limit(self.proof, e.name), {}), e)
             case core.Unary():
                 return self._unary(e, env)
             case core.Binary():
                 left, right = self._of(e.left, env), self._of(e.right, env)
-                return self._computed(self._binary(e, left, right), (left, right), e)
+                return self._computed(self._binary(e, left, right), e)
             case core.Select():
                 return self._of(e.then, env).either(self._of(e.otherwise, env))
             case core.Cast() if not e.operand.type.dtype.is_float:
                 truth = e.operand.type.dtype is core.DType.BOOL
-                return self._computed(Affine(1.0 if truth else 9.3e18, {}), (), e)  # an integer fits 64 bits (B2)
+                return self._computed(Affine(1.0 if truth else 9.3e18, {}), e)  # an integer fits 64 bits (B2)
             case core.Cast() if e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32:
                 inner = self._of(e.operand, env)  # `range` shows of each such cast that it fits
                 self.narrowed[id(e)] = e.span, math.inf if inner.factors else inner.constant
                 return inner if inner.factors else Affine(min(inner.constant, LARGEST[core.DType.F16]), {})
             case core.Cast():
-                return self._computed(self._of(e.operand, env), (), e)
+                return self._computed(self._of(e.operand, env), e)
             case core.Broadcast() | core.Expand() | core.Transpose():
                 return self._of(e.operand, env)
             case core.Reduce():
@@ -252,7 +249,7 @@ class Magnitudes:
                 if e.acc is None:
                     return out
                 acc = self._of(e.acc, env)
-                return self._computed(out.plus(acc), (out, acc), e)
+                return self._computed(out.plus(acc), e)
             case core.Random():
                 return Affine(1.0, {})
             case core.Load():
@@ -289,9 +286,11 @@ class Magnitudes:
                 return left.either(right)
             case "div":
                 low = self.proof.floors.operand(self.kernel, e.span)
-                by_floor = left.scaled(1.0 / low) if low > 0.0 else UNKNOWN
+                if low <= 0.0 and e.span in self.quotients:
+                    low = LEAST / 1.01  # what `range` has shown of this divisor, of reals
+                by_divisor = left.scaled(1.0 / low) if low > 0.0 else UNKNOWN
                 by_term = Affine(self._quotient(e.span), {})
-                return by_floor if by_floor.factors or by_floor.constant < by_term.constant else by_term
+                return by_divisor if by_divisor.factors or by_divisor.constant < by_term.constant else by_term
             case _:
                 return UNKNOWN
 

@@ -200,7 +200,7 @@ def _log_sum_exp(proof: Proof, atom: RealAtom, context: Context) -> float:
 
 def _integer_limit(proof: Proof, x: Int, context: Context) -> float:
     """By intervals; or all sizes together, where Z3 shows |x| to be no more (a distance between positions)."""
-    low, high = Intervals(proof, proof.traces[0]).of(x)
+    low, high = Intervals(proof, *proof.traces).of(x)
     if low is not None and high is not None:
         return float(max(abs(low), abs(high)))
     together = sum((proof.sizes.values[d.name] for d in proof.bound.dims), lift(0))
@@ -219,7 +219,7 @@ def _extent(proof: Proof, v: object, guard: object) -> float:
     if not isinstance(v, Atom) or not isinstance(guard, Bool):
         return math.inf
     found = [ends for part in conjuncts(guard) if (ends := bounds(v, part)) is not None]
-    intervals = Intervals(proof, proof.traces[0])
+    intervals = Intervals(proof, *proof.traces)
     gaps = [intervals.high(u - low) for lows, _ in found for low in lows for _, highs in found for u in highs]
     known = [g for g in gaps if g is not None]
     return float(max(0, min(known) + 1)) if known else math.inf

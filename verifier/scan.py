@@ -130,6 +130,11 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
             raise Unsupported(f"a carried {carry.type.dtype.value}", loop.span)
     first = len(run.accesses)
     run.block(loop.body, inner)
+    for carry in loop.carries:
+        if carry.type.dtype.is_int:  # B2: what it is before an iteration, and after the last
+            lanes = lane_symbols(carry.type.shape)
+            for place in (inner[carry.name], run.expression(carry.next, inner)):
+                run.integers.append((place.at(lanes).int, loop.span))
     carried = {c.name: c for c in (_carried(run, c, env, inner) for c in loop.carries if c.type.dtype.is_float)}
     scope = (*(as_int(s) for s in _scope(run)),)
     summary = Loop(

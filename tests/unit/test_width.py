@@ -99,3 +99,31 @@ kernel scores(b < B, h < H, i < M):
     assert prove(check(parse(other), bound), bound).result("B2").verdict is Verdict.UNPROVED
     unlimited = bind(load_spec("attention"), {})
     assert prove(check(parse(text), unlimited), unlimited).result("B2").verdict is Verdict.UNPROVED
+
+
+STRIDES_OF_2_POW_20 = """
+meta BN = 32
+
+kernel copy(i < M):
+    o = 0
+    for n in range(cdiv(N, BN)) carry o:
+        j = o // 1048576 + arange(BN)
+        x = load(X[i, j], mask=(j < N) and (j < W), other=0)
+        store(Y[i, j], x, mask=j < N)
+        o = o + 33554432
+"""
+
+
+def test_a_carried_integer_counts_although_only_its_quotient_is_an_index() -> None:
+    report = proved(4096, STRIDES_OF_2_POW_20)  # o passes 2^31 at column 2048
+    assert report.verdict is Verdict.PROVED
+    assert dict(report.index_widths) == {"copy": 64}
+    small = STRIDES_OF_2_POW_20.replace("1048576", "32768").replace("33554432", "1048576")  # o is at most 2^27
+    assert dict(proved(4096, small).index_widths) == {"copy": 32}
+
+
+def test_an_integer_on_the_way_to_the_next_carried_one_counts() -> None:
+    kernel = STRIDES_OF_2_POW_20.replace("// 1048576", "// 1")
+    report = proved(4096, kernel.replace("o + 33554432", "(o * 1048576 + 33554432) // 1048576"))
+    assert report.verdict is Verdict.PROVED
+    assert dict(report.index_widths) == {"copy": 64}

@@ -108,9 +108,10 @@ def _span(proof: Proof, tensor: str, intervals: Intervals) -> int:
 
 
 class Intervals:
-    """Bounds of integer terms under the spec's limits."""
+    """Bounds of integer terms under the spec's limits, in any of these kernels. A program id goes by the name of its
+    axis alone, so of several kernels that call an axis the same the longest counts."""
 
-    def __init__(self, proof: Proof, trace: Trace) -> None:
+    def __init__(self, proof: Proof, *traces: Trace) -> None:
         self.values: Mapping[Int, int] = {proof.sizes.values[d.name]: d.maximum for d in proof.bound.dims}
         powers = [(value.terms, high) for value, high in self.values.items()]
         self.products = [(terms[0][0], high) for terms, high in powers if len(terms) == 1 and terms[0][1] == 1]
@@ -132,15 +133,20 @@ class Intervals:
                     for a in power:
                         if a.kind == "sym" and a.name == name:
                             self.symbols[a] = (1, maxima[whole])
-        self.extents = dict(trace.grid)
-        for pid, extent in trace.grid:
-            high = self.high(extent)
-            self.symbols[atom_of(pid)] = (0, None if high is None else high - 1)
-        for counter, premises in trace.loops:
-            self._counter(atom_of(counter), premises)
-        for access in trace.accesses:
-            for counter in access.counters:
-                self._counter(atom_of(counter), access.premises)
+        grid = [axis for trace in traces for axis in trace.grid]
+        self.extents = {pid: extent for pid, extent in grid if all(n is extent for i, n in grid if i is pid)}
+        longest: dict[Int, list[int | None]] = {}
+        for pid, extent in grid:
+            longest.setdefault(pid, []).append(self.high(extent))
+        for pid, highs in longest.items():
+            known = [h for h in highs if h is not None]
+            self.symbols[atom_of(pid)] = (0, max(known) - 1 if len(known) == len(highs) else None)
+        for trace in traces:
+            for counter, premises in trace.loops:
+                self._counter(atom_of(counter), premises)
+            for access in trace.accesses:
+                for counter in access.counters:
+                    self._counter(atom_of(counter), access.premises)
 
     def _counter(self, counter: Atom, premises: tuple[Bool, ...]) -> None:
         """Bounds of a loop counter from its range premises (one literal each way suffices)."""
