@@ -7,7 +7,8 @@ the end of a run, and the caller's interpreter mode (TRITON_INTERPRET) does not 
 cache directory is used as the user set it.
 
 Compiled for contiguous tensors, rows of a multiple of 16 elements, 16-byte aligned; strides and sizes
-below 2^31. Triton compiles again at launch where a caller's tensors differ.
+below 2^31, the sizes of a launch's "aligned" multiples of 16. Triton compiles again at launch where a
+caller's tensors differ.
 """
 
 from __future__ import annotations
@@ -131,8 +132,9 @@ def reason(code: int, stderr: str) -> str:
 # ---- in the compiling process ----------------------------------------------------------------
 
 
-def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str, int], list[int]]:
+def _signature(launch: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int], list[int]]:
     """Types, constant arguments and the positions known to be multiples of 16, for contiguous tensors."""
+    args = launch["args"]
     last = {a[1]: a[2] for a in args if a[0].endswith("stride")}  # the largest axis comes last
     types: dict[str, str] = {}
     constants: dict[str, int] = {}
@@ -155,6 +157,7 @@ def _signature(args: Sequence[Sequence[Any]]) -> tuple[dict[str, str], dict[str,
                 aligned.append(position)
             case ["size", name]:
                 types[name] = "i32"
+                aligned += [position] if name in launch.get("aligned", ()) else []
             case ["integer", name]:
                 types[name] = "i64"
             case ["parameter", name]:
@@ -173,7 +176,7 @@ def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> A
 
     function = getattr(module, launch["kernel"])
     language = GluonASTSource if function.is_gluon() else ASTSource
-    types, constants, aligned = _signature(launch["args"])
+    types, constants, aligned = _signature(launch)
     # The emitted names may carry a suffix; positions are what both sides agree on.
     named = dict(zip(types, function.arg_names, strict=True))
     signature = {named[k]: v for k, v in types.items()}

@@ -16,6 +16,7 @@ from ir.program import Program
 from ir.requirements import summary
 from ir.spec import Bound
 from ir.typing import check
+from lowering import aligned
 from lowering.boxes import boxed_tensors, streams_boxes, with_boxes
 from lowering.compile import CompileError, compile_kernels
 from lowering.contracts import contracts, gradients
@@ -92,19 +93,23 @@ def _forms(certificate: Certificate, program: Program) -> list[tuple[str, Progra
     boxed, specialised = with_boxes(program, widths), with_boxes(program, widths, specialised=True)
     found = [("specialised", specialised)] if specialised != boxed else []
     found += [("descriptors", boxed)] if streams_boxes(boxed) else []
-    return [*found, ("pointers", replace(program, kernels=tuple(map(unspecialised, program.kernels))))]
+    plain = replace(program, kernels=tuple(map(unspecialised, program.kernels)))
+    found += [("aligned", plain)] if aligned.aligned_sizes(plain) else []
+    return [*found, ("pointers", plain)]
 
 
 def _version(
     name: str, form: Program, certificate: Certificate, program: Program, bound: Bound, sizes: Bound
 ) -> Version:
     """One form in Triton; `sizes`: the spec with all sizes that the form speaks of."""
-    source = emit(certificate, form, sizes)
+    multiples = aligned.aligned_sizes(form) if name == "aligned" else []
+    source = emit(certificate, form, sizes, multiples)
     when: list[Condition] = [["target", *TARGETS_OF[name]]] if name in TARGETS_OF else []
+    when += aligned.when(multiples)
     when += (["descriptor", tensor] for tensor in boxed_tensors(form))
     if name == "specialised":  # what the compiler makes of it is new, and the interpreter does not show it
         when.append(["agrees", "pointers", shapes_to_compare(program, bound)])
-    return Version(name, source, digest(source), launches_of(form), when)
+    return Version(name, source, digest(source), aligned.launches(launches_of(form), multiples), when)
 
 
 def _persistent(version: Version, program: Program, size: str) -> Version:

@@ -12,7 +12,7 @@ Lowering is not trusted: the emitted text is cross-checked against the reference
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ir.program import (
@@ -46,15 +46,16 @@ UNCHANGED_NOTE = "unchanged; Triton's locality pass wants one use here"
 UNCHANGED = {"add": "{} + 0.0", "max": 'tl.maximum({}, -float("inf"))', "min": 'tl.minimum({}, float("inf"))'}
 
 
-def emit(certificate: Certificate, program: Program, bound: Bound) -> str:
-    """The Triton module of a certified program; widths are the ones the certificate proves.
+def emit(certificate: Certificate, program: Program, bound: Bound, aligned: Sequence[str] = ()) -> str:
+    """The Triton module of a certified program; widths are the ones the certificate proves. `aligned`: sizes that are
+    multiples of 16 in every call (`lowering.aligned`).
 
     Raises KeyError when the certificate proves no width for a kernel, UnsupportedByTriton when the
     program uses something Triton cannot say.
     """
     subject = f"candidate sha256 {digest(certificate.candidate)}\nspec      sha256 {digest(certificate.spec_source)}"
     indices = certificate.body.get("index_widths")
-    return emit_program(program, bound, certificate.widths, subject, indices)
+    return emit_program(program, bound, certificate.widths, subject, indices, aligned)
 
 
 def emit_program(
@@ -63,6 +64,7 @@ def emit_program(
     widths: Mapping[str, int],
     subject: str = "",
     index_widths: Mapping[str, int] | None = None,
+    aligned: Sequence[str] = (),
 ) -> str:
     """The module text for a typed program.
 
@@ -75,7 +77,7 @@ def emit_program(
     kernels: list[str] = []
     for kernel in program.kernels:
         bits = (index_widths or widths)[kernel.name], widths[kernel.name]
-        lines, used = kernel_lines(kernel, program, sizes, bits)
+        lines, used = kernel_lines(kernel, program, sizes, bits, aligned)
         helpers |= used
         kernels.append("\n".join(lines) + "\n")
     parts = [header(program, bound, subject), "import triton\nimport triton.language as tl\n"]
@@ -112,13 +114,15 @@ def taken_names(kernel: Kernel, program: Program) -> set[str]:
     return names | set(RESERVED) | {argument_name(k.name) for k in program.kernels}
 
 
-def signature(kernel: Kernel, program: Program) -> list[str]:
+def signature(kernel: Kernel, program: Program, aligned: Sequence[str] = ()) -> list[str]:
     groups: dict[str, list[str]] = {}
     for argument in arguments(kernel, program):
         group = f"stride {argument[1]}" if argument[0] in STRIDES else argument[0]
         groups.setdefault(group, []).append(_argument_text(argument))
     # A size is not specialised on: a new sequence length (or seed) must not mean a new compilation.
-    fixed = ", ".join(f'"{name}"' for name in (*groups.get("size", ()), *groups.get("integer", ())))
+    told = {argument_name(name) for name in aligned}
+    sizes = [name for name in groups.get("size", ()) if name not in told]
+    fixed = ", ".join(f'"{name}"' for name in (*sizes, *groups.get("integer", ())))
     decorator = f"@triton.jit(do_not_specialize=[{fixed}])" if fixed else "@triton.jit"
     if "integer" in groups:  # small or large, of one width
         groups["integer"] = [f"{name}: tl.int64" for name in groups["integer"]]
@@ -127,7 +131,11 @@ def signature(kernel: Kernel, program: Program) -> list[str]:
 
 
 def kernel_lines(
-    kernel: Kernel, program: Program, sizes: Mapping[str, Interval], bits: tuple[int, int]
+    kernel: Kernel,
+    program: Program,
+    sizes: Mapping[str, Interval],
+    bits: tuple[int, int],
+    aligned: Sequence[str] = (),
 ) -> tuple[list[str], set[str]]:
     """The lines of one kernel and the helper functions it calls; `bits`: of its integers, of its offsets."""
     if bits not in ((32, 32), (32, 64), (64, 64)):
@@ -139,7 +147,7 @@ def kernel_lines(
     program_ids(w, kernel)
     for statement in kernel.body:
         _statement(w, statement, 1, kernel.schedule)
-    return [*signature(kernel, program), *w.lines], w.helpers
+    return [*signature(kernel, program, aligned), *w.lines], w.helpers
 
 
 def enter_sizes(w: Writer, kernel: Kernel) -> None:

@@ -99,5 +99,5 @@ def _scheduled(text: str, values: Mapping[str, str]) -> str:
     for key, value in values.items():
         text = re.sub(rf"^(    schedule .*?)(, )?\b{key} = \d+", r"\1", text, flags=re.MULTILINE)
         text = re.sub(r"^(kernel .*:)\n(?!    schedule)", r"\1\n    schedule\n", text, flags=re.MULTILINE)
-        text = re.sub(r"^    schedule,? *", f"    schedule {key} = {value}, ", text, flags=re.MULTILINE)
+        text = re.sub(r"^    schedule[, ]*", f"    schedule {key} = {value}, ", text, flags=re.MULTILINE)
     return re.sub(r"^(    schedule .*?), *$", r"\1", text, flags=re.MULTILINE)

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from lowering_cases import attention, certificate_for, documented, typed
+from small_spec import RIGHT, SPEC
 from stub_driver.device import compiler
 
+from ir.loader import bind, parse_spec
 from lowering.compile import child_environment
 from lowering.lower import lower
 
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a C compiler and Python's headers, as Triton's launcher does",
 )
 
-# Runs where the proving code cannot be imported; argument: the certificate.
+# Runs where the proving code cannot be imported; arguments: certificates of attention and of sums of rows.
 SCRIPT = """
 import json, sys, tempfile, warnings
 from dataclasses import replace
@@ -60,6 +62,11 @@ with tempfile.TemporaryDirectory() as folder, stub_device(Path(folder)) as stub:
         chosen = replace(launcher, versions=(first, *others)).prepare(**whole).version
     found["trial"] = tried(launcher, first, CUDA, [sizes])
     found["call"] = {"chosen": chosen, "said": [str(w.message) for w in said]}
+    rows = load(sys.argv[2])
+    even, odd_rows = ({"X": torch.randn(8, columns)} for columns in (1024, 1000))
+    found["multiples of 16"] = rehearse(rows, rows.versions[0], even, stub)
+    found["rows"] = [rows.prepare(**given).version for given in (even, odd_rows)]
+    found["rows ahead"] = [row["binary_sha256"] for row in rows.versions[0].resources["sm_90"]]
     found["misaligned"] = rehearse(launcher, launcher.versions[-1], {**whole, "Q": odd}, stub)
     found["asked for first"] = launcher.ready(*launcher.check(whole), order=["pointers"]).version
     found["chosen for misaligned"] = launcher.prepare(**{**whole, "Q": odd}).version
@@ -79,9 +86,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         # Of its own: Triton keeps a kernel under its text, with the module's name in it, which another may share.
         patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
         lower(certificate, typed(text, bound), bound, targets=("sm_90",)).save(path)
+        sums = bind(parse_spec(SPEC), {})
+        wide = RIGHT.replace("meta BC = 64", "meta BC = 512")
+        made = lower(certificate_for(wide, sums, bits=32), typed(wide, sums), sums, targets=("sm_90",))
+        made.save(folder / "rows.json")
         home = child_environment(interpret=False)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
+        [sys.executable, "-c", SCRIPT, str(path), str(folder / "rows.json")],
         capture_output=True, text=True, check=False, timeout=240,
         env={**home, "PYTHONPATH": f"{home['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"},
     )  # fmt: skip
@@ -128,3 +139,10 @@ def test_a_misaligned_tensor_is_read_through_pointers_alone(found: dict[str, Any
     assert found["chosen for misaligned"] == "pointers"
     assert found["misaligned"]["problems"] == []
     assert found["misaligned"]["loaded"] not in ([], found["pointers"]["loaded"])  # narrower reads: compiled anew
+
+
+def test_rows_of_a_multiple_of_16_run_what_was_compiled_for_them(found: dict[str, Any]) -> None:
+    """Triton sees at the launch what the compiler was told ahead of time."""
+    assert found["rows"] == ["aligned", "pointers"]
+    assert found["multiples of 16"]["problems"] == []
+    assert found["multiples of 16"]["loaded"] == found["rows ahead"]

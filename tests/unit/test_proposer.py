@@ -17,7 +17,7 @@ from ir.inputs import generate
 from ir.interpret import Mode, Outcome, interpret
 from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse
-from ir.program import Program
+from ir.program import Program, Schedule
 from ir.spec import Bound
 from ir.typing import check
 from lowering.compile import compile_kernels
@@ -317,6 +317,22 @@ def test_a_header_gives_sizes_for_a_setting_and_others_to_try(tmp_path: Path) ->
     (tmp_path / "mine" / "a.tile").write_text("# spec: mine\n# also: BK=128\nmeta BM = 64\n")
     with pytest.raises(NoSuchMeta, match="BK"):
         offered()
+
+
+@pytest.mark.parametrize("written", ["", "num_warps = 4, num_stages = 3", "num_stages = 3"])
+def test_a_header_gives_a_number_of_warps(tmp_path: Path, written: str) -> None:
+    """Whatever else a schedule says stays as it is."""
+    text = (packaged_specs() / "attention" / "head_dim_256.tile").read_text().splitlines()
+    body = [line for line in text if not line.startswith(("#", "    schedule"))]
+    head = f"    schedule {written}\n" if written else ""
+    kernel = "\n".join(body).replace("cdiv(M, BM)):\n", f"cdiv(M, BM)):\n{head}")
+    (tmp_path / "mine.toml").write_text((packaged_specs() / "attention.toml").read_text())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.tile").write_text(f"# spec: mine\n# for D=256: num_warps=8\n{kernel}\n")
+    bound = bind(load_spec(tmp_path / "mine.toml"), {"causal": "bottom_right", "D": "256"})
+    (found,) = seeds(bound)
+    schedule = check(parse(found.text), bound).kernels[0].schedule
+    assert (schedule.num_warps, schedule.num_stages) == (8, 3 if written else Schedule().num_stages)
 
 
 def test_a_formula_over_parts_of_a_packed_dimension_is_not_composed() -> None:
