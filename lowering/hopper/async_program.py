@@ -10,6 +10,10 @@ in slot k mod stages. Each slot has two barriers in shared memory, `full` and `e
 number k div stages, hence the parity (k div stages) mod 2 that a wait names. Nobody writes slot numbers: they follow
 from counting, so an `AsyncKernel` cannot get one wrong, only the order of its statements.
 
+A ring of no tensor is WRITTEN by the consumer itself, for dots whose shared operand is computed: `Write` takes the
+place of `Copy`, and the consumer says `WaitEmpty`, `Write` and `WaitFull` of it, number k of each speaking of fill k. The
+producer has no part in it.
+
 **What each statement means, and when memory may be touched.** This is the whole contract; a checker that accepts a
 kernel relies on nothing else, and the emitted text must keep it.
 
@@ -18,6 +22,8 @@ kernel relies on nothing else, and the emitted text must keep it.
 - `Copy(R, index)`, number k: announces the tile's bytes on `full` and starts the TMA copy of the box of R.tensor at
   `index` into the slot; cells outside the tensor arrive as 0. It returns at once. The engine WRITES THE SLOT AT ANY
   TIME from here until the fill is complete; a fill completes by itself, some time later.
+- `Write(R, value)`, number k: this team's rows of `value` are in the slot, visible to the tensor cores, when the
+  statement ends. Fill k is complete once every team has executed it.
 - `WaitFull(R)`, number k: goes on once fill k is complete. From here until the matching `Release` the tile is HELD: its
   cells may be read. `Tile(R, age)` names the tile of the last `WaitFull` of R, or of the one `age` before it.
 - `Release(R)`, number k: says that the consumer has done with fill k, the oldest tile of R it holds: every warp's reads
@@ -39,14 +45,16 @@ kernel relies on nothing else, and the emitted text must keep it.
 **Skeletons.** The two partitions have one control structure: take from each the `Loop`s and `If`s that hold a ring
 statement somewhere inside; they must be the same nest in the same order, with bounds and conditions that are the same
 integers once each partition's `Let`s are put in, and between two edges of that nest each ring must have as many `Copy`s
-in the producer as `WaitFull`s in the consumer. Hence every fill is waited for exactly once, whatever the bounds are.
+in the producer (of a written ring: `Write`s in the consumer) as `WaitFull`s in the consumer. Hence every fill is waited
+for exactly once, whatever the bounds are.
 
 **Teams.** The consumer's warps may be `teams` equal groups. Each executes the whole consumer program on its share
 of the rows: of every tile whose rows are some dot's rows, team i of T has the i-th T-th of them, of any other tile all.
 Each team counts its own waits and releases; `Release` number k has happened when every team has executed it. So a team
 and the producer, looked at alone, are a consumer of one team whose producer is at times held up longer: what holds
-for one team in every order of events holds for each of several. Nothing passes between teams: no row depends on
-another row (a program in which one does has one team).
+for one team in every order of events holds for each of several. Nothing passes between teams but through written rings:
+no row depends on another row (a program in which one does has one team). There teams MEET twice a fill: `WaitFull` goes
+on when all have written their rows, `WaitEmpty` (k >= stages) when all have let go what they overwrite.
 
 **Names.** Assigned once, as in the typed core; a name of one partition is not seen by the other (each has its own
 `Let`s). Program ids, sizes and parameters are seen by both.
@@ -67,10 +75,10 @@ from ir.program import Axis, Carry, DType, Expr, Let, Schedule, Store, Type
 class Ring:
     """`stages` buffers, each for one box of `tensor`: `box` has the tensor's rank, `shape` is the tile of one
     or two axes that remains without the box's leading extents of 1; dots read those of two. A tile that is copied once
-    is a ring of one stage."""
+    is a ring of one stage. Without a tensor, a ring that the consumer writes: `box` is `shape`."""
 
     name: str
-    tensor: str
+    tensor: str | None
     box: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: DType
@@ -80,6 +88,10 @@ class Ring:
     def tile_bytes(self) -> int:
         """What one fill transfers; also what its `full` barrier is told to expect (cells outside arrive as 0)."""
         return prod(self.box) * self.dtype.bits // 8
+
+    @property
+    def written(self) -> bool:
+        return self.tensor is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,7 @@ class Tile:
     transposed: bool = False
 
 
-# ---- the producer ----------------------------------------------------------------------------
+# ---- who fills a ring ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,15 @@ class WaitFull:
 @dataclass(frozen=True, slots=True)
 class Release:
     ring: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The ring's next tile is `value`, of which each team writes its rows."""
+
+    ring: str
+    value: Expr
+    comment: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +196,7 @@ class If:
 
 
 ProducerStatement = Let | Loop | If | WaitEmpty | Copy
-ConsumerStatement = Let | Loop | If | Store | WaitFull | Release | Read | IssueDot | WaitDots
+ConsumerStatement = Let | Loop | If | Store | WaitEmpty | Write | WaitFull | Release | Read | IssueDot | WaitDots
 Statement = ProducerStatement | ConsumerStatement
 
 

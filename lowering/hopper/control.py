@@ -155,6 +155,8 @@ def names_read(statement: ap.Statement) -> frozenset[str]:
             return names_in((statement.index, statement.value, statement.mask))
         case ap.Copy(index=index):
             return names_in(index)
+        case ap.Write(value=value):
+            return names_in(value)
         case ap.IssueDot(left=left, acc=acc):
             return names_in((left, acc))
         case _:
@@ -194,6 +196,8 @@ def text(statement: ap.Statement) -> str:
             return f"issues dot {name}"
         case ap.Read(name=name, tile=tile):
             return f"reads {name} from {tile.ring}"
+        case ap.Write(ring=ring):
+            return f"writes {ring}"
         case Let(name=name):
             return f"computes {name}"
         case Store(tensor=tensor):

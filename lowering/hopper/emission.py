@@ -24,7 +24,8 @@ from lowering.spelling import address, expr, tensor
 
 @dataclass(frozen=True, slots=True)
 class RingNames:
-    """How a ring's parts are called in the emitted kernel; `descriptor` is the argument its tiles come from."""
+    """How a ring's parts are called in the emitted kernel; `descriptor` is the argument its tiles come from, empty for
+    a ring that the consumer writes."""
 
     tiles: str
     full: str
@@ -50,8 +51,9 @@ def pattern(statements: Iterable[ap.Statement], ring: str) -> Pattern:
 
 def single(kernel: ap.AsyncKernel, ring: ap.Ring) -> bool:
     """Whether the ring is filled at most once: it needs no counter, and nobody waits for it to be empty."""
-    loops = [s for s in walk(kernel.producer) if isinstance(s, ap.Loop)]
-    return _copies(kernel.producer, ring) == 1 and not any(_copies(loop, ring) for loop in loops)
+    filler = kernel.consumer if ring.written else kernel.producer
+    loops = [s for s in walk(filler) if isinstance(s, ap.Loop)]
+    return _copies(filler, ring) == 1 and not any(_copies(loop, ring) for loop in loops)
 
 
 def _power(ring: ap.Ring) -> bool:
@@ -60,13 +62,13 @@ def _power(ring: ap.Ring) -> bool:
 
 
 def _copies(node: object, ring: ap.Ring) -> int:
-    return sum(isinstance(n, ap.Copy) and n.ring == ring.name for n in walk(node))
+    return sum(isinstance(n, ap.Copy | ap.Write) and n.ring == ring.name for n in walk(node))
 
 
 @dataclass(slots=True)
 class Partition:
     """Writes one partition. `held`: tiles of each ring held at this point; `flying`: dots issued and not retired,
-    with the names of their register operands. `counters`: by ring, what counts its fills, shared by the rings of one
+    with the names of their register operands; `written`: fills of each ring written and not waited for. `counters`: by ring, what counts its fills, shared by the rings of one
     pattern; it is raised at the edges of loops and branches, `since` fills after it was last."""
 
     kernel: ap.AsyncKernel
@@ -76,6 +78,7 @@ class Partition:
     counters: dict[str, str] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
     flying: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    written: dict[str, int] = field(default_factory=dict)
     layouts: set[Mma] = field(default_factory=set)
 
     def write(self, statements: Iterable[ap.Statement], depth: int) -> None:
@@ -110,7 +113,11 @@ class Partition:
                 self._wait(name, depth, full=False)
             case ap.Copy(ring=name, index=index):
                 self._copy(name, index, depth)
+            case ap.Write():
+                self._write(s, depth)
             case ap.WaitFull(ring=name):
+                if name in self.written:
+                    self.written[name] -= 1
                 self._wait(name, depth, full=True)
                 self.held[name] = self.held.get(name, 0) + 1
                 self._count(name)
@@ -133,7 +140,7 @@ class Partition:
     # ---- rings -------------------------------------------------------------------------------
 
     def _slot(self, name: str, back: int) -> str:
-        """The slot of the fill `back` before the next one."""
+        """The slot of the fill `back` before the next one to be copied or waited for."""
         ring = self.kernel.ring(name)
         if ring.stages == 1:
             return "0"
@@ -151,11 +158,12 @@ class Partition:
             if full:
                 self.w.line(depth, f"mbarrier.wait({names.full}.index(0), 0)")
             return
+        ahead = 0 if full else self.written.get(name, 0)
         times = f">> {ring.stages.bit_length() - 1}" if _power(ring) else f"// {ring.stages}"
-        turn = self._fills(name, 0) if ring.stages == 1 else f"{self._fills(name, 0)} {times}"
+        turn = self._fills(name, ahead) if ring.stages == 1 else f"{self._fills(name, ahead)} {times}"
         parity = f"{turn} & 1" if full else f"({turn} & 1) ^ 1"
         barrier = names.full if full else names.empty
-        self.w.line(depth, f"mbarrier.wait({barrier}.index({self._slot(name, 0)}), {parity})")
+        self.w.line(depth, f"mbarrier.wait({barrier}.index({self._slot(name, -ahead)}), {parity})")
 
     def _copy(self, name: str, index: tuple[Expr, ...], depth: int) -> None:
         ring, names = self.kernel.ring(name), self.rings[name]
@@ -169,6 +177,27 @@ class Partition:
         self.w.call(depth, "", text)
         self._count(name)
 
+    def _write(self, s: ap.Write, depth: int) -> None:
+        """This team's rows; one arrival says that the warps of the team have written theirs, for dots to read."""
+        w, ring, names = self.w, self.kernel.ring(s.ring), self.rings[s.ring]
+        layout = natural(s.value, w.homes) or Blocked(ring.shape, w.warps)
+        rows = split_axis(layout)
+        if w.teams > 1 and rows is None:
+            raise NotByRows(f"a tile written to {s.ring} that every team has whole")
+        ahead = self.written.get(s.ring, 0)
+        self.written[s.ring] = ahead + 1
+        slot = self._slot(s.ring, -ahead)
+        tile = f"{names.tiles}.index({slot})" + self._share(ring, rows)
+        w.call(depth, "", f"{tile}.store({w.piece(s.value, layout).text})", s.comment)
+        w.line(depth, "hopper.fence_async_shared()")
+        w.line(depth, f"mbarrier.arrive({names.full}.index({slot}), count=1)")
+
+    def _share(self, ring: ap.Ring, axis: int | None) -> str:
+        """The part of a tile, along an axis, that is the team's."""
+        if axis is None or self.w.teams == 1:
+            return ""
+        return f".slice({self.w.part(ring.shape, axis)}, {ring.shape[axis] // self.w.teams}, {axis})"
+
     def _count(self, name: str) -> None:
         if name in self.counters:
             self.since[name] = self.since.get(name, 0) + 1
@@ -177,10 +206,8 @@ class Partition:
         """A tile, or a team's share of it along the axis `rows` of what is read."""
         ring = self.kernel.ring(tile.ring)
         text = f"{self.rings[tile.ring].tiles}.index({self._slot(tile.ring, 1 + tile.age)})"
-        text += f".reshape({list(ring.shape)})"
-        if rows is not None and self.w.teams > 1:
-            axis = 1 - rows if tile.transposed else rows
-            text += f".slice({self.w.part(ring.shape, axis)}, {ring.shape[axis] // self.w.teams}, {axis})"
+        text += "" if ring.written else f".reshape({list(ring.shape)})"
+        text += self._share(ring, rows if rows is None or not tile.transposed else 1 - rows)
         return text + (".permute([1, 0])" if tile.transposed else "")
 
     # ---- dots --------------------------------------------------------------------------------

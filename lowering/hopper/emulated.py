@@ -86,6 +86,9 @@ class Memory:
     def load(self, layout: object = None) -> Any:
         return tensor(self.cells.copy(), self.dtype)
 
+    def store(self, value: Any) -> None:
+        self.cells[...] = value.handle.data
+
 
 class Barrier:
     """An mbarrier: completions so far, and what the phase under way still waits for."""

@@ -198,8 +198,10 @@ class Explorer:
         k = self.rings[ring]
         r = state.rings[k]
         old = r.copied - self.kernel.ring(ring).stages
-        if self.order is Order.LEVEL and old >= 0 and not r.empty:
-            unasked = f"producer fills {self.slot(ring, r.copied)} without waiting for it to be empty"
+        name = self.parts[who].name
+        asked = self.order is Order.LEVEL or who == 1  # of written rings, always: other teams may read the slot
+        if asked and old >= 0 and not r.empty:
+            unasked = f"{name} fills {self.slot(ring, r.copied)} without waiting for it to be empty"
             raise Broken(Rule.OVERWRITTEN, unasked)
         if old >= r.released:
             reading = [f.name for f in state.flights if (k, old) in f.reads]
@@ -208,10 +210,10 @@ class Explorer:
                 else "is held by the consumer" if old < r.waited
                 else "has not been consumed"
             )  # fmt: skip
-            text_ = f"producer fills {self.slot(ring, r.copied)} while fill {old}, in the same slot, {why}"
+            text_ = f"{name} fills {self.slot(ring, r.copied)} while fill {old}, in the same slot, {why}"
             raise Broken(Rule.OVERWRITTEN, text_)
         fill = (site, path(self.parts[who], state.places[who].frames))
-        self.say(who, f"starts a copy into {self.slot(ring, r.copied)}")
+        self.say(who, f"{'starts a copy into' if who == 0 else 'writes'} {self.slot(ring, r.copied)}")
         return self.with_ring(state, ring, r._replace(copied=r.copied + 1, empty=False, fills=(*r.fills, fill)))
 
     def answers(self, state: State, who: int) -> list[tuple[bool, Facts]]:
@@ -269,6 +271,8 @@ class Explorer:
     def quiet_step(self, state: State, who: int, statement: ap.Statement, site: int) -> State:
         if isinstance(statement, ap.WaitDots):
             state = state._replace(flights=state.flights[max(0, len(state.flights) - statement.pending) :])
+        if isinstance(statement, ap.Write):
+            state = self.copy(state, who, statement.ring, site)
         reads = []
         for operand, tile in enumerate(tiles(statement)):
             k = self.rings[tile.ring]
@@ -299,6 +303,10 @@ class Explorer:
                 raise Broken(Rule.NOT_RETIRED, f"consumer {what} with {flight.name}, a dot that may still be running")
 
     def level(self, state: State, who: int, what: str) -> None:
+        for ring, r in zip(self.kernel.rings, state.rings, strict=True):
+            if who == 1 and ring.written and r.waited != r.copied:
+                rule = Rule.LEFT_OVER if what == "ends" else Rule.ACROSS_EDGE
+                raise Broken(rule, f"consumer {what} with fill {r.waited} of {ring.name} written and not waited for")
         if who == 1 and state.flights:
             rule = Rule.LEFT_OVER if what == "ends" else Rule.ACROSS_EDGE
             raise Broken(rule, f"consumer {what} with dot {state.flights[0].name} in flight")

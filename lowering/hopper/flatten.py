@@ -1,14 +1,15 @@
 """A typed kernel with every tile, dot and register operand under a name of its own.
 
-After `flatten` a `Let` binds one of four things, and nothing else holds a dot or a tile:
+After `flatten` a `Let` binds one of five things, and nothing else holds a dot or a tile:
 
 - a tile: a `BoxLoad`;
+- a written tile: a name in registers, `Written` to shared memory for the dots that read it there;
 - a read: a tile's name, or its `Transpose`, wanted in registers;
 - a dot: a `Dot` whose operands are tiles by name, possibly transposed, or, left only, a name in registers;
 - vector work: any other expression of the typed core.
 
 Decides also which dots wgmma can do (`NotForHopper` says why not): 16-bit operands, the right one a tile in shared
-memory, rows a multiple of 64, columns a multiple of 8 up to 256, 16 of the summed axis at a time (PTX ISA, wgmma).
+memory, copied there or written (so is a left one that is transposed: registers are not), rows a multiple of 64, columns a multiple of 8 up to 256, 16 of the summed axis at a time (PTX ISA, wgmma).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
-from ir.program import Carry, Dot, DType, Expr, For, Kernel, Let, Statement, Store, Transpose, Var
+from ir.program import Carry, Dot, DType, Expr, For, Kernel, Let, Statement, Store, Transpose, Type, Var
 from lowering.accesses import BoxLoad
 from lowering.plan import walk
 
@@ -27,6 +28,17 @@ ROWS, COLUMNS, MOST_COLUMNS, SUMMED = 64, 8, 256, 16
 
 class NotForHopper(Exception):
     """A certified kernel has no asynchronous program here; the message is the reason. Another version runs instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A tile in shared memory that the consumer writes: `value`, a name."""
+
+    value: Var
+
+    @property
+    def type(self) -> Type:
+        return self.value.type
 
 
 def mapped(e: Expr, f: Any) -> Expr:
@@ -59,9 +71,10 @@ def tile_of(e: Expr) -> tuple[str, bool] | None:
 @dataclass(slots=True)
 class Flattener:
     taken: set[str]
-    tiles: dict[str, BoxLoad] = field(default_factory=dict)
+    tiles: dict[str, BoxLoad | Written] = field(default_factory=dict)
     aliases: dict[str, Expr] = field(default_factory=dict)
     reads: dict[Expr, Var] = field(default_factory=dict)
+    writes: dict[Expr, Var] = field(default_factory=dict)
 
     def fresh(self, wanted: str) -> str:
         name, number = wanted, 1
@@ -75,6 +88,7 @@ class Flattener:
     def block(self, statements: Iterable[Statement]) -> tuple[list[Statement], dict[Expr, Var]]:
         """The flat statements, and the reads made for the block (they go with it)."""
         outer, self.reads = self.reads, dict(self.reads)
+        outer_writes, self.writes = self.writes, dict(self.writes)
         out: list[Statement] = []
         for statement in statements:
             match statement:
@@ -85,6 +99,7 @@ class Flattener:
                 case For():
                     out.append(self._for(statement, out))
         inner, self.reads = self.reads, outer
+        self.writes = outer_writes
         return out, inner
 
     def _let(self, let: Let, out: list[Statement]) -> None:
@@ -173,9 +188,10 @@ class Flattener:
                 raise NotForHopper(f"a dot of {operand.type.dtype.value} operands; wgmma is used for 16-bit floats")
         if m % ROWS or n % COLUMNS or n > MOST_COLUMNS or k % SUMMED:
             raise NotForHopper(f"a dot of [{m}, {k}] and [{k}, {n}]; wgmma takes rows of {ROWS}, 256 columns")
-        if not self._is_tile(dot.right):
-            raise NotForHopper("a dot whose right operand is computed; wgmma reads it from shared memory")
+        right = dot.right if self._is_tile(dot.right) else self._written(dot.right, out)
         left = dot.left
+        if isinstance(left, Transpose) and not self._is_tile(left):
+            left = self._written(left, out)
         if not self._is_tile(left):
             left = self._in_registers(left, out)
             if not isinstance(left, Var):
@@ -183,10 +199,26 @@ class Flattener:
                 out.append(Let(name, left))
                 left = Var(name, left.type)
         acc = None if dot.acc is None else self._in_registers(dot.acc, out)
-        return replace(dot, left=left, acc=acc)
+        return replace(dot, left=left, right=right, acc=acc)
+
+    def _written(self, operand: Expr, out: list[Statement]) -> Expr:
+        """A computed operand as a tile of shared memory, once for all dots of a block that read it."""
+        if isinstance(operand, Transpose):
+            return replace(operand, operand=self._written(operand.operand, out))
+        value = self._in_registers(operand, out)
+        if value not in self.writes:
+            named = value
+            if not isinstance(named, Var):
+                named = Var(self.fresh("computed"), value.type)
+                out.append(Let(named.name, value))
+            tile = Var(self.fresh(f"{named.name}_written"), value.type)
+            self.tiles[tile.name] = Written(named)
+            out.append(Let(tile.name, named))
+            self.writes[value] = tile
+        return self.writes[value]
 
 
-def flatten(kernel: Kernel) -> tuple[tuple[Statement, ...], dict[str, BoxLoad], Flattener]:
+def flatten(kernel: Kernel) -> tuple[tuple[Statement, ...], dict[str, BoxLoad | Written], Flattener]:
     """The flat body, the tiles by name, and the flattener, for more fresh names. Raises NotForHopper."""
     taken = {n.name for n in walk(kernel.body) if isinstance(n, Var | Let)}
     taken |= {n.counter for n in walk(kernel.body) if isinstance(n, For)} | {axis.name for axis in kernel.grid}

@@ -184,7 +184,7 @@ def _indented(lines: Iterable[str], depth: int) -> list[str]:
 
 def _ring_names(w: GluonWriter, ring: Ring) -> RingNames:
     tiles, full, empty, fills = (w.fresh(f"{ring.name.lower()}_{part}") for part in ("tiles", "full", "empty", "fills"))
-    return RingNames(tiles, full, empty, fills, descriptor_name(ring.tensor, ring.box))
+    return RingNames(tiles, full, empty, fills, "" if ring.tensor is None else descriptor_name(ring.tensor, ring.box))
 
 
 def _partition(
@@ -214,13 +214,22 @@ def _allocate(w: GluonWriter, plan: AsyncKernel, rings: Mapping[str, RingNames])
     for r in plan.rings:
         names = rings[r.name]
         shape = [r.stages, *r.box]
-        memory = f"{DTYPES[r.dtype.value]}, {shape}, {names.descriptor}.layout"
+        layout = swizzled(r) if r.written else f"{names.descriptor}.layout"
+        memory = f"{DTYPES[r.dtype.value]}, {shape}, {layout}"
         w.line(1, f"{names.tiles} = gl.allocate_shared_memory({memory})")
         for barrier in (names.full,) if single(plan, r) else (names.full, names.empty):
             w.line(1, f"{barrier} = gl.allocate_shared_memory(gl.int64, [{r.stages}, 1], mbarrier.MBarrierLayout())")
             w.line(1, f"for slot in gl.static_range({r.stages}):")
-            w.line(2, f"mbarrier.init({barrier}.index(slot), count={plan.teams if barrier == names.empty else 1})")
+            count = plan.teams if barrier == names.empty or r.written else 1
+            w.line(2, f"mbarrier.init({barrier}.index(slot), count={count})")
     w.line(1, "hopper.fence_async_shared()  # the copies' completions must see initialised barriers")
+
+
+def swizzled(ring: Ring) -> str:
+    """The layout of a written ring's tile: wgmma's, with the widest swizzle that divides its rows."""
+    row = ring.shape[1] * ring.dtype.bits // 8
+    width = next((n for n in (128, 64, 32) if row % n == 0), 0)
+    return f"gl.NVMMASharedLayout(swizzle_byte_width={width}, element_bitwidth={ring.dtype.bits}, rank=2)"
 
 
 def _arguments(
@@ -240,7 +249,9 @@ def _arguments(
     for r in plan.rings:
         parts = rings[r.name]
         row = [parts.tiles, parts.full, *([] if single(plan, r) else [parts.empty])]
-        rows.append([parts.descriptor, *row] if role == "producer" else row)
+        if role == "producer":
+            row = [] if r.written else [parts.descriptor, *row]
+        rows.append(row)
     rows.append(argument_name(t.name) for t in used)
     rows += [[stride_name(t.name, axis) for axis in range(len(t.shape))] for t in used]
     rows.append(sorted({argument_name(n.name) for n in nodes if isinstance(n, Size | Param)}))

@@ -35,6 +35,7 @@ _EVENTS = (
     (re.compile(r"ttng\.warp_group_dot "), "dot, waited for"),
     (re.compile(r"ttng\.warp_group_dot_wait .*pendings = (\d+)"), "dots left {}"),
     (re.compile(r"ttng\.fence_async_shared\b"), "fence"),
+    (re.compile(r"ttg\.local_store\b"), "write"),
 )
 _PARTITION = re.compile(r"partition\d+\(")
 _BLOCK = re.compile(r"\bscf\.(for|if|while)\b.*\{$")
@@ -43,7 +44,7 @@ _TOGETHER = re.compile(r"\bbar\.sync|\bbarrier\.sync")
 _GROUP = re.compile(r"wgmma\.commit_group\.")
 _PRODUCT = re.compile(r"wgmma\.mma_async\.")
 _HGMMA = re.compile(r"\bHGMMA\.(.*)")
-_WORK = re.compile(r"wgmma\.|ld\.shared|ldmatrix|mbarrier\.try_wait")
+_WORK = re.compile(r"wgmma\.|ld\.shared|ldmatrix|st\.shared|stmatrix|mbarrier\.try_wait")
 
 
 # ---- what must be there ----------------------------------------------------------------------
@@ -54,8 +55,8 @@ def expected(kernel: AsyncKernel) -> dict[str, Any]:
     from lowering.hopper.emission import single
 
     once = {r.name for r in kernel.rings if single(kernel, r)}
-    barriers = Counter({"1": sum(r.stages for r in kernel.rings)})
-    barriers[str(kernel.teams)] += sum(r.stages for r in kernel.rings if r.name not in once)
+    barriers = Counter({"1": sum(r.stages for r in kernel.rings if not r.written)})
+    barriers[str(kernel.teams)] += sum(r.stages * (r.written + (r.name not in once)) for r in kernel.rings)
     return {
         "barriers": dict(barriers),
         "producer": _script(kernel, kernel.producer, once),
@@ -74,6 +75,7 @@ def _script(kernel: AsyncKernel, statements: tuple[Statement, ...], once: set[st
         WaitDots,
         WaitEmpty,
         WaitFull,
+        Write,
     )
     from lowering.plan import walk
 
@@ -88,6 +90,8 @@ def _script(kernel: AsyncKernel, statements: tuple[Statement, ...], once: set[st
                 script.append("wait")
             case Copy(ring=ring):
                 script += [f"expect {kernel.ring(ring).tile_bytes}", "copy"]
+            case Write():
+                script += ["write", "fence", "arrive 1"]
             case Release(ring=ring):
                 script += [*(["fence"] if ring in read else []), "arrive 1"]
             case IssueDot():

@@ -4,7 +4,8 @@ Decides, for any kernel of the supported form, and says by name what it does not
 
 - every tile read by TMA (`BoxLoad`, which `lowering.descriptors` shows equal to the load it replaces) becomes a fill of
   a ring; tiles of innermost loops get as many slots as fit in shared memory, up to `num_stages`, others one, or two
-  where an outer loop brings the next one and there is room;
+  where an outer loop brings the next one and there is room; a computed operand that a dot reads from shared memory
+  is a fill of a ring that the consumer writes;
 - every dot is a wgmma on such tiles, its left operand perhaps in registers (`lowering.hopper.flatten`);
 - dots are issued in order and waited for where their results are wanted (`lowering.hopper.inorder`); where that leaves
   vector work without a dot beside it, a loop whose last dots only add to carried accumulators is rotated
@@ -40,8 +41,9 @@ from lowering.hopper.async_program import (
     WaitDots,
     WaitEmpty,
     WaitFull,
+    Write,
 )
-from lowering.hopper.flatten import Flattener, NotForHopper, flatten, names_in, tile_of
+from lowering.hopper.flatten import Flattener, NotForHopper, Written, flatten, names_in, tile_of
 from lowering.hopper.inorder import in_order
 from lowering.hopper.pressure import most_held
 from lowering.hopper.rotate import rotated
@@ -87,21 +89,22 @@ def scheduled(kernel: Kernel, style: Style) -> AsyncKernel:
     rings = _fitting(tuple(r for r in sequence.rings.values() if _fills(program, r.name)), sequence.least)
     rings = _ahead(rings, program)
     grid = {axis.name for axis in kernel.grid}
+    copied = {r.name for r in rings if not r.written}
     return AsyncKernel(
         name=kernel.name,
         grid=kernel.grid,
         schedule=replace(kernel.schedule, num_warps=warps),
         rings=rings,
-        producer=_producer(program, grid),
-        consumer=_needed(program, set(), lambda s: not isinstance(s, WaitEmpty | Copy)),
+        producer=_producer(program, grid, copied),
+        consumer=_needed(program, set(), lambda s: not _of_producer(s, copied)),
     )
 
 
 # ---- rings -----------------------------------------------------------------------------------
 
 
-def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad], stages: int) -> dict[str, Ring]:
-    """The ring of each tile. Loops one after another share rings; loops inside one another, and two tiles of one
+def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad | Written], stages: int) -> dict[str, Ring]:
+    """The ring of each tile; a written one's is its own, of two slots, so that teams meet once an iteration in time. Loops one after another share rings; loops inside one another, and two tiles of one
     block, do not, so that a ring's tiles are let go in the order they came."""
     rings: dict[tuple[str, tuple[int, ...], int, int], Ring] = {}
     found: dict[str, Ring] = {}
@@ -114,6 +117,10 @@ def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad], stages
                 visit(s.body, depth + 1)
             elif isinstance(s, Let) and s.name in tiles:
                 load = tiles[s.name]
+                if isinstance(load, Written):
+                    shape, slots = load.type.shape, 2 if depth else 1
+                    found[s.name] = Ring(s.name, None, shape, shape, load.type.dtype, slots)
+                    continue
                 number = seen.get((load.tensor, load.box), 0)
                 seen[load.tensor, load.box] = number + 1
                 key = (load.tensor, load.box, depth, number)
@@ -129,7 +136,7 @@ def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad], stages
 
 
 def _fills(program: Iterable[Statement], ring: str) -> bool:
-    return any(isinstance(n, Copy) and n.ring == ring for n in walk(tuple(program)))
+    return any(isinstance(n, Copy | Write) and n.ring == ring for n in walk(tuple(program)))
 
 
 def _fitting(rings: tuple[Ring, ...], least: Mapping[str, int]) -> tuple[Ring, ...]:
@@ -165,16 +172,17 @@ class Sequencer:
     """Turns flat statements into the sequential program. `rings`: by tile's name; `least`: by ring's name."""
 
     def __init__(
-        self, tiles: Mapping[str, BoxLoad], fresh: Flattener, rings: Mapping[str, Ring], style: Style
+        self, tiles: Mapping[str, BoxLoad | Written], fresh: Flattener, rings: Mapping[str, Ring], style: Style
     ) -> None:
         self.tiles, self.rings, self.style = tiles, rings, style
         self.fresh = fresh.fresh
         self.least: dict[str, int] = {}
 
     def fill(self, tile: str, renamed: Callable[[Expr], Expr] = lambda e: e) -> list[Statement]:
-        ring = self.rings[tile].name
-        index = tuple(renamed(e) for e in self.tiles[tile].index)
-        return [WaitEmpty(ring), Copy(ring, index), WaitFull(ring)]
+        ring, found = self.rings[tile].name, self.tiles[tile]
+        if isinstance(found, Written):
+            return [WaitEmpty(ring), Write(ring, renamed(found.value)), WaitFull(ring)]
+        return [WaitEmpty(ring), Copy(ring, tuple(renamed(e) for e in found.index)), WaitFull(ring)]
 
     def operand(self, e: Expr, age: int = 0) -> Tile | Expr:
         found = tile_of(e)
@@ -206,7 +214,8 @@ class Sequencer:
         has company; else rotated, if it can be."""
         body = self.straight(loop.body, depth + 1)
         alone = not next((s.pending for s in body if isinstance(s, WaitDots)), 0)
-        found = rotated(loop, self) if alone and self.style is Style.ROTATED else None
+        written = any(isinstance(self.tiles[tile], Written) for tile in self.used(loop.body))
+        found = rotated(loop, self) if alone and self.style is Style.ROTATED and not written else None
         return found or Loop(loop.counter, loop.start, loop.stop, loop.carries, body, loop.comment)
 
 
@@ -247,8 +256,12 @@ def _needed_block(block: Loop | If, wanted: set[str], effect: Callable[[Statemen
     return replace(block, carries=carries, body=body) if body or carries else None
 
 
-def _producer(program: Iterable[Statement], grid: set[str]) -> tuple[Statement, ...]:
-    kept = _needed(program, set(), lambda s: isinstance(s, WaitEmpty | Copy))
+def _of_producer(s: Statement, copied: set[str]) -> bool:
+    return isinstance(s, WaitEmpty | Copy) and s.ring in copied
+
+
+def _producer(program: Iterable[Statement], grid: set[str], copied: set[str]) -> tuple[Statement, ...]:
+    kept = _needed(program, set(), lambda s: _of_producer(s, copied))
     nodes = list(walk(kept))
     known = {n.name for n in nodes if isinstance(n, Let)} | {n.counter for n in nodes if isinstance(n, Loop)} | grid
     known |= {c.name for n in nodes if isinstance(n, Loop | If) for c in n.carries}

@@ -4,8 +4,11 @@ The off-device cross-check of the Hopper lowering: what `interpret` says a progr
 asynchronous kernels compute here, for all programs of the grid, under several adversaries. The machine is that of the
 hardware, not that of the contract: barriers count arrivals and have a parity, slots are memory. A slot is NaN
 from its release until the next copy has landed; a copy lands when the adversary says, between its issue and the moment
-nobody could go on without it; a dot reads its shared operands when it is issued or when it is retired, and its
+nobody could go on without it, and so does what the consumer writes itself, as other teams' rows do; a dot reads its shared operands when it is issued or when it is retired, and its
 result is NaN until then. Arithmetic is the reference interpreter's own (`ir.interpret.Machine`).
+
+There is one consumer. So a team that reads a written tile before the others have written theirs shows here; one that
+overwrites what others still read does not: `lowering.hopper.emulated` runs every team.
 
 A run decides nothing: the checker (`lowering.hopper.protocol`) does. A fault here of a kernel it verified is a bug of
 one of them.
@@ -186,6 +189,9 @@ class _AsyncMachine(Machine):
                 case ap.Copy():
                     yield Rest()
                     self.copy(block, statement)
+                case ap.Write(ring=ring, value=value):
+                    yield Rest()
+                    self.fill(block, ring, np.asarray(self.value(value)))
                 case ap.Release(ring=ring):
                     yield Rest()
                     self.release(block, ring)
@@ -214,13 +220,18 @@ class _AsyncMachine(Machine):
 
     def copy(self, block: _Block, copy: ap.Copy) -> None:
         ring = block.rings[copy.ring]
-        slot = block.at(copy.ring, block.copied[copy.ring])
-        block.copied[copy.ring] += 1
-        if slot.landing:
-            self.log.add("protocol", f"two copies run into one slot of {copy.ring}", self.site, "", (), NOWHERE)
-        slot.cells = np.full(ring.shape, poison(ring.dtype))
+        assert ring.tensor is not None
         box = self.box(ring.tensor, copy.index, ring.box)
-        slot.landing.append(self.memory.load(box, 0).reshape(ring.shape))
+        self.fill(block, copy.ring, self.memory.load(box, 0).reshape(ring.shape))
+
+    def fill(self, block: _Block, name: str, tile: Array) -> None:
+        ring = block.rings[name]
+        slot = block.at(name, block.copied[name])
+        block.copied[name] += 1
+        if slot.landing:
+            self.log.add("protocol", f"two copies run into one slot of {name}", self.site, "", (), NOWHERE)
+        slot.cells = np.full(ring.shape, poison(ring.dtype))
+        slot.landing.append(tile)
 
     def box(self, tensor: str, corner: tuple[Expr, ...], shape: tuple[int, ...]) -> Access:
         """The cells of a box of `tensor` from `corner` on, those outside masked."""

@@ -13,7 +13,8 @@ def text(kernel: ap.AsyncKernel) -> str:
     """The whole program; for people and tests, nothing reads it back."""
     lines = [f"kernel {kernel.name}: {kernel.schedule.num_warps} consumer warps, {kernel.shared_bytes} bytes shared"]
     for r in kernel.rings:
-        lines.append(f"ring {r.name}: {r.stages} x {r.dtype.value}{list(r.shape)} of {r.tensor}{list(r.box)}")
+        origin = "written" if r.written else f"of {r.tensor}{list(r.box)}"
+        lines.append(f"ring {r.name}: {r.stages} x {r.dtype.value}{list(r.shape)} {origin}")
     for title, statements in (("producer", kernel.producer), ("consumer", kernel.consumer)):
         lines += [f"{title}:", *(line for s in statements for line in _lines(s, "    "))]
     return "\n".join(lines) + "\n"
@@ -31,6 +32,8 @@ def _lines(s: ap.Statement, pad: str) -> Iterator[str]:
             yield f"{pad}wait empty {ring}"
         case ap.Copy(ring=ring, index=index):
             yield f"{pad}copy {ring}[{', '.join(map(_e, index))}]"
+        case ap.Write(ring=ring, value=value):
+            yield f"{pad}write {ring}: {_e(value)}"
         case ap.WaitFull(ring=ring):
             yield f"{pad}wait full {ring}"
         case ap.Release(ring=ring):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from math import prod
 
-from ir.program import Dot, DType, Let, Store, Var
+from ir.program import Dot, DType, Let, Store, Type, Var
 from lowering.accesses import BoxLoad, BoxStore
 from lowering.hopper import async_program as ap
 from lowering.plan import walk
 
 PRODUCER = (Let, ap.Loop, ap.If, ap.WaitEmpty, ap.Copy)
-CONSUMER = (Let, ap.Loop, ap.If, Store, ap.WaitFull, ap.Release, ap.Read, ap.IssueDot, ap.WaitDots)
+CONSUMER = (
+    Let, ap.Loop, ap.If, Store, ap.WaitEmpty, ap.Write, ap.WaitFull, ap.Release, ap.Read, ap.IssueDot, ap.WaitDots,
+)  # fmt: skip
 
 
 def defects(kernel: ap.AsyncKernel) -> list[str]:
@@ -82,9 +84,15 @@ class _Reader:
                 self.expressions((index, value, mask), scope)
             case ap.Copy(ring=ring, index=index):
                 self.expressions(index, scope)
-                if self.known(ring) and len(index) != len(self.rings[ring].box):
+                if self.fills(ring) and len(index) != len(self.rings[ring].box):
                     self.found.append(f"a copy to {ring} has {len(index)} coordinates")
-            case ap.WaitEmpty(ring=ring) | ap.WaitFull(ring=ring) | ap.Release(ring=ring):
+            case ap.Write(ring=ring, value=value):
+                self.expressions(value, scope)
+                if self.fills(ring) and value.type != Type(self.rings[ring].dtype, self.rings[ring].shape):
+                    self.found.append(f"a tile written to {ring} is of type {value.type}")
+            case ap.WaitEmpty(ring=ring):
+                self.fills(ring)
+            case ap.WaitFull(ring=ring) | ap.Release(ring=ring):
                 self.known(ring)
             case ap.Read(name=name, tile=tile, type=type_):
                 self.tile(tile, type_.shape, type_.dtype)
@@ -121,6 +129,15 @@ class _Reader:
             self.found.append(f"a tile of {tile.ring} is {list(self.shape(tile))}, read as {list(shape)} {dtype.value}")
         if tile.age < 0:
             self.found.append(f"a tile of {tile.ring} younger than the newest")
+
+    def fills(self, ring: str) -> bool:
+        """Whether this partition fills that ring: the consumer those without a tensor, the producer the others."""
+        if not self.known(ring):
+            return False
+        mine = self.rings[ring].written == (ap.Write in self.kinds)
+        if not mine:
+            self.found.append(f"{ring} is filled by the other partition")
+        return mine
 
     def known(self, ring: str) -> bool:
         if ring not in self.rings:
