@@ -11,8 +11,8 @@ number k div stages, hence the parity (k div stages) mod 2 that a wait names. No
 from counting, so an `AsyncKernel` cannot get one wrong, only the order of its statements.
 
 A ring of no tensor is WRITTEN by the consumer itself, for dots whose shared operand is computed: `Write` takes the
-place of `Copy`, and the consumer says `WaitEmpty`, `Write` and `WaitFull` of it, number k of each speaking of fill k. The
-producer has no part in it.
+place of `Copy`, and the consumer executes `WaitEmpty`, `Write` and `WaitFull` of it, number k of each speaking of fill
+k. The producer has no part in it.
 
 **What each statement means, and when memory may be touched.** This is the whole contract; a checker that accepts a
 kernel relies on nothing else, and the emitted text must keep it.

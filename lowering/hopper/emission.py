@@ -67,9 +67,10 @@ def _copies(node: object, ring: ap.Ring) -> int:
 
 @dataclass(slots=True)
 class Partition:
-    """Writes one partition. `held`: tiles of each ring held at this point; `flying`: dots issued and not retired,
-    with the names of their register operands; `written`: fills of each ring written and not waited for. `counters`: by ring, what counts its fills, shared by the rings of one
-    pattern; it is raised at the edges of loops and branches, `since` fills after it was last."""
+    """Writes one partition. `held`: tiles of each ring held at this point; `written`: those written and not waited
+    for; `flying`: dots issued and not retired, with the names of their register operands. `counters`: by ring, what
+    counts its fills, shared by the rings of one pattern; it is raised at the edges of loops and branches, `since` fills
+    after it was last."""
 
     kernel: ap.AsyncKernel
     rings: Mapping[str, RingNames]

@@ -9,7 +9,8 @@ After `flatten` a `Let` binds one of five things, and nothing else holds a dot o
 - vector work: any other expression of the typed core.
 
 Decides also which dots wgmma can do (`NotForHopper` says why not): 16-bit operands, the right one a tile in shared
-memory, copied there or written (so is a left one that is transposed: registers are not), rows a multiple of 64, columns a multiple of 8 up to 256, 16 of the summed axis at a time (PTX ISA, wgmma).
+memory, copied there or written (a left one, too, if it is the transpose of what is computed), rows a multiple of 64,
+columns a multiple of 8 up to 256, 16 of the summed axis at a time (PTX ISA, wgmma).
 """
 
 from __future__ import annotations

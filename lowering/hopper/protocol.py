@@ -27,8 +27,9 @@ without this argument, and without the rule for the producer: it tries all order
   wait, and until then the slot counts as being written. Likewise a dot retires when a `WaitDots` says so, and until
   then it counts as reading its operands and writing its result: what may happen at any time happens at the worst.
 - Copies, waits and releases are numbered by counting, so slots and parities need no state: in every state reached,
-  released <= waited for <= copied <= released + stages, of each ring. Hence at a wait for completion number c of a
-  barrier, c or c + 1 completions have happened, never fewer or more, and the parity that c implies tells these apart.
+  released <= waited for <= copied (or written) <= released + stages, of each ring. Hence at a wait for completion number
+  c of a barrier, c or c + 1 completions have happened, never fewer or more, and the parity that c implies tells these
+  apart.
 - If no order of steps has a conflict, then ordering by barriers alone is what the hardware guarantees: a program
   without data races behaves as if its steps were interleaved (PTX ISA, Memory Consistency Model).
 - Termination: each partition executes finitely many statements for given sizes, and no state without a next step is
@@ -36,10 +37,19 @@ without this argument, and without the rule for the producer: it tries all order
 - A consumer of several warps is one partition: all of them execute the same statements, each waits for itself, and a
   release counts once all of them have come to it (a barrier of the partition before the one arrival), so the
   slowest warp is the one that is modelled.
-- So is a consumer of several teams, whose release number k has happened when every team has executed it. Take the
-  slowest team and the producer: counts and positions are those of a consumer of that team alone, so no deadlock; a
-  team reads only what it has not released, and its release is needed for the next copy. A team's second arrival at a
-  barrier comes after a copy that waited for the first arrivals of all, so each phase has one arrival of every team.
+- So is a consumer of several teams, whose release (or write) number k has happened when every team has executed it.
+  All teams execute one sequence of statements (control is by sizes and program ids). Take the one that has come least
+  far in it, and the producer. Every team has executed what this one has, so a count over all teams is its own: the two
+  are in a state of a consumer of that team alone, which is explored, and not stuck. So no deadlock, with written rings
+  too: whoever waits for a team waits for one that can go on. A team reads only what it has not released, and its
+  release is needed for the next copy. A team's second arrival at a barrier comes after a wait for a phase that needed
+  the first arrivals of all, be it a copy's or its own, so each phase has one arrival of every team.
+- Rows of a written tile pass between teams. Team A's dots read fill k after A's `WaitFull` k, hence after every team's
+  `Write` k. Team B writes into that slot again after B's `WaitEmpty`, hence after A's `Release` k, hence after A's dots
+  that read it are retired. Each of these is a rule about one team's own history: a `Write` that reuses a slot without
+  a `WaitEmpty` of its own is refused in every order of steps, though a lone team would not notice, and so are a read
+  without `WaitFull` and a release under a dot. A test tries two teams and a producer in every order instead, on all
+  small changes of a right program.
 
 **Assumed of the hardware** (PTX ISA 8.x and 9.0, by section):
 - "Parallel Synchronization: mbarrier": a phase completes when its expected arrivals have come and its transaction count
@@ -49,8 +59,9 @@ without this argument, and without the rule for the producer: it tries all order
   are counted on the barrier, and are visible to who waited for that phase; the copy writes in the async proxy.
 - "wgmma.mma_async", "wgmma.wait_group": groups complete in the order committed; until then registers of the accumulator
   and of operand A, and the shared operands, must not be touched; completion makes results visible.
-- "Async proxy": a slot read by ordinary loads (`Read`) and then given to a copy needs a proxy fence before its release;
-  the emitted text must have it (`lowering.hopper.readback` looks).
+- "Async proxy": what ordinary stores wrote is visible to dots after a proxy fence of the lanes that stored and a
+  barrier; a slot read by ordinary loads (`Read`) and then given to a copy needs a proxy fence before its release; the
+  emitted text must have both (`lowering.hopper.readback` looks).
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ir.program import Binary, Carry, Dot, DType, Expr, For, Let, Literal, Type, Var
+from lowering.accesses import BoxLoad
 from lowering.hopper.async_program import If, Loop, Release, Statement, WaitDots
-from lowering.hopper.flatten import mapped, names_in
+from lowering.hopper.flatten import Written, mapped, names_in
 
 if TYPE_CHECKING:
     from lowering.hopper.schedule import Sequencer
@@ -44,7 +45,7 @@ class Parts:
     accumulators: frozenset[str]
 
 
-def parts_of(loop: For, tiles: Mapping[str, Expr]) -> Parts | None:
+def parts_of(loop: For, tiles: Mapping[str, BoxLoad | Written]) -> Parts | None:
     """How the loop divides; None where it is not of the form."""
     body = [s for s in loop.body if isinstance(s, Let)]
     if len(body) != len(loop.body):
@@ -81,7 +82,7 @@ def _uses(loop: For, name: str) -> int:
     return sum(name in names_in(s) for s in loop.body) + sum(name in names_in(c.next) for c in loop.carries)
 
 
-def _heads(early: list[Let], tiles: Mapping[str, Expr]) -> tuple[Let, ...]:
+def _heads(early: list[Let], tiles: Mapping[str, BoxLoad | Written]) -> tuple[Let, ...]:
     defined = {s.name: s for s in early}
 
     def needs(e: object) -> set[str]:

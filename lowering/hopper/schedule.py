@@ -45,6 +45,7 @@ from lowering.hopper.async_program import (
 )
 from lowering.hopper.flatten import Flattener, NotForHopper, Written, flatten, names_in, tile_of
 from lowering.hopper.inorder import in_order
+from lowering.hopper.layouts import homes_of, natural
 from lowering.hopper.pressure import most_held
 from lowering.hopper.rotate import rotated
 from lowering.plan import walk
@@ -90,22 +91,33 @@ def scheduled(kernel: Kernel, style: Style) -> AsyncKernel:
     rings = _ahead(rings, program)
     grid = {axis.name for axis in kernel.grid}
     copied = {r.name for r in rings if not r.written}
+    consumer = _needed(program, set(), lambda s: not _of_producer(s, copied))
+    _written_from_dots(consumer, warps)
     return AsyncKernel(
         name=kernel.name,
         grid=kernel.grid,
         schedule=replace(kernel.schedule, num_warps=warps),
         rings=rings,
         producer=_producer(program, grid, copied),
-        consumer=_needed(program, set(), lambda s: not _of_producer(s, copied)),
+        consumer=consumer,
     )
+
+
+def _written_from_dots(consumer: tuple[Statement, ...], warps: int) -> None:
+    """What teams write are rows of dots' results; other tiles come from memory, and no lane should wait for that."""
+    homes = homes_of(consumer, warps)
+    for s in walk(consumer):
+        if isinstance(s, Write) and natural(s.value, homes) is None:
+            raise NotForHopper("a dot whose shared operand is loaded, but not as a box of a tensor")
 
 
 # ---- rings -----------------------------------------------------------------------------------
 
 
 def _rings(body: tuple[CoreStatement, ...], tiles: Mapping[str, BoxLoad | Written], stages: int) -> dict[str, Ring]:
-    """The ring of each tile; a written one's is its own, of two slots, so that teams meet once an iteration in time. Loops one after another share rings; loops inside one another, and two tiles of one
-    block, do not, so that a ring's tiles are let go in the order they came."""
+    """The ring of each tile; of a written one its own, in loops with a second slot: a team that is ahead need not wait
+    for one that still reads. Loops one after another share rings; loops inside one another, and two tiles of one block,
+    do not, so that a ring's tiles are let go in the order they came."""
     rings: dict[tuple[str, tuple[int, ...], int, int], Ring] = {}
     found: dict[str, Ring] = {}
 

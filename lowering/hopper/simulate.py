@@ -4,8 +4,9 @@ The off-device cross-check of the Hopper lowering: what `interpret` says a progr
 asynchronous kernels compute here, for all programs of the grid, under several adversaries. The machine is that of the
 hardware, not that of the contract: barriers count arrivals and have a parity, slots are memory. A slot is NaN
 from its release until the next copy has landed; a copy lands when the adversary says, between its issue and the moment
-nobody could go on without it, and so does what the consumer writes itself, as other teams' rows do; a dot reads its shared operands when it is issued or when it is retired, and its
-result is NaN until then. Arithmetic is the reference interpreter's own (`ir.interpret.Machine`).
+nobody could go on without it, and so does what the consumer writes itself, as other teams' rows do; a dot reads its
+shared operands when it is issued or when it is retired, and its result is NaN until then. Arithmetic is the reference
+interpreter's own (`ir.interpret.Machine`).
 
 There is one consumer. So a team that reads a written tile before the others have written theirs shows here; one that
 overwrites what others still read does not: `lowering.hopper.emulated` runs every team.
