@@ -27,9 +27,9 @@ without this argument, and without the rule for the producer: it tries all order
   wait, and until then the slot counts as being written. Likewise a dot retires when a `WaitDots` says so, and until
   then it counts as reading its operands and writing its result: what may happen at any time happens at the worst.
 - Copies, waits and releases are numbered by counting, so slots and parities need no state: in every state reached,
-  released <= waited for <= copied (or written) <= released + stages, of each ring. Hence at a wait for completion number
-  c of a barrier, c or c + 1 completions have happened, never fewer or more, and the parity that c implies tells these
-  apart.
+  released <= waited for <= copied (or written) <= released + stages, of each ring. Hence at a wait for completion
+  number c of a barrier, c or c + 1 completions have happened, never fewer or more, and the parity that c implies tells
+  these apart.
 - If no order of steps has a conflict, then ordering by barriers alone is what the hardware guarantees: a program
   without data races behaves as if its steps were interleaved (PTX ISA, Memory Consistency Model).
 - Termination: each partition executes finitely many statements for given sizes, and no state without a next step is
