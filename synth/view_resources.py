@@ -35,7 +35,7 @@ def show(
     specs = all_specs(names)
     wanted = [s for spec in specs for s in subjects(spec)]
     kept = load(out)
-    known = {place(row): row for row in kept}
+    known = kept
     console = Console(highlight=False, stderr=as_json)
     console = console if console.is_terminal else Console(highlight=False, stderr=as_json, width=200)
     found: list[Row] = []
@@ -45,18 +45,18 @@ def show(
             task = progress.add_task("", total=len(wanted))
             for subject, rows in survey(wanted, targets, [] if fresh else kept, workers):
                 found += rows
-                known |= {place(row): row for row in rows}
+                known = [row for row in known if not (about(row) == subject.place and row["target"] in targets)] + rows
                 for row in rows:
                     console.print(json.dumps(row) if as_json else line(row), markup=False, soft_wrap=True)
                 progress.update(task, advance=1, description=f"{rows[0]['spec']} {subject.kernel}")
                 if time.monotonic() - written > EVERY:
-                    save(out, known.values())
+                    save(out, known)
                     written = time.monotonic()
     finally:
-        save(out, known.values())
-    current = {(s.key, t) for s in wanted for t in targets}
-    if not names:  # what no longer ships is forgotten
-        save(out, (row for row in known.values() if (row["subject"], row["target"]) in current))
+        save(out, known)
+    asked, current = {spec.name for spec in specs}, {s.key for s in wanted}
+    ships = [row for row in known if row["subject"] in current or (names and row["spec"] not in asked)]
+    save(out, ships)  # the rest is forgotten
     missing = exceptions(specs, found, targets)
     _summary(console, found, missing, time.monotonic() - begin)
     for spec_name, case in without_kernel(specs):
@@ -74,8 +74,9 @@ def _progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
-def place(row: Row) -> tuple[str, ...]:
-    return row["spec"], row["kernel"], said(row["settings"]), row["target"], row["version"]
+def about(row: Row) -> tuple[str, str, str]:
+    """As `Subject.place`."""
+    return row["spec"], row["kernel"], said(row["settings"])
 
 
 def line(row: Row) -> str:

@@ -24,6 +24,7 @@ from synth.resources import (
     without_tensor_cores,
 )
 from synth.resources_page import page_of
+from synth.view_resources import show
 
 ROOT = Path(__file__).parents[2]
 ROWS, PAGE = ROOT / "benchmarks" / "results" / "resources.jsonl", ROOT / "docs" / "resources.md"
@@ -54,7 +55,7 @@ def test_a_kernel_is_compiled_for_what_its_header_leaves_open_in_the_sizes_it_gi
     found = {(s.kernel, s.case) for s in subjects(load_spec("attention_bwd"))}
     assert {c for k, c in found if k == "diagonal_and_body"} == {"", "D=128", "D=256", "dtype=fp32 o_dtype=fp32"}
     assert {case for kernel, case in found if kernel == "fused_atomic_none"} == {"dtype=fp32 o_dtype=fp32"}
-    assert "D=128" not in {c for k, c in found if k == "three_kernels_none"}  # 32x64 is in its place there
+    assert "D=128" not in {c for k, c in found if k == "three_kernels_none"}  # others are in its place there
     assert {"", "D=128"} <= {c for k, c in found if k == "three_kernels_none-32x64"}
 
 
@@ -123,6 +124,21 @@ def test_rows_come_back_as_they_were_kept(tmp_path: Path) -> None:
     assert load(path) == []
     save(path, [row("b"), row("a")])
     assert [r["kernel"] for r in load(path)] == ["a", "b"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_new_rows_take_the_place_of_a_kernels_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions stay in their order; what no longer ships of the specs asked for is forgotten, other specs stay."""
+    first = next(subjects(DECODE))
+    about = {"settings": dict(first.settings), "subject": first.key}
+    other = row("other", spec="varlen", subject="another")
+    before = [row(first.kernel, **about, target=t) for t in ("sm_80", "sm_90")]
+    save(tmp_path / "rows", [*before, row("gone"), other])
+    made = [row(first.kernel, **about, version=version) for version in ("aligned", "pointers")]
+    monkeypatch.setattr("synth.view_resources.survey", lambda *_: [(first, made)])
+    assert show(["decode"], ["sm_90"], 1, tmp_path / "rows", None, False, True) == 0
+    kept = [(r["spec"], r["target"], r["version"]) for r in load(tmp_path / "rows")]
+    ours = [("decode", "sm_80", "pointers"), ("decode", "sm_90", "aligned"), ("decode", "sm_90", "pointers")]
+    assert kept == [*ours, ("varlen", "sm_90", "pointers")]
 
 
 def test_an_unknown_target_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
