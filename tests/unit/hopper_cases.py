@@ -21,6 +21,7 @@ from lowering.hopper.async_program import (
     WaitDots,
     WaitEmpty,
     WaitFull,
+    Write,
 )
 
 Body = tuple[Statement, ...]
@@ -134,6 +135,28 @@ def pipelined(k_stages: int = 2, v_stages: int = 2) -> AsyncKernel:
         STORE,
     )
     return kernel(producer, consumer, k_stages, v_stages)
+
+
+def meeting(stages: int = 2, teams: int = 2) -> AsyncKernel:
+    """Each iteration two teams write a tile that both read, as a gradient's dS."""
+    producer = (*fill("Q", number(0)), loop("n", fill("K", var("n", INT))))
+    body: Body = (
+        WaitFull("K"),
+        dot("s", Tile("Q"), "K"),
+        WaitDots(0),
+        let("w", Constant("inf", HALF)),
+        WaitEmpty("W"),
+        Write("W", var("w", HALF)),
+        WaitFull("W"),
+        dot("acc_next", Tile("K", transposed=True), "W", var("acc")),
+        WaitDots(0),
+        Release("K"),
+        Release("W"),
+    )
+    consumer = (WaitFull("Q"), loop("m", body, carried="acc"), Release("Q"), STORE)
+    rings = (ring("Q", 1), ring("K", 2), Ring("W", None, (64, 64), (64, 64), DType.BF16, stages))
+    schedule = Schedule(num_warps=4 * teams)
+    return AsyncKernel("toy", (Axis("t", T),), schedule, rings, producer, consumer, teams)
 
 
 # ---- mutations -------------------------------------------------------------------------------

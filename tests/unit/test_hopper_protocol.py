@@ -24,6 +24,7 @@ from hopper_cases import (
     least,
     let,
     loop,
+    meeting,
     number,
     pipelined,
     plain,
@@ -37,7 +38,7 @@ from test_hopper_schedule import asynchronous, typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
-from ir.program import Binary, DType, Size, Type
+from ir.program import Binary, Cast, DType, Size, Type
 from lowering.accesses import BoxLoad
 from lowering.hopper.async_program import (
     AsyncKernel,
@@ -50,6 +51,7 @@ from lowering.hopper.async_program import (
     WaitDots,
     WaitEmpty,
     WaitFull,
+    Write,
 )
 from lowering.hopper.explore import Order
 from lowering.hopper.protocol import ProtocolViolated, require, verify
@@ -116,6 +118,9 @@ RIGHT = {
     "two tiles held, three slots": overlapping(3),
     "guarded": guarded(0, 0),
     "guarded by more": guarded(2, 2),
+    "teams meet, one slot": meeting(1),
+    "teams meet": meeting(2),
+    "teams meet, three slots": meeting(3),
 }
 
 
@@ -134,7 +139,9 @@ S_DOT, ACC_DOT = dot("s", Tile("Q"), "K"), dot("acc_next", var("p16", HALF), "V"
 K_FULL, V_FULL, Q_FULL = WaitFull("K"), WaitFull("V"), WaitFull("Q")
 K_DONE, V_DONE = Release("K"), Release("V")
 COPY_K, COPY_V = fill("K", N)[1], fill("V", N)[1]
+MEETING_DOT = dot("acc_next", Tile("K", transposed=True), "W", var("acc"))
 NEXT = dot("s_more", Tile("Q"), "K")
+W_FULL, W_EMPTY, W_DONE, WRITE = WaitFull("W"), WaitEmpty("W"), Release("W"), Write("W", var("w", HALF))
 BOX = BoxLoad("O", (number(0),), None, None, HALF)
 
 # number: what is wrong, the program, the rules that may be named
@@ -230,6 +237,44 @@ WRONG: dict[str, tuple[AsyncKernel, set[Rule]]] = {
     "38 stores with the last dot in flight": (
         consumer(plain(), lambda s: (dot("o", var("acc"), "V"), s) if s == STORE else None), set(Rule),
     ),
+    "41 a team does not wait for the others' rows": (consumer(meeting(), dropped(W_FULL)), {Rule.NOT_HELD}),
+    "42 a team overwrites what others may read": (consumer(meeting(), dropped(W_EMPTY)), {Rule.OVERWRITTEN}),
+    "43 the same, one slot": (consumer(meeting(1), dropped(W_EMPTY)), {Rule.OVERWRITTEN}),
+    "44 asks for the next slot while it holds the only one": (
+        consumer(consumer(meeting(1), dropped(W_EMPTY)), lambda s: (s, W_EMPTY) if s == WRITE else None),
+        {Rule.DEADLOCK},
+    ),
+    "45 let go under the dot": (
+        consumer(consumer(meeting(), dropped(W_DONE)), lambda s: (s, W_DONE) if s == MEETING_DOT else None),
+        {Rule.RELEASED_EARLY},
+    ),
+    "46 let go before it is read": (
+        consumer(consumer(meeting(), dropped(W_DONE)), lambda s: (s, W_DONE) if s == W_FULL else None),
+        {Rule.NOT_HELD},
+    ),
+    "47 written twice": (consumer(meeting(), twice(WRITE)), {Rule.ACROSS_EDGE, Rule.OVERWRITTEN}),
+    "48 never written": (consumer(meeting(), dropped(WRITE)), {Rule.DEADLOCK}),
+    "49 waits before it has written": (
+        consumer(consumer(meeting(), dropped(W_FULL)), lambda s: (W_FULL, s) if s == WRITE else None),
+        {Rule.DEADLOCK, Rule.NOT_HELD},
+    ),
+    "50 written with the dot it comes from in flight": (
+        consumer(meeting(), instead(WRITE, Write("W", Cast(var("acc_next"), HALF)))), {Rule.MALFORMED},
+    ),
+    "51 written in one iteration, waited for in the next": (
+        consumer(consumer(meeting(), dropped(W_FULL)), lambda s: (W_FULL, s) if s == K_FULL else None),
+        {Rule.DEADLOCK, Rule.ACROSS_EDGE},
+    ),
+    "52 the producer writes": (producer(meeting(), lambda s: (s, WRITE) if s == COPY_K else None), {Rule.MALFORMED}),
+    "53 the producer waits for it": (
+        producer(meeting(), lambda s: (W_EMPTY, s) if s == COPY_K else None), {Rule.MALFORMED},
+    ),
+    "54 a copied ring written": (consumer(meeting(), instead(WRITE, replace(WRITE, ring="K"))), {Rule.MALFORMED}),
+    "55 another shape": (consumer(meeting(), instead(WRITE, Write("W", ZEROS))), {Rule.MALFORMED}),
+    "56 the dot that it is written from": (
+        consumer(consumer(meeting(), dropped(WaitDots(0))), instead(WRITE, Write("W", Cast(var("s"), HALF)))),
+        {Rule.NOT_RETIRED},
+    ),
 }  # fmt: skip
 
 
@@ -279,7 +324,7 @@ def test_each_use_has_one_source() -> None:
 
 # ---- every small change of a scheduled kernel ------------------------------------------------
 
-SYNCHRONISES = (WaitEmpty, Copy, WaitFull, Release, IssueDot, WaitDots)
+SYNCHRONISES = (WaitEmpty, Copy, Write, WaitFull, Release, IssueDot, WaitDots)
 SIZES = {"B": 1, "H": 1, "G": 1, "M": 40, "N": 300}  # five tiles of keys in rings of two and three slots
 
 
