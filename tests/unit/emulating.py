@@ -19,7 +19,7 @@ from lowering.interpreted import mend, run_case
 
 def verdict(source: str, request: Any, inputs: dict[str, Any], wanted: dict[str, Any]) -> str:
     module, emulator = emulated_module(source)
-    for adversary in adversaries(8):
+    for adversary in adversaries(request["adversaries"]):
         emulator.adversary = adversary
         try:
             got = run_case(module, request["plan"], request["launches"], {**request, "at_once": 1}, inputs)

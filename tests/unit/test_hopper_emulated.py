@@ -48,21 +48,46 @@ WRONG_TEAMS = {
 }  # fmt: skip
 
 
+# of two teams of which each writes its rows of a tile that both read
+MET = "            mbarrier.wait(ds_written_full.index(q_fills & 1), q_fills >> 1 & 1)\n"
+WRONG_MEETINGS = {
+    "no meeting": (MET, "", "dQ differs"),
+    "a meeting one team skips": (MET, MET.replace("mbar", "if team == 1:\n                mbar"), "dQ differs"),
+    "a meeting the other skips": (MET, MET.replace("mbar", "if team == 0:\n                mbar"), "dQ differs"),
+    "a meeting of one": ("ds_written_full.index(slot), count=2", "ds_written_full.index(slot), count=1", STUCK),
+    "the other team's rows": ("slice(team * 64, 64, 0).store", "slice(64 - team * 64, 64, 0).store", "dQ differs"),
+    "a slot used again too early": ("ds_written_tiles.index(q_fills & 1)", "ds_written_tiles.index(0)", "dQ differs"),
+    "never let go": ("mbarrier.arrive(ds_written_empty.index(q_fills & 1), count=1)", "pass", STUCK),
+}  # fmt: skip
+
+
 def verdicts_of(rows: int, sizes: dict[str, int], wrong: dict[str, tuple[str, str, str]]) -> dict[str, str]:
-    """What went wrong with each text; the right one is called "right"."""
-    program, bound = typed("tests/golden/proved/exp2_folded_scale.tile", {"BM": rows, "BN": 64}, D=64)
+    return tried("tests/golden/proved/exp2_folded_scale.tile", {"BM": rows, "BN": 64}, 64, sizes, wrong)
+
+
+def tried(
+    path: str,
+    metas: dict[str, int],
+    d: int,
+    sizes: dict[str, int],
+    wrong: dict[str, tuple[str, str, str]],
+    adversaries: int = 8,
+    every: bool = False,
+) -> dict[str, str]:
+    """What went wrong with each text; the right one is called "right". `every`: replaced wherever it stands."""
+    program, bound = typed(path, metas, D=d)
     widths = {k.name: 32 for k in program.kernels}
     emitted = emit_program(program, with_boxes(program, widths, copied=True), bound, widths)
     sources = {"right": emitted.source}
     for name, (old, new, _) in wrong.items():
         assert old in emitted.source, name
-        sources[name] = emitted.source.replace(old, new, 1)
+        sources[name] = emitted.source.replace(old, new, -1 if every else 1)
     parameters = {"scale": 0.125}
     inputs = generate("normal", 0, bound, sizes, parameters)
     wanted = interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE).tensors
     request = {
         "sources": sources, "plan": plan(program, bound), "launches": emitted.launches, "sizes": sizes,
-        "parameters": parameters, "inputs": {n: x.tolist() for n, x in inputs.items()},
+        "adversaries": adversaries, "parameters": parameters, "inputs": {n: x.tolist() for n, x in inputs.items()},
         "wanted": {t.name: wanted[t.name].tolist() for t in program.tensors if t.role == "output"},
     }  # fmt: skip
     done = subprocess.run(
@@ -93,6 +118,22 @@ def test_a_text_with_a_wrong_protocol_shows(verdicts: dict[str, str], name: str)
 
 def test_teams_that_share_rows_agree_under_every_adversary(of_teams: dict[str, str]) -> None:
     assert of_teams["right"] == ""
+
+
+@pytest.fixture(scope="module")
+def of_meetings() -> dict[str, str]:
+    sizes = {"B": 1, "H": 1, "G": 1, "M": 130, "N": 100}  # three tiles of queries in two slots
+    path = "specs/attention_bwd/specialised_fused_none.tile"
+    return tried(path, {}, 128, sizes, WRONG_MEETINGS, adversaries=4, every=True)
+
+
+def test_teams_that_pass_rows_to_each_other_agree(of_meetings: dict[str, str]) -> None:
+    assert of_meetings["right"] == ""
+
+
+@pytest.mark.parametrize("name", WRONG_MEETINGS)
+def test_a_text_with_a_wrong_meeting_shows(of_meetings: dict[str, str], name: str) -> None:
+    assert WRONG_MEETINGS[name][2] in of_meetings[name]
 
 
 @pytest.mark.parametrize("name", WRONG_TEAMS)

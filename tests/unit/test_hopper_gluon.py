@@ -102,3 +102,22 @@ def test_exponentials_run_beside_the_second_dot(compiled: Resources) -> None:
     assert sum(p.get("started", 0) for p in loop["phases"][: first + 1]) == 16  # both dots are issued
     special = [p.get("special", 0) for p in loop["phases"]]
     assert sum(special[first + 1 : second + 1]) == sum(special) > 0
+
+
+def test_five_products_of_a_gradient_are_in_flight_together() -> None:
+    """Eight HGMMA each of K Q^T, V dO^T and K^T dS^T, four each of dV and dK; two teams. They add to dQ two cells at
+    a time, and spill, if at all, around the loop over queries."""
+    both = emitted("specs/attention_bwd/specialised_fused_none.tile", {})
+    launch = next(k for k in both.launches if k["kernel"] == "gradients")
+    assert launch["protocol"]["consumers"][0][-1] == ["for", ["for", *ONE_ITERATION]]
+    (found,) = compile_kernels(both.source, [launch], "sm_90")
+    assert found.tensor_core == 64 and found.registers == 168 and found.spills <= 48 and found.code
+    loop = next(block for block in found.code["loops"] if "HGMMA" in block["ops"])
+    assert loop["ops"]["HGMMA"] == 32 and loop["ops"]["REDG"] == 16 and not loop["spills"]
+
+
+ONE_ITERATION = [
+    "wait", "dot", "wait", "dot", "dots left 1", "wait", "dot", "dots left 1", "fence", "arrive 1", "wait", "dot",
+    "wait", "write", "fence", "arrive 1", "wait", "dot",
+    "dots left 2", "arrive 1", "fence", "arrive 1", "dots left 1", "arrive 1", "dots left 0", "arrive 1",
+]  # fmt: skip
