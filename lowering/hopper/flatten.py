@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
-from ir.program import Carry, Dot, DType, Expr, For, Kernel, Let, Statement, Store, Transpose, Type, Var
+from ir.program import Carry, Cast, Dot, DType, Expr, For, Kernel, Let, Statement, Store, Transpose, Type, Var
 from lowering.accesses import BoxLoad
 from lowering.plan import walk
 
@@ -144,9 +144,13 @@ class Flattener:
         if isinstance(e, Var):
             return self.aliases.get(e.name, e)
         e = mapped(e, lambda x: self._nested(x, out))
-        if isinstance(e, Transpose) and isinstance(e.operand, Transpose):
-            return e.operand.operand
-        return e
+        match e:
+            case Transpose(operand=Transpose(operand=x)):
+                return x
+            case Cast(operand=Transpose(operand=x)):  # the transpose last: where a dot reads it, nothing is moved
+                return Transpose(replace(e, operand=x, type=Type(e.type.dtype, x.type.shape)), e.type)
+            case _:
+                return e
 
     def _nested(self, e: Expr, out: list[Statement]) -> Expr:
         e = self._parts(e, out)

@@ -38,8 +38,8 @@ without this argument, and without the rule for the producer: it tries all order
   release counts once all of them have come to it (a barrier of the partition before the one arrival), so the
   slowest warp is the one that is modelled.
 - So is a consumer of several teams, whose release (or write) number k has happened when every team has executed it.
-  All teams execute one sequence of statements (control is by sizes and program ids). Take the one that has come least
-  far in it, and the producer. Every team has executed what this one has, so a count over all teams is its own: the two
+  All teams execute one sequence of statements: no scalar, hence no loop, depends on a team's rows
+  (`lowering.hopper.writer.NotByRows`). Take the one that has come least far in it, and the producer. Every team has executed what this one has, so a count over all teams is its own: the two
   are in a state of a consumer of that team alone, which is explored, and not stuck. So no deadlock, with written rings
   too: whoever waits for a team waits for one that can go on. A team reads only what it has not released, and its
   release is needed for the next copy. A team's second arrival at a barrier comes after a wait for a phase that needed
