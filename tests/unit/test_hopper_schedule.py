@@ -147,6 +147,23 @@ def test_an_operand_both_teams_read_is_written_after_the_dot_that_has_it_in_regi
     assert isinstance(verify(kernel), Verified)
 
 
+def test_a_left_operand_that_is_a_transpose_is_written_and_read_transposed() -> None:
+    """The same gradient with queries as rows: what is cast and transposed for dV and dK goes through shared memory."""
+    program, bound = typed("specs/attention_bwd/fused_atomic_none.tile", TILES, dtype="bf16", D=64)
+    boxed = with_boxes(program, {k.name: 32 for k in program.kernels}, copied=True)
+    kernel = schedule(boxed.kernels[1])
+    lefts = [n.left for n in walk(kernel.consumer) if isinstance(n, IssueDot)]
+    assert [t.transposed for t in lefts if isinstance(t, Tile) and kernel.ring(t.ring).written] == [True, True]
+    assert isinstance(verify(kernel), Verified)
+    sizes, parameters = {"B": 1, "H": 2, "G": 1, "M": 130, "N": 70}, {"scale": 0.125}
+    inputs = generate("normal", 0, bound, sizes, parameters)
+    wanted = interpret(program, bound, sizes, parameters, inputs, Mode.MACHINE).tensors
+    for adversary in adversaries(2):
+        got = simulate({kernel.name: kernel}, program, bound, sizes, parameters, inputs, adversary)
+        assert not got.faults
+        assert all(np.array_equal(got.tensors[name], wanted[name]) for name in ("dQ", "dK", "dV"))
+
+
 @pytest.mark.parametrize(
     ("path", "metas", "reason"),
     [
