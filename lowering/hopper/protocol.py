@@ -39,11 +39,12 @@ without this argument, and without the rule for the producer: it tries all order
   slowest warp is the one that is modelled.
 - So is a consumer of several teams, whose release (or write) number k has happened when every team has executed it.
   All teams execute one sequence of statements: no scalar, hence no loop, depends on a team's rows
-  (`lowering.hopper.writer.NotByRows`). Take the one that has come least far in it, and the producer. Every team has executed what this one has, so a count over all teams is its own: the two
-  are in a state of a consumer of that team alone, which is explored, and not stuck. So no deadlock, with written rings
-  too: whoever waits for a team waits for one that can go on. A team reads only what it has not released, and its
-  release is needed for the next copy. A team's second arrival at a barrier comes after a wait for a phase that needed
-  the first arrivals of all, be it a copy's or its own, so each phase has one arrival of every team.
+  (`lowering.hopper.writer.NotByRows`). Take the one that has come least far in it, and the producer. Every team has
+  executed what this one has, so a count over all teams is its own: the two are in a state of a consumer of that team
+  alone, which is explored, and not stuck. So no deadlock, with written rings too: whoever waits for a team waits for
+  one that can go on. A team reads only what it has not released, and its release is needed for the next copy. A team's
+  second arrival at a barrier comes after a wait for a phase that needed the first arrivals of all, be it a copy's or
+  its own, so each phase has one arrival of every team.
 - Rows of a written tile pass between teams. Team A's dots read fill k after A's `WaitFull` k, hence after every team's
   `Write` k. Team B writes into that slot again after B's `WaitEmpty`, hence after A's `Release` k, hence after A's dots
   that read it are retired. Each of these is a rule about one team's own history: a `Write` that reuses a slot without
