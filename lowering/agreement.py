@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lowering.assumptions import DTYPES, LaunchError, evaluate
+from lowering.assumptions import DTYPES, LaunchError, evaluate, extents
 from lowering.versions import Version
 
 PATIENCE = 60.0  # seconds for a small launch to end
@@ -124,7 +124,7 @@ def random_inputs(
     for t in plan["tensors"]:
         if t["role"] != "input":
             continue
-        shape, dtype = [int(evaluate(e, sizes)) for e in t["shape"]], DTYPES[t["dtype"]]
+        shape, dtype = extents(t, sizes), DTYPES[t["dtype"]]
         if dtype.is_floating_point:
             x = torch.randn(shape, generator=made, device=device)
             x = x if t["abs_max"] is None else x.clamp(-t["abs_max"], t["abs_max"])
@@ -154,7 +154,7 @@ def unwritten(plan: Mapping[str, Any], sizes: Mapping[str, int], device: torch.d
     found = {}
     for t in plan["tensors"]:
         if t["role"] != "input":
-            shape, dtype = [int(evaluate(e, sizes)) for e in t["shape"]], DTYPES[t["dtype"]]
+            shape, dtype = extents(t, sizes), DTYPES[t["dtype"]]
             value = float("nan") if dtype.is_floating_point else 0
             found[t["name"]] = torch.full(shape, value, dtype=dtype, device=device)
     return found

@@ -81,6 +81,11 @@ def evaluate(expression: Any, values: Mapping[str, int]) -> Number:
             raise LaunchError(f"the certificate holds an expression this version cannot read: {expression!r}")
 
 
+def extents(tensor: Mapping[str, Any], sizes: Mapping[str, int]) -> list[int]:
+    """The shape a plan gives a tensor at these sizes. One whose extent is below 0 there has no cells."""
+    return [max(int(evaluate(e, sizes)), 0) for e in tensor["shape"]]
+
+
 def show(expression: Any) -> str:
     """A plan expression for a person: H % G == 0."""
     symbols = {
@@ -214,7 +219,7 @@ def size_in(extent: Any) -> tuple[str, int] | None:
 def _check_shapes(plan: Mapping[str, Any], given: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
     for t in plan["tensors"]:
         if t["name"] in given:
-            wanted = [int(evaluate(e, sizes)) for e in t["shape"]]
+            wanted = extents(t, sizes)
             if list(given[t["name"]].shape) != wanted:
                 message = f"{t['name']} has shape {list(given[t['name']].shape)}, expected {wanted}"
                 raise AssumptionViolated("sizes", message, f"the spec says [{', '.join(map(show, t['shape']))}]")

@@ -31,7 +31,7 @@ from lowering.assumptions import (
     LaunchError,
     check,
     check_determinism,
-    evaluate,
+    extents,
     grid,
 )
 from lowering.choose import Agreed, choose, fits, target_of
@@ -153,7 +153,7 @@ def allocate(
 ) -> dict[str, torch.Tensor]:
     """New contiguous tensors, uninitialised, for every tensor of the given roles."""
     return {
-        t["name"]: torch.empty([int(evaluate(e, sizes)) for e in t["shape"]], dtype=DTYPES[t["dtype"]], device=device)
+        t["name"]: torch.empty(extents(t, sizes), dtype=DTYPES[t["dtype"]], device=device)
         for t in plan["tensors"]
         if t["role"] in roles
     }

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError, evaluate, size_in
+from lowering.assumptions import DTYPES, AssumptionViolated, LaunchError, extents, size_in
 from lowering.launch import Launcher
 from lowering.portfolio import Portfolio
 
@@ -223,7 +223,7 @@ def _fake(plan: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[torch.T
                 sizes.setdefault(found[0], value - found[1])
     like = arguments[inputs[0]["name"]]
     return [
-        like.new_empty([evaluate(e, sizes) for e in t["shape"]], dtype=DTYPES[t["dtype"]])
+        like.new_empty(extents(t, sizes), dtype=DTYPES[t["dtype"]])
         for t in plan["tensors"]
         if t["role"] == "output"
     ]

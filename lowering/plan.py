@@ -3,7 +3,7 @@
 This is the contract between the emitted Triton, ahead-of-time compilation, the interpreter cross-check
 and `lowering.launch`, which reads it back from a certificate without any of our other code. Integer
 expressions are nested lists, `["floordiv", ["add", "M", 127], 128]`: a number, a size's name, or an
-operator with its operands; `lowering.launch.evaluate` is their only reader.
+operator with its operands; `lowering.assumptions.evaluate` is their only reader.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from lowering.agreement import Question, default_parameters, difference, random_inputs, unwritten, worst
-from lowering.assumptions import AssumptionViolated, LaunchError, evaluate
+from lowering.assumptions import AssumptionViolated, LaunchError, evaluate, extents
 from lowering.choose import fits, target_of
 from lowering.launch import TURNS, Launcher, launching, load
 from lowering.versions import Version
@@ -93,7 +93,7 @@ def within(plan: Mapping[str, Any], length: int, other: int) -> dict[str, int] |
     shape = {n: min(max(length if n in lengths else other, low), high) for n, (low, high) in plan["sizes"].items()}
     if not all(evaluate(requirement, shape) for requirement in plan["requires"]):
         return None
-    cells = [math.prod(int(evaluate(e, shape)) for e in t["shape"]) for t in plan["tensors"]]
+    cells = [math.prod(extents(t, shape)) for t in plan["tensors"]]
     return shape if 8 * sum(cells) <= MOST else None
 
 

@@ -15,11 +15,12 @@ from ir.ast import Span
 from ir.spec import TensorSpec
 from verifier.booleans import conj
 from verifier.execute import Access
+from verifier.integers import Atom, symbol
 from verifier.magnitude import HAIR, bound_of, parameter_limit, times
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof, in_bounds
 from verifier.reals import Real
-from verifier.terms import as_int, fresh
+from verifier.terms import as_int, atom_of, fresh
 from verifier.tiles import Duty
 from verifier.underflow import LEAST
 
@@ -29,10 +30,11 @@ LARGEST = {core.DType.F32: LARGEST_F32, core.DType.BF16: 3.3895313e38, core.DTyp
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """|x| <= constant + sum of factor * |carried name|."""
+    """|x| <= constant + sum of factor * |carried name|; where it is `chosen`, the larger of the two will do."""
 
     constant: float
     factors: Mapping[str, float]
+    chosen: bool = False
 
     def scaled(self, k: float) -> Affine:
         return Affine(times(self.constant, k), {n: times(f, k) for n, f in self.factors.items()})
@@ -45,7 +47,8 @@ class Affine:
     def either(self, other: Affine) -> Affine:
         names = {**self.factors, **other.factors}
         larger = {n: max(self.factors.get(n, 0.0), other.factors.get(n, 0.0)) for n in names}
-        return Affine(max(self.constant, other.constant), larger)
+        chosen = all(x.chosen or not x.factors or x.constant == 0.0 for x in (self, other)) and len(names) == 1
+        return Affine(max(self.constant, other.constant), larger, chosen)
 
 
 UNKNOWN = Affine(math.inf, {})
@@ -59,30 +62,21 @@ class Magnitudes:
         proof: Proof,
         exponents: Mapping[Span, Fraction],
         quotients: Mapping[Span, Sequence[tuple[Duty, Access]]],
+        inputs: Mapping[str, float],
+        terms: bool = True,
     ) -> None:
+        """`inputs`: what they hold (`held_by_inputs`). Without `terms`, what the walk does not bound has no bound."""
         self.proof = proof
+        self.terms = terms
         self.exponents = exponents
         self.quotients = quotients
         self.quotient_bounds: dict[Span, float] = {}
-        # Without a promise of the caller an input holds whatever its dtype can.
-        self.tensors: dict[str, float] = {
-            s.name: min(s.abs_max or math.inf, self._saved(s), LARGEST.get(dtype, math.inf))
-            for s, dtype in proof.bound.inputs
-        }
+        self.tensors = dict(inputs)
         self.problem: tuple[str, Span] | None = None
         self.intervals = Intervals(proof, proof.traces[0])
         self.written: dict[int, float] = {}  # of each store of the running kernel, the bound found last
+        self.largest: dict[int, float] = {}  # of each float by node, the bound found last
         self.narrowed: dict[int, tuple[Span, float]] = {}  # of each cast to f16, by node: the operand's, found last
-
-    def _saved(self, tensor: TensorSpec) -> float:
-        """The bound of a saved input by its definition, with room for its rounding."""
-        if not tensor.saved:
-            return math.inf
-        extents = self.proof.formula.extents(tensor)
-        cell = tuple(as_int(fresh("cell")) for _ in extents)
-        value = self.proof.formula.output(tensor.name, cell)
-        context = self.proof.context.given(conj((in_bounds(cell, extents), value.finite)))
-        return 1.01 * bound_of(self.proof, value.real, context)
 
     def overflow(self) -> tuple[str, Span] | None:
         for kernel, trace in zip(self.proof.program.kernels, self.proof.traces, strict=True):
@@ -136,7 +130,7 @@ class Magnitudes:
     def _stored(self, s: core.Store) -> float:
         """The bound of a stored value as a term, where the walk over the program found none."""
         access = self.stores[id(s)]
-        if access.value is None or not isinstance(access.value.value, Real):
+        if not self.terms or access.value is None or not isinstance(access.value.value, Real):
             return math.inf
         return bound_of(self.proof, access.value.value, self.proof.within(access))
 
@@ -167,6 +161,8 @@ class Magnitudes:
                 self._checked(bound, f"the carried '{c.name}'", c.type.dtype, loop.span)
             env[c.name] = inner[c.name] = bound
         self._block(loop.body, inner)
+        for c in loop.carries:
+            self._of(c.next, inner)  # for `largest`
 
     def _solve(
         self, name: str, step: Affine, start: Affine, count: float, names: list[str], solved: Mapping[str, Affine]
@@ -174,6 +170,8 @@ class Magnitudes:
         """The largest value over all iterations, in terms of what an enclosing loop carries."""
         if step.factors.get(name, 0.0) > HAIR**8:
             return None
+        if step.chosen and step.factors.get(name, 2.0) <= 1.0:  # the largest of what it starts with and is given
+            return start.either(Affine(step.constant, {}))
         grows = Affine(step.constant, {})
         for other, factor in step.factors.items():
             if other in names and other != name and factor:
@@ -185,17 +183,22 @@ class Magnitudes:
 
     def _closed(self, name: str) -> float:
         found = self.proof.closed.get(f"{self.kernel}.{name}")
-        return math.inf if found is None else bound_of(self.proof, found[0], found[1])
+        return math.inf if found is None or not self.terms else bound_of(self.proof, found[0], found[1])
 
     def _iterations(self, loop: core.For) -> float:
         low, high = self.intervals.symbols.get(self._counter(loop), (None, None))
         return math.inf if low is None or high is None else max(0.0, float(high - low + 1))
 
-    def _counter(self, loop: core.For):  # type: ignore[no-untyped-def]
-        from verifier.integers import symbol
-        from verifier.terms import atom_of
-
+    def _counter(self, loop: core.For) -> Atom:
         return atom_of(symbol(f"{self.kernel}.{loop.counter}"))
+
+    def _symbol(self, name: str) -> Affine:
+        """The magnitude of a program id or a loop's counter."""
+        for atom in (atom_of(symbol(name)), atom_of(symbol(f"{self.kernel}.{name}"))):
+            low, high = self.intervals.symbols.get(atom, (None, None))
+            if low is not None and high is not None:
+                return Affine(float(max(abs(low), abs(high))), {})
+        return UNKNOWN
 
     def _report(self, what: str, span: Span) -> None:
         self.problem = self.problem or (what, span)
@@ -211,9 +214,18 @@ class Magnitudes:
         return self._checked(value, "a value", e.type.dtype, e.span) if e.type.dtype.is_float else value
 
     def _of(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
+        out = self._bound(e, env)
+        self.largest[id(e)] = math.inf if out.factors else out.constant
+        return out
+
+    def _bound(self, e: core.Expr, env: Mapping[str, Affine]) -> Affine:
         match e:
             case core.Var():
-                return env.get(e.name, UNKNOWN)
+                return env.get(e.name) or self._symbol(e.name)
+            case core.Size():
+                return Affine(float(self.intervals.arguments[e.name][1]), {})
+            case core.Arange():
+                return Affine(float(e.type.shape[0]), {})
             case core.Literal():
                 return self._computed(Affine(abs(float(e.value)), {}), e)
             case core.Constant():
@@ -229,7 +241,8 @@ class Magnitudes:
                 return self._of(e.then, env).either(self._of(e.otherwise, env))
             case core.Cast() if not e.operand.type.dtype.is_float:
                 truth = e.operand.type.dtype is core.DType.BOOL
-                return self._computed(Affine(1.0 if truth else 9.3e18, {}), e)  # an integer fits 64 bits (B2)
+                known = self._of(e.operand, env).constant  # an integer fits 64 bits (B2)
+                return self._computed(Affine(1.0 if truth else min(known, 9.3e18), {}), e)
             case core.Cast() if e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32:
                 inner = self._of(e.operand, env)  # `range` shows of each such cast that it fits
                 self.narrowed[id(e)] = e.span, math.inf if inner.factors else inner.constant
@@ -260,7 +273,7 @@ class Magnitudes:
                 return UNKNOWN
 
     def _unary(self, e: core.Unary, env: Mapping[str, Affine]) -> Affine:
-        inner = self._of(e.operand, env) if e.type.dtype.is_float else UNKNOWN
+        inner = UNKNOWN if e.type.dtype is core.DType.BOOL else self._of(e.operand, env)
         match e.op:
             case "neg" | "abs":
                 return inner
@@ -284,6 +297,10 @@ class Magnitudes:
                 return _product(left, right)
             case "max" | "min":
                 return left.either(right)
+            case "floordiv":  # by a positive integer
+                return left
+            case "mod":
+                return right
             case "div":
                 low = self.proof.floors.operand(self.kernel, e.span)
                 if low <= 0.0 and e.span in self.quotients:
@@ -305,6 +322,25 @@ class Magnitudes:
                     found = max(found, bound_of(self.proof, duty.argument, context))
             self.quotient_bounds[span] = found
         return found
+
+
+def held_by_inputs(proof: Proof) -> dict[str, float]:
+    """The largest |x| of each input; without a promise of the caller it holds whatever its dtype can."""
+    return {
+        t.name: min(t.abs_max or math.inf, _saved(proof, t), LARGEST.get(dtype, math.inf))
+        for t, dtype in proof.bound.inputs
+    }
+
+
+def _saved(proof: Proof, tensor: TensorSpec) -> float:
+    """The bound of a saved input by its definition, with room for its rounding."""
+    if not tensor.saved:
+        return math.inf
+    extents = proof.formula.extents(tensor)
+    cell = tuple(as_int(fresh("cell")) for _ in extents)
+    value = proof.formula.output(tensor.name, cell)
+    context = proof.context.given(conj((in_bounds(cell, extents), value.finite)))
+    return 1.01 * bound_of(proof, value.real, context)
 
 
 def stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:

@@ -124,6 +124,7 @@ TRUSTED = (
     "verifier/obligations/width.py", "verifier/obligations/races.py", "verifier/obligations/coverage.py",
     "verifier/obligations/definedness.py", "verifier/obligations/equivalence.py", "verifier/obligations/range.py",
     "verifier/obligations/nonvacuity.py", "verifier/elimination.py", "verifier/stored.py",
+    "verifier/recipes.py", "verifier/argument_errors.py",
 )  # fmt: skip
 
 

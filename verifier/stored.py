@@ -17,16 +17,16 @@ from ir.ast import Span
 
 def stored_difference(kernel: core.Kernel, span: Span) -> bool:
     """Whether every exp at this place of the kernel is of such a difference."""
-    values = _values(kernel.body)
+    values = values_of_names(kernel.body)
     found = [e for e in expressions(kernel.body) if isinstance(e, core.Unary) and e.span == span]
-    arguments = [_shape_aside(e.operand) for e in found if e.op == "exp"]
+    arguments = [shape_aside(e.operand) for e in found if e.op == "exp"]
     return bool(arguments) and all(
         isinstance(x, core.Binary) and x.op == "sub" and _moved(values, x.left) and _moved(values, x.right)
         for x in arguments
     )
 
 
-def _values(body: tuple[core.Statement, ...]) -> dict[str, list[core.Expr]]:
+def values_of_names(body: tuple[core.Statement, ...]) -> dict[str, list[core.Expr]]:
     """Every value each name is bound to."""
     out: dict[str, list[core.Expr]] = {}
     for s in body:
@@ -35,13 +35,13 @@ def _values(body: tuple[core.Statement, ...]) -> dict[str, list[core.Expr]]:
         elif isinstance(s, core.For):
             for c in s.carries:
                 out.setdefault(c.name, []).extend((c.init, c.next))
-            for name, values in _values(s.body).items():
+            for name, values in values_of_names(s.body).items():
                 out.setdefault(name, []).extend(values)
     return out
 
 
 def expressions(body: tuple[core.Statement, ...]) -> Iterator[core.Expr]:
-    """Every value that is named, carried or stored, and every expression inside it."""
+    """Every value that is named, carried or stored, every index, mask and bound, and every expression inside."""
     return (e for value in _all(body) for e in _within(value))
 
 
@@ -51,22 +51,28 @@ def _all(body: tuple[core.Statement, ...]) -> Iterator[core.Expr]:
             case core.Let():
                 yield s.value
             case core.Store():
-                yield s.value
+                yield from (s.value, *s.index, *(() if s.mask is None else (s.mask,)))
             case core.For():
+                yield from (s.start, s.stop)
                 yield from (e for c in s.carries for e in (c.init, c.next))
                 yield from _all(s.body)
 
 
 def _within(e: core.Expr) -> Iterator[core.Expr]:
     yield e
+    for x in operands(e):
+        yield from _within(x)
+
+
+def operands(e: core.Expr) -> Iterator[core.Expr]:
+    """The expressions directly inside one."""
     for name in e.__dataclass_fields__:
         inner = getattr(e, name)
-        for x in inner if isinstance(inner, tuple) else (inner,):
-            if isinstance(x, core.Expr):
-                yield from _within(x)
+        yield from (x for x in (inner if isinstance(inner, tuple) else (inner,)) if isinstance(x, core.Expr))
 
 
-def _shape_aside(e: core.Expr) -> core.Expr:
+def shape_aside(e: core.Expr) -> core.Expr:
+    """The expression whose lanes e gives, in whatever shape."""
     while isinstance(e, (core.Broadcast, core.Expand, core.Transpose)):
         e = e.operand
     return e
@@ -77,7 +83,7 @@ def _moved(values: dict[str, list[core.Expr]], e: core.Expr) -> bool:
     seen: set[str] = set()
     todo = [e]
     while todo:
-        match _shape_aside(todo.pop()):
+        match shape_aside(todo.pop()):
             case core.Var(name=name):
                 if name not in values:
                     return False

@@ -14,7 +14,7 @@ from lowering_cases import attention, certificate_for, documented, typed
 
 from lowering.assumptions import AssumptionViolated, LaunchError, check_determinism, evaluate, grid, show
 from lowering.emitted import emitted_module
-from lowering.launch import Launcher, load
+from lowering.launch import Launcher, allocate, load
 from lowering.lower import lower
 from verifier.certificate import ASSUMPTIONS, Certificate
 
@@ -261,3 +261,9 @@ def test_a_plan_expression_is_never_python() -> None:
     for bad in ("__import__('os')", ["system", "ls"], {"a": 1}, None):
         with pytest.raises(LaunchError, match="cannot read"):
             evaluate(bad, {})
+
+
+def test_a_scratch_tensor_whose_extent_is_below_0_has_no_cells() -> None:
+    tail = {"name": "T", "shape": [["sub", "N", 64], 8], "dtype": "f32", "role": "scratch"}
+    shapes = [list(allocate({"tensors": [tail]}, {"N": n}, ("scratch",), "meta")["T"].shape) for n in (10, 70)]
+    assert shapes == [[0, 8], [6, 8]]

@@ -86,7 +86,7 @@ def proof_of(scale: str) -> Proof:
     return analyse(check(parse(STATISTICS), bound, STATISTICS), bound)
 
 
-def test_rounding_counts_only_where_a_log_sum_exp_is_subtracted_and_grows_with_the_scores() -> None:
+def test_the_room_for_rounding_grows_with_the_scores() -> None:
     small, large = (rounding_of(scale) for scale in ("1.0", "100.0"))
     assert 0 < small < 16 < large
 
@@ -96,5 +96,4 @@ def rounding_of(scale: str) -> Fraction:
     proof = proof_of(scale)
     cell = tuple(z.symbol(name) for name in "bhi")
     score = proof.formula.define("S", (*cell, z.symbol("j"))).real
-    assert rounding(proof, score, proof.context) == 0
     return rounding(proof, score - proof.formula.output("LSE", cell).real, proof.context)

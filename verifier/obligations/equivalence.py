@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ir import ast
 from ir.ast import Span
+from ir.binding import walk
+from ir.spec import Bound
 from verifier.booleans import Bool, conj, disj, negate
 from verifier.contents import held
 from verifier.integer_reals import spread
 from verifier.integers import Int
 from verifier.proof import Finding, Proof, in_bounds
 from verifier.reals import Real
+from verifier.recipes import Recipes
 from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.terms import as_int, fresh
@@ -29,9 +33,14 @@ STATEMENT = (
     "for every output cell: the stored value equals the spec's formula over the reals, and is -inf exactly where it is"
 )
 MAX_SPLITS = 6
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 
 
 def check(proof: Proof) -> Finding:
+    rounded = Recipes(proof.program, proof.bound).rounded_comparison(_compared(proof.bound))
+    if rounded is not None:
+        what = "the spec decides by a comparison of numbers as they are; here they are rounded before they are compared"
+        return Finding(False, STATEMENT, what, rounded)
     shown = []
     for place in _places(proof):
         wanted = proof.formula.within(place.context).output(place.tensor, place.index)
@@ -52,6 +61,30 @@ def check(proof: Proof) -> Finding:
         formula = proof.simplifier.real(wanted.real, context)
         shown.append(f"{place.tensor}{list(place.index)} = {formula!r}")
     return Finding(True, STATEMENT, trace=tuple(shown))
+
+
+def _compared(bound: Bound) -> set[str]:
+    """The inputs, and "random", that comparisons of reals in the spec are of."""
+    definitions = {d.name: d.value for d in bound.spec.definitions}
+    floats = {t.name for t, dtype in bound.inputs if dtype.is_float}
+    sides = [
+        side
+        for value in definitions.values()
+        for e in walk(value)
+        if isinstance(e, ast.Binary) and e.op in COMPARISONS
+        for side in (e.left, e.right)
+    ]
+    found: set[str] = set()
+    seen: set[str] = set()
+    while sides:
+        for e in walk(sides.pop()):
+            name = e.name if isinstance(e, ast.Element) else e.id if isinstance(e, ast.Name) else ""
+            found |= {name} & floats
+            found |= {"random"} if isinstance(e, ast.Call) and e.function == "random" else set()
+            if name in definitions and name not in seen:
+                seen.add(name)
+                sides.append(definitions[name])
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """S1: exponentials and accumulators stay inside the accumulating dtype.
 
 Every exponential argument met on the way to a store is shown to be at most a stated bound (0 when the
-maximum is subtracted; `verifier.linear`). With these, a magnitude pass over the typed program bounds
+maximum is subtracted; `verifier.linear`), of the floats it is computed from (`verifier.recipes`,
+`verifier.argument_errors`). With these, a magnitude pass over the typed program bounds
 every f32 value a sum, dot or carried name can reach under the spec's input and size limits: a carried
 x' = a*x + b with |a| <= 1 grows by at most |b| an iteration; failing that, its closed form is bounded as
 a weighted mean, |sum w v / sum w| <= max |v| for w >= 0. All must stay below the largest f32, and what is
@@ -13,76 +14,147 @@ and rounding must not make an argument of sqrt negative: `verifier.floors` reads
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from ir import program as core
 from ir.ast import Span
 from verifier import reals
-from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, stores
+from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, held_by_inputs, stores
+from verifier.argument_errors import ArgumentErrors
 from verifier.binders import open_binder
 from verifier.booleans import TRUE
 from verifier.execute import Access, Trace
 from verifier.linear import at_most
 from verifier.magnitude import bound_of
 from verifier.proof import Finding, Proof
-from verifier.reals import Real
+from verifier.reals import Monomial, Real
+from verifier.recipes import Recipes
 from verifier.smt import Context
 from verifier.stored import expressions, stored_difference
 from verifier.tiles import Duty
-from verifier.underflow import at_least
+from verifier.underflow import SMALL_EXPONENT, at_least
 
 STATEMENT = (
     "every exp argument stays below its bound; no f32 accumulator and no cast to f16 overflows under the input "
     "range; no divisor or argument of log is lost to underflow, no argument of sqrt negative by rounding"
 )
 LADDER = tuple(Fraction(n) for n in (0, 6, 9, 16, 32, 64))  # 8 * ln 2 < 6: lazy rescaling by 2^8
+NEGLIGIBLE = Fraction(1, 100)
 FITS_F16 = LARGEST[core.DType.F16] / 1.01  # what is computed from rounded values is a little larger
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A duty of a value that is stored, and where."""
+
+    kernel: core.Kernel
+    access: Access
+    duty: Duty
+    context: Context
+
+
 def check(proof: Proof) -> Finding:
-    bounds: dict[Span, Fraction] = {}
-    halves: list[tuple[Duty, Access, float]] = []
+    owed = list(_owed(proof))
     quotients: dict[Span, list[tuple[Duty, Access]]] = {}
-    seen: set[tuple[Duty, Context]] = set()
-    roomy = False  # whether some argument of exp is bounded with room for rounding only
-    for kernel, trace in zip(proof.program.kernels, proof.traces, strict=True):
-        rounded = _rounded_to_infinity(proof, kernel, trace)
-        for access in trace.of_kind("store", "atomic"):
-            if access.value is None:
-                continue
-            for duty in sorted(access.value.owes, key=lambda d: (d.span.line, d.span.column)):
-                if duty.kind == "half":
-                    halves.append((duty, access, LARGEST_F32 if rounded.get(id(access)) == duty.span else FITS_F16))
-                if duty.kind == "quotient":
-                    quotients.setdefault(duty.span, []).append((duty, access))
-                context = proof.within(access).given(duty.premise)
-                if (duty, context) in seen:
-                    continue  # shown for another store under the same premises
-                seen.add((duty, context))
-                if not _survives(proof, trace.kernel, duty, context):
-                    what = f"{trace.kernel}: {duty.what}: not shown of {duty.argument!r}"
-                    return Finding(False, STATEMENT, what, duty.span)
-                if duty.kind != "exp" or duty.argument is None:
-                    continue
-                stored = stored_difference(kernel, duty.span)
-                found = exp_bound(proof, duty.argument, context, stored)
-                if found is None:
-                    what = f"{trace.kernel}: the argument of exp is not shown to be <= {LADDER[-1]}: {duty.argument!r}"
-                    return Finding(False, STATEMENT, what, duty.span)
-                bounds[duty.span] = max(bounds.get(duty.span, found), found)
-                roomy = roomy or rounding(proof, duty.argument, context, stored) > 0
-    magnitudes = Magnitudes(proof, bounds, quotients)
+    for o in owed:
+        if o.duty.kind == "quotient":
+            quotients.setdefault(o.duty.span, []).append((o.duty, o.access))
+    distinct = list({(o.duty, o.context): o for o in owed}.values())  # another store may owe it under the same premises
+    exponents = _Exponents(proof)
+    for o in distinct:
+        if o.duty.kind == "exp" and o.duty.argument is not None and not exponents.bounded(o.kernel, o.duty, o.context):
+            what = f"the argument of exp is not shown to be <= {LADDER[-1]}: {o.duty.argument!r}"
+            return Finding(False, STATEMENT, f"{o.kernel.name}: {what}", o.duty.span)
+    for o in distinct:
+        if not _survives(proof, o.kernel.name, o.duty, o.context, exponents):
+            what = f"{o.kernel.name}: {o.duty.what}: not shown of {o.duty.argument!r}"
+            return Finding(False, STATEMENT, what, o.duty.span)
+    magnitudes = Magnitudes(proof, exponents.bounds, quotients, exponents.inputs)
     problem = magnitudes.overflow()
     if problem is not None:
         return Finding(False, STATEMENT, problem[0], problem[1])
-    for duty, access, limit in halves:
-        largest = magnitudes.cast(duty.span)  # of floats; a term is of reals, which say nothing where exp needed room
-        if largest > limit and duty.argument is not None and not roomy:
-            largest = bound_of(proof, duty.argument, proof.within(access).given(duty.premise))
+    kernels = zip(proof.program.kernels, proof.traces, strict=True)
+    rounded = {k.name: _rounded_to_infinity(proof, k, t) for k, t in kernels}
+    for o in (o for o in owed if o.duty.kind == "half"):
+        limit = LARGEST_F32 if rounded[o.kernel.name].get(id(o.access)) == o.duty.span else FITS_F16
+        largest = magnitudes.cast(o.duty.span)  # of floats; a term is of reals, which say nothing where exp needed room
+        if largest > limit and o.duty.argument is not None and not any(exponents.rooms.values()):
+            largest = bound_of(proof, o.duty.argument, o.context)
         if largest > limit:
-            return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", duty.span)
-    in_order = sorted(bounds.items(), key=lambda item: item[0].line)
+            return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", o.duty.span)
+    in_order = sorted(exponents.bounds.items(), key=lambda item: item[0].line)
     return Finding(True, STATEMENT, trace=tuple(f"line {s.line}: exp argument <= {b}" for s, b in in_order))
+
+
+def _owed(proof: Proof) -> Iterator[_Owed]:
+    """Every duty of every stored value, in the order of the text."""
+    for kernel, trace in zip(proof.program.kernels, proof.traces, strict=True):
+        for access in trace.of_kind("store", "atomic"):
+            owes = access.value.owes if access.value is not None else ()
+            for duty in sorted(owes, key=lambda d: (d.span.line, d.span.column)):
+                yield _Owed(kernel, access, duty, proof.within(access).given(duty.premise))
+
+
+class _Exponents:
+    """What is shown of the arguments of exp: `bounds` by place, and of those the `rooms` for rounding."""
+
+    def __init__(self, proof: Proof) -> None:
+        self.proof = proof
+        self.inputs = held_by_inputs(proof)
+        self.recipes = Recipes(proof.program, proof.bound)
+        self.bounds: dict[Span, Fraction] = {}
+        self.rooms: dict[tuple[str, Span], Fraction] = {}
+
+    @property
+    def exact(self) -> set[tuple[str, Span]]:
+        """Places of exponentials that rounding of their argument changes by next to nothing."""
+        return {place for place, room in self.rooms.items() if room <= NEGLIGIBLE}
+
+    def bounded(self, kernel: core.Kernel, duty: Duty, context: Context) -> bool:
+        """Whether the argument of exp that a duty holds is shown to stay below some step of the ladder."""
+        if duty.argument is None:
+            return False
+        place = kernel.name, duty.span
+        room = self._room(kernel, duty.span, duty.argument, context)
+        found = exp_bound(self.proof, duty.argument, context, room)
+        if found is None and (size := self._size(*place)) <= SMALL_EXPONENT:
+            room, found = Fraction(0), Fraction(size)  # of the float: whatever rounding did to it, it is small
+        if found is None:
+            return False
+        self.rooms[place] = max(self.rooms.get(place, room), room)
+        self.bounds[duty.span] = max(self.bounds.get(duty.span, found), found)
+        return True
+
+    def _room(self, kernel: core.Kernel, span: Span, argument: Real, context: Context) -> Fraction:
+        """By how much the float may exceed the real argument. Nothing where it is a difference of floats computed
+        alike (`verifier.recipes`) and no log-sum-exp is subtracted, or where a maximum of log-sum-exps is subtracted
+        from one of them, both as they were stored (`verifier.stored`)."""
+        logs = _logs(argument)
+        if (not logs and self.recipes.kept(kernel.name, span)) or (
+            logs and stored_difference(kernel, span) and _below_own_maximum(argument)
+        ):
+            return Fraction(0)
+        found = [
+            self.errors.of(kernel.name, e.operand) * (math.log(2.0) if e.op == "exp2" else 1.0)
+            for e in self.recipes.exponentials(kernel.name, span)
+        ]
+        # What is subtracted may be a saved log-sum-exp, which was rounded as much when it was made.
+        sides = 2 if any(t.saved for t, _ in self.proof.bound.inputs) else 1
+        return max(rounding(self.proof, argument, context), _fraction(sides * max(found, default=math.inf)))
+
+    def _size(self, kernel: str, span: Span) -> float:
+        """The largest float that an argument of exp at this place can be."""
+        operands = (e.operand for e in self.recipes.exponentials(kernel, span))
+        return max(map(self.errors.size, operands), default=math.inf)
+
+    @cached_property
+    def errors(self) -> ArgumentErrors:
+        walk = Magnitudes(self.proof, {}, {}, self.inputs, terms=False)
+        walk.overflow()  # for what it finds on the way
+        return ArgumentErrors(self.recipes, walk)
 
 
 def _rounded_to_infinity(proof: Proof, kernel: core.Kernel, trace: Trace) -> dict[int, Span]:
@@ -103,22 +175,23 @@ def _to_f16(e: core.Expr) -> bool:
     return isinstance(e, core.Cast) and e.type.dtype is core.DType.F16 and e.operand.type.dtype is core.DType.F32
 
 
-def rounding(proof: Proof, argument: Real, context: Context, stored: bool = False) -> Fraction:
-    """By how much the f32 value of an argument `x - log(sum exp(x'))` may exceed the real one: each term t of x
+def rounding(proof: Proof, argument: Real, context: Context) -> Fraction:
+    """By how much the float of an argument `x - log(sum exp(x'))` may exceed the real one: each term t of x
     and of x' is within (n + 8) u |t| of its own for sums of n products, u = 2^-24 (Higham, Accuracy and Stability,
-    3.1), and the rounding of sums, difference and log is within the 8. 0 where no log-sum-exp is subtracted, and
-    where a maximum of log-sum-exps is subtracted from one of them, both as they were stored (`verifier.stored`)."""
-    logs = [
-        m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)
-    ]
-    if not logs or (stored and _below_own_maximum(argument)):
-        return Fraction(0)
+    3.1), and the rounding of sums, difference and log is within the 8."""
+    logs = _logs(argument)
     plain = reals.total((m, c) for m, c in argument.terms if m not in logs)
     terms = [reals.total((term,)) for term in plain.terms]
-    largest = sum(bound_of(proof, t, context) * (_products(t) + 8) for t in terms)
-    if not math.isfinite(largest):
-        return LADDER[-1] + 1
-    return Fraction(largest * 2 * 2.0**-24).limit_denominator(1000) + Fraction(1, 1000)
+    return _fraction(sum(bound_of(proof, t, context) * (_products(t) + 8) for t in terms) * 2 * 2.0**-24)
+
+
+def _logs(argument: Real) -> list[Monomial]:
+    """The log-sum-exps among the terms."""
+    return [m for m, _ in argument.terms if any(a.kind == "log" and a.args[0].constant is None for a, _ in m.factors)]
+
+
+def _fraction(x: float) -> Fraction:
+    return Fraction(x).limit_denominator(1000) + Fraction(1, 1000) if x < LADDER[-1] else LADDER[-1] + 1
 
 
 def _below_own_maximum(argument: Real) -> bool:
@@ -145,26 +218,31 @@ def _products(x: Real) -> int:
     return most
 
 
-def _survives(proof: Proof, kernel: str, duty: Duty, context: Context) -> bool:
+def _survives(proof: Proof, kernel: str, duty: Duty, context: Context, exponents: _Exponents) -> bool:
     """Neither underflow nor rounding takes away what the operation needs of its operand."""
     low = proof.floors.operand(kernel, duty.span)
     match duty.kind:
         case "root":
             return low >= 0.0
         case "least" if duty.argument is not None:
-            return low > 0.0 or at_least(proof, duty.argument, context)
+            steady = low > 0.0 or exponents.recipes.steady(kernel, duty.span, exponents.exact)
+            return low > 0.0 or steady and at_least(proof, duty.argument, context)
         case _:
             return True
 
 
-def exp_bound(proof: Proof, argument: Real, context: Context, stored: bool = False) -> Fraction | None:
+def exp_bound(proof: Proof, argument: Real, context: Context, room: Fraction | None = None) -> Fraction | None:
     """The smallest step of the ladder the argument is shown to stay below.
 
     A log-sum-exp is not subtracted from the very numbers it was made of, as a running maximum is: the scores
-    are computed again, and rounded again. So what is shown of the reals is shown of floats up to `rounding`."""
-    slack = rounding(proof, argument, context, stored)
+    are computed again, and rounded again. So what is shown of the reals is shown of floats up to `room`, where it is
+    not given up to `rounding` of a log-sum-exp."""
+    if room is None:
+        room = rounding(proof, argument, context) if _logs(argument) else Fraction(0)
+    if room > LADDER[-1]:
+        return None
     for step in LADDER:
-        if step + slack <= LADDER[-1] and at_most(argument, step, context, proof.simplifier):
-            return step + slack
+        if step + room <= LADDER[-1] and at_most(argument, step, context, proof.simplifier):
+            return step + room
     largest = bound_of(proof, argument, context)
-    return Fraction(largest) if largest <= LADDER[-1] else None
+    return Fraction(largest) + room if largest + room <= LADDER[-1] else None
