@@ -107,6 +107,8 @@ def crosscheck_versions(lowered: Mapping[str, Any], program: Program, bound: Bou
     "tests": the cases, each with the version's name; one for some sizes or tensors only is run at such. Raises
     CrosscheckFailed where one disagrees, or may run where it is not proved."""
     assumed = plan(program, bound)
+    if json.loads(json.dumps(assumed)) != json.loads(json.dumps(lowered["plan"])):
+        raise CrosscheckFailed("what a launcher would check of a call is not what the program is proved for")
     versions = versions_in(lowered)
     try:
         programs = [program_of(version, lowered, program, bound) for version in versions]

@@ -72,12 +72,15 @@ def narrower_in(lowered: Mapping[str, Any]) -> dict[str, Certificate]:
 
 def program_of(version: Version, lowered: Mapping[str, Any], program: Program, bound: Bound) -> Program:
     """The program a version was emitted from: the certificate's own, or a narrower one's. Raises CertificateError where
-    that one is not there, and NotNarrower where the version may run at sizes it is not proved for."""
+    that one is not there, and NotNarrower where it is of another spec, or the version may run at sizes it is not proved
+    for."""
     if not version.certificate:
         return program
     found = narrower_in(lowered).get(version.certificate)
     if found is None:
         raise CertificateError(f"version {version.name}: the certificate it was emitted from is not there")
+    if (found.spec_source, found.settings) != (bound.spec.source, dict(bound.settings)):
+        raise NotNarrower(f"version {version.name}: the certificate it was emitted from is of another spec or settings")
     narrow = check(parse(found.candidate), bound)
     if any(condition not in version.when for condition in conditions(narrow, program, bound)):
         raise NotNarrower(f"version {version.name} may run at sizes it is not proved for")

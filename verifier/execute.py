@@ -137,7 +137,7 @@ class Instance:
             case core.Var():
                 return env[e.name]
             case core.Literal():
-                return constant_tile(_literal(e), shape)
+                return constant_tile(self._recorded(_literal(e), e.span), shape)
             case core.Constant():
                 return constant_tile(ops.constant(e.name, e.span), shape)
             case core.Size():

@@ -192,3 +192,22 @@ def test_only_what_is_the_same_launch_at_fewer_sizes_joins(certificate: Certific
 def certified(even: Certificate, text: str) -> dict[str, Any]:
     """The body of a certificate that says it is of another text."""
     return {**even.body, "subject": {**even.body["subject"], "candidate": {"text": text}}}
+
+
+def test_a_narrower_certificate_of_another_spec_is_none(both: Certificate, even: Certificate) -> None:
+    other = copy.deepcopy(even.body)
+    other["subject"]["spec"]["text"] = other["subject"]["spec"]["text"].replace("X[i, j] * X[i, j]", "X[i, j]")
+    lowered = copy.deepcopy(both.body["lowered"])
+    foreign = Certificate(other)
+    lowered["narrower"] = {foreign.id: foreign.body}
+    for version in lowered["versions"]:
+        version["certificate"] = version["certificate"] and foreign.id
+    with pytest.raises(CrosscheckFailed, match="of another spec"):
+        crosscheck_versions(lowered, PROGRAM, BOUND)
+
+
+def test_a_plan_that_asks_less_of_the_caller_is_refused(both: Certificate) -> None:
+    lowered = copy.deepcopy(both.body["lowered"])
+    lowered["plan"]["sizes"]["C"][1] *= 2
+    with pytest.raises(CrosscheckFailed, match="what a launcher would check"):
+        crosscheck_versions(lowered, PROGRAM, BOUND)

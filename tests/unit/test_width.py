@@ -127,3 +127,10 @@ def test_an_integer_on_the_way_to_the_next_carried_one_counts() -> None:
     report = proved(4096, kernel.replace("o + 33554432", "(o * 1048576 + 33554432) // 1048576"))
     assert report.verdict is Verdict.PROVED
     assert dict(report.index_widths) == {"copy": 64}
+
+
+def test_a_number_that_is_only_chosen_or_compared_with_counts() -> None:
+    kernel = KERNEL.replace("(j < W)", "(j < W) and (where(j > 5, 3000000000, j) >= 0)")
+    report = proved(4096, kernel)
+    assert report.verdict is Verdict.PROVED
+    assert dict(report.index_widths) == {"copy": 64}
