@@ -2,7 +2,7 @@
 
 Decides registers, spills, shared memory, tensor-core instructions and occupancy from the machine code
 itself (`cuobjdump`, which ships inside Triton's wheel; the assembly's metadata for AMD). Every call
-compiles in a process of its own: a compiler that crashes or does not end is one failed candidate, not
+compiles in a process of its own: a compiler that crashes or does not end is one failed module, not
 the end of a run, and the caller's interpreter mode (TRITON_INTERPRET) does not matter. Triton's own
 cache directory is used as the user set it.
 
@@ -20,8 +20,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +48,8 @@ TENSOR_CORE = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMM
 EXPONENTIAL = re.compile(r"\bMUFU\.EX2|\bv_exp_f32")
 BOX_MOVED = re.compile(r"\bUTMA(?:LDG|STG)")
 TIMEOUT = 240.0
+ANSWER, BEGUN = "compiled ", "--- the next module"  # begin the lines by which the compiling process tells how far it is
+Module = tuple[str, Sequence[Mapping[str, Any]]]  # an emitted module's text and its launches
 
 
 class CompileError(Exception):
@@ -91,25 +95,73 @@ def compile_kernels(
     CompileError with the compiler's message, also when the compiler crashes or takes too long, and when
     a kernel compiles but cannot be resident on the target.
     """
+    (found,) = compile_modules([(source, launches)], target, timeout)
+    if isinstance(found, CompileError):
+        raise found
+    return found
+
+
+def compile_modules(
+    modules: Sequence[Module], target: str, timeout: float = TIMEOUT
+) -> Generator[tuple[Resources, ...] | CompileError]:
+    """What `compile_kernels` gives or raises of each module, as it comes, and `timeout` for each. One process compiles
+    them, so that Triton is imported once (most of the time that a small kernel takes); where it fails at one, another
+    goes on with the rest."""
     if target not in TARGETS:
         raise CompileError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
-    request = json.dumps({"source": source, "launches": list(launches), "target": target})
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "lowering.compile"],
-            input=request, capture_output=True, text=True, timeout=timeout, check=False,
-            env=child_environment(interpret=False),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise CompileError(f"compiling for {target} took longer than {timeout:.0f} s") from error
-    if done.returncode != 0:
-        raise CompileError(f"compiling for {target} failed: {reason(done.returncode, done.stderr)}")
-    rows = tuple(Resources(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+    done = 0
+    while done < len(modules):
+        with closing(_answers(modules[done:], target, timeout)) as answers:
+            for found in answers:
+                done += 1
+                yield found
+
+
+def _answers(modules: Sequence[Module], target: str, timeout: float) -> Generator[tuple[Resources, ...] | CompileError]:
+    """Of one compiling process: after a module it fails at there are none."""
+    asked = [{"source": text, "launches": list(launches)} for text, launches in modules]
+    command, environment = [sys.executable, "-m", "lowering.compile"], child_environment(interpret=False)
+    late = threading.Event()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        try:
+            for number in range(len(modules)):
+                watch = threading.Timer(timeout, give_up)
+                watch.start()
+                if number == 0:
+                    with suppress(BrokenPipeError), process.stdin:
+                        process.stdin.write(json.dumps({"target": target, "modules": asked}))
+                line = next((line for line in process.stdout if line.startswith(ANSWER)), "")
+                watch.cancel()
+                if not line:
+                    code = process.wait()
+                    errors.seek(0)
+                    why = reason(code, errors.read().rpartition(BEGUN)[2])
+                    message = f"took longer than {timeout:.0f} s" if late.is_set() else f"failed: {why}"
+                    yield CompileError(f"compiling for {target} {message}")
+                    return
+                yield _resident(tuple(Resources(**row) for row in json.loads(line.removeprefix(ANSWER))), target)
+        finally:
+            watch.cancel()
+            process.kill()
+
+
+def _resident(rows: tuple[Resources, ...], target: str) -> tuple[Resources, ...] | CompileError:
     for r in rows:
         if r.occupancy == 0:
             need = f"{r.warps} warps of {r.registers} registers a lane and {r.shared} bytes of shared memory"
             need += f" and {r.tensor_memory} columns of tensor memory" if r.tensor_memory else ""
-            raise CompileError(f"{r.kernel} does not fit on {target}: {need}; use smaller tiles or fewer stages")
+            return CompileError(f"{r.kernel} does not fit on {target}: {need}; use smaller tiles or fewer stages")
     return rows
 
 
@@ -270,19 +322,25 @@ def resources(compiled: Any, launch: Mapping[str, Any], target: str, seconds: fl
 
 
 def main() -> None:
-    """Compile the request on standard input; the answer is the last line of standard output."""
+    """Compile the request on standard input; a line of standard output for each module."""
     request = json.loads(sys.stdin.read())
+    for asked in request["modules"]:
+        print(BEGUN, file=sys.stderr, flush=True)
+        print(ANSWER + json.dumps(_rows(asked["source"], asked["launches"], request["target"])), flush=True)
+
+
+def _rows(source: str, launches: Sequence[Mapping[str, Any]], target: str) -> list[dict[str, Any]]:
     rows = []
-    module = emitted_module(request["source"])
-    for launch in request["launches"]:
+    module = emitted_module(source)
+    for launch in launches:
         start = time.perf_counter()
-        compiled = compile_one(module, launch, request["target"])
+        compiled = compile_one(module, launch, target)
         if "protocol" in launch:
             wrong = differences(launch["protocol"], compiled.asm["ttgir"], compiled.asm["ptx"])
             if wrong:
                 raise CompileError(f"{launch['kernel']} synchronises otherwise than was checked: {'; '.join(wrong)}")
-        rows.append(asdict(resources(compiled, launch, request["target"], time.perf_counter() - start)))
-    print(json.dumps(rows))
+        rows.append(asdict(resources(compiled, launch, target, time.perf_counter() - start)))
+    return rows
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ emitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any
 
 from ir.parser import parse
@@ -18,7 +20,7 @@ from ir.spec import Bound
 from ir.typing import check
 from lowering import aligned
 from lowering.boxes import boxed_tensors, streams_boxes, with_boxes
-from lowering.compile import CompileError, compile_kernels
+from lowering.compile import CompileError, Resources, compile_modules
 from lowering.contracts import contracts, gradients
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.version import hopper_version, unspecialised
@@ -33,6 +35,7 @@ from lowering.versions import Condition, LeftOut, Version
 from verifier.certificate import Certificate, digest
 
 Row = dict[str, Any]  # what one kernel takes on a target
+Taken = dict[str, list[Row] | CompileError]  # what a version takes, by target
 TARGETS_OF = {"hopper": ("sm_90",), "specialised": ("sm_90",), "descriptors": ("sm_90", "sm_100")}
 
 
@@ -152,12 +155,13 @@ def lower(
     CompileError where the version that runs everywhere is refused.
     """
     (*first, last), missing = emitted(certificate, program, bound)
-    plain = {target: rows_of(last, target) for target in targets}
-    general = [*_fitting(first, targets, plain, missing), replace(last, resources=plain)]
+    narrows = [narrow_versions(narrow, program, bound) for narrow in narrower]
+    plain, others = _compiled(last, [*first, *(v for made, _ in narrows for v in made)], targets)
+    rest = iter(others)
+    general = [*_fitting(islice(rest, len(first)), targets, plain, missing), replace(last, resources=plain)]
     versions = list(general)
-    for narrow in narrower:
-        made, without = narrow_versions(narrow, program, bound)
-        found = _fitting(made, targets, plain, without)
+    for made, without in narrows:
+        found = _fitting(islice(rest, len(made)), targets, plain, without)
         if pays(found, general):
             versions = [*found, *versions]
             missing += (m for m in without if m not in missing)
@@ -176,14 +180,38 @@ def lower(
     return certificate.with_section("lowered", section)
 
 
-def rows_of(version: Version, target: str) -> list[Row]:
-    """What each kernel of a version takes on a target. Raises CompileError, also where a kernel that was to have
-    specialised warps has none: the version after it is the same without."""
-    rows = compile_kernels(version.source, version.launches, target)
+def rows_of_each(versions: Sequence[Version], target: str) -> Generator[list[Row] | CompileError]:
+    """What each kernel of each version takes on a target, as it comes, or why it is refused: also where a kernel that
+    was to have specialised warps has none, for the version after it is the same without."""
+    with closing(compile_modules([(v.source, v.launches) for v in versions], target)) as compiled:
+        for version, rows in zip(versions, compiled, strict=True):
+            yield rows if isinstance(rows, CompileError) else _specialised(version, rows, target)
+
+
+def _specialised(version: Version, rows: Sequence[Resources], target: str) -> list[Row] | CompileError:
     asked = [launch["schedule"]["warp_specialize"] for launch in version.launches]
     if missing := [row.kernel for wish, row in zip(asked, rows, strict=True) if wish and not row.warp_specialized]:
-        raise CompileError(f"compiling for {target}: the warps of {', '.join(missing)} are not specialised")
+        return CompileError(f"compiling for {target}: the warps of {', '.join(missing)} are not specialised")
     return [asdict(r) for r in rows]
+
+
+def _compiled(
+    last: Version, others: Sequence[Version], targets: Sequence[str]
+) -> tuple[dict[str, list[Row]], list[tuple[Version, Taken]]]:
+    """What the version that runs everywhere takes on each target, and every other with what it takes where it may run.
+    Raises CompileError where the former is refused, before the others are compiled."""
+    plain: dict[str, list[Row]] = {}
+    found: list[tuple[Version, Taken]] = [(version, {}) for version in others]
+    for target in targets:
+        here = [(version, taken) for version, taken in found if target in version.targets(targets)]
+        with closing(rows_of_each([last, *(version for version, _ in here)], target)) as answers:
+            rows = next(answers)
+            if isinstance(rows, CompileError):
+                raise rows
+            plain[target] = rows
+            for (_, taken), answer in zip(here, answers, strict=True):
+                taken[target] = answer
+    return plain, found
 
 
 def spills_more(rows: Sequence[Row], plain: Sequence[Row]) -> bool:
@@ -196,23 +224,24 @@ def _spills(rows: Sequence[Row]) -> int:
 
 
 def _fitting(
-    versions: Sequence[Version], targets: Sequence[str], plain: Mapping[str, Sequence[Row]], missing: list[LeftOut]
+    compiled: Iterable[tuple[Version, Taken]],
+    targets: Sequence[str],
+    plain: Mapping[str, Sequence[Row]],
+    missing: list[LeftOut],
 ) -> list[Version]:
     """Versions with conditions, with what they take on each target they are kept for. `missing` grows by the others."""
     found = []
-    for version in versions:
-        wanted, resources = version.targets(targets), dict[str, list[Row]]()
-        for target in wanted:
-            try:
-                rows = rows_of(version, target)
-            except CompileError as error:
-                missing.append(LeftOut(version.name, str(error), target))
-                continue
-            if spills_more(rows, plain[target]):
+    for version, taken in compiled:
+        resources = dict[str, list[Row]]()
+        for target, rows in taken.items():
+            if isinstance(rows, CompileError):
+                missing.append(LeftOut(version.name, str(rows), target))
+            elif spills_more(rows, plain[target]):
                 why = f"{_spills(rows)} spills, more than the {_spills(plain[target])} of the one for every call"
                 missing.append(LeftOut(version.name, why, target))
             else:
                 resources[target] = rows
+        wanted = version.targets(targets)
         tied = [condition for condition in version.when if condition[0] == "target"]
         if not wanted:
             missing += (LeftOut(version.name, "not compiled for it", t) for _, *named in tied for t in named)

@@ -28,8 +28,7 @@ from ir.program import Dot, DType, Program
 from ir.spec import Bound, Spec
 from ir.typing import check
 from lowering.compile import CompileError
-from lowering.lower import rows_of as compiled_rows
-from lowering.lower import spills_more, versions_of
+from lowering.lower import rows_of_each, spills_more, versions_of
 from lowering.plan import walk
 from lowering.versions import Version
 from synth.bench.cost import predict
@@ -141,11 +140,11 @@ def rows_of(subject: Subject, targets: Sequence[str], known: Sequence[Row] = ())
         return [{**about, "target": t, "version": "", "problem": "not proved", "kernels": []} for t in targets]
     about["widths"] = {name: certificate.body[name] for name in WIDTHS if name in certificate.body}
     kept = _kept(known, certificate, program, bound)
-    return [
-        {**(kept.get((t, v.name)) or _compiled(v, program, bound, t)), **about}
-        for v in versions_of(certificate, program, bound)
-        for t in v.targets(targets)
-    ]
+    versions = versions_of(certificate, program, bound)
+    for t in targets:
+        new = [v for v in versions if t in v.targets(targets) and (t, v.name) not in kept]
+        kept |= {(t, v.name): _row(v, r, program, bound, t) for v, r in zip(new, rows_of_each(new, t), strict=True)}
+    return [{**kept[t, v.name], **about} for v in versions for t in v.targets(targets)]
 
 
 def _reissued(subject: Subject, bound: Bound, known: Sequence[Row]) -> Certificate | None:
@@ -173,12 +172,12 @@ def _source(emitted: Version) -> str:
     return digest(emitted.source.split('"""\n', 1)[-1] + json.dumps(emitted.launches))
 
 
-def _compiled(emitted: Version, program: Program, bound: Bound, target: str) -> Row:
+def _row(
+    emitted: Version, resources: list[dict[str, Any]] | CompileError, program: Program, bound: Bound, target: str
+) -> Row:
     found: Row = {"target": target, "version": emitted.name, "source": _source(emitted), "triton": version("triton")}
-    try:
-        resources = compiled_rows(emitted, target)
-    except CompileError as error:
-        return {**found, "problem": str(error), "kernels": []}
+    if isinstance(resources, CompileError):
+        return {**found, "problem": str(resources), "kernels": []}
     found["problem"] = ""
     found["seconds"] = round(sum(r["seconds"] for r in resources), 2)
     found["kernels"] = [

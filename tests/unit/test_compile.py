@@ -8,7 +8,7 @@ import pytest
 from lowering_cases import EVERY_OPERATION, attention, certificate_for, documented, typed, widths
 
 from ir.loader import bind, load_spec
-from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, reason
+from lowering.compile import TARGETS, CompileError, Resources, compile_kernels, compile_modules, reason
 from lowering.lower import lower, versions_of
 from lowering.occupancy import occupancy, warps_of
 from lowering.plan import launches_of
@@ -100,6 +100,22 @@ def test_a_compiler_that_takes_too_long_is_an_error() -> None:
     source = emit_program(program, bound, widths(program))
     with pytest.raises(CompileError, match="took longer"):
         compile_kernels(source, launches_of(program), "sm_90", timeout=0.01)
+
+
+def test_what_goes_wrong_with_one_module_costs_that_one() -> None:
+    """A crash, a refusal: the process is lost, and those after it go to another."""
+    bound = attention()
+    program = typed(documented(), bound)
+    whole = emit_program(program, bound, widths(program)), launches_of(program)
+    crash, refusal = "import os\nos.abort()\n", "raise RuntimeError('no such layout')\n"
+    warning = "import sys\nprint('error: of another module', file=sys.stderr)\n"
+    modules = [whole, (crash, []), (warning, []), (refusal, []), whole]
+    one, two, warned, three, four = compile_modules(modules, "sm_90")
+    assert isinstance(one, tuple) and isinstance(four, tuple)
+    assert [r.binary_sha256 for r in one] == [r.binary_sha256 for r in four]
+    assert warned == ()
+    assert str(two) == "compiling for sm_90 failed: the compiler was ended by signal 6"
+    assert str(three) == "compiling for sm_90 failed: RuntimeError: no such layout"
 
 
 def test_a_kernel_the_target_cannot_hold_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ir.parser import parse
 from ir.typing import check
 from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.choose import choose
+from lowering.compile import CompileError
 from lowering.crosscheck import CrosscheckFailed, crosscheck_versions
 from lowering.launch import load
 from lowering.lower import NotCertified, lower
@@ -107,17 +109,34 @@ def test_sizes_choose(both: Certificate, columns: int, name: str) -> None:
 def test_the_narrower_one_goes_where_it_spills(
     certificate: Certificate, even: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compiled(version: Version, target: str) -> list[dict[str, Any]]:
-        spilled = 8 if version.certificate and target == "sm_80" else 0
-        return [{"spills": spilled, "registers": 10 if version.certificate else 20}]
+    def compiled(versions: list[Version], target: str) -> Iterator[list[dict[str, Any]]]:
+        for version in versions:
+            spilled = 8 if version.certificate and target == "sm_80" else 0
+            yield [{"spills": spilled, "registers": 10 if version.certificate else 20}]
 
-    monkeypatch.setattr("lowering.lower.rows_of", compiled)
+    monkeypatch.setattr("lowering.lower.rows_of_each", compiled)
     first, last = versions_in(lower(certificate, PROGRAM, BOUND, ("sm_80", "sm_90"), (even,)).body["lowered"])
     assert first.when[0] == ["target", "sm_90"] and list(last.resources) == ["sm_80", "sm_90"]
     lowered = lower(certificate, PROGRAM, BOUND, ("sm_80",), (even,)).body["lowered"]
     assert [v.name for v in versions_in(lowered)] == ["pointers"] and lowered["narrower"] == {}
     told = [str(m) for m in left_out(lowered)]
     assert "no version pointers where C % 64 == 0 on sm_80: 8 spills, more than the 0 of the one for every call" in told
+
+
+def test_where_the_kernel_for_every_size_is_refused_the_others_are_not_compiled(
+    certificate: Certificate, even: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refusing(versions: list[Version], target: str) -> Iterator[CompileError]:
+        for version in versions:
+            asked.append(version.name)
+            yield CompileError("too large")
+
+    monkeypatch.setattr("lowering.lower.rows_of_each", refusing)
+    with pytest.raises(CompileError, match="too large"):
+        lower(certificate, PROGRAM, BOUND, ("sm_80",), (even,))
+    assert asked == ["pointers"]
 
 
 def test_each_is_cross_checked_where_it_may_run(both: Certificate) -> None:
