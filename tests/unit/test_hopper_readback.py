@@ -6,7 +6,7 @@ import copy
 from dataclasses import replace
 
 import pytest
-from hopper_cases import pipelined, plain
+from hopper_cases import meeting, pipelined, plain
 from test_hopper_gluon import emitted
 
 from ir.program import Statement as CoreStatement
@@ -73,6 +73,10 @@ def test_an_asynchronous_program_says_what_to_find() -> None:
     }
     shared = expected(replace(plain(2, 3), teams=2))  # a slot is empty when both teams have let it go
     assert (shared["barriers"], len(shared["consumers"])) == ({"1": 1 + 2 + 3, "2": 2 + 3}, 2)
+    met = expected(meeting(stages=2, teams=2))  # both barriers of a written slot count teams
+    assert met["barriers"] == {"1": 1 + 2, "2": 2 + 2 * 2}
+    assert ["wait", "write", "fence", "arrive 1", "wait", "dot"] == met["consumers"][1][1][4:10]
+    assert "write" not in str(met["producer"])
     loop = expected(pipelined())["consumers"][0][2]
     assert loop == ["for", "wait", "dot", "wait", "dot", "dots left 1", "arrive 1", "dots left 0", "arrive 1"]
 
@@ -94,9 +98,10 @@ def test_what_differs_is_named(part: str, wrong: object) -> None:
 def test_an_arrival_that_speaks_for_one_warp_only_is_noticed() -> None:
     alone = PTX.replace("	bar.sync 0, 256;\n", "", 1)
     assert differences(READ, TTGIR, alone) == ["1 arrivals without a barrier of the warps before them"]
-    more = "	ld.shared.b32 %r3, [%r4];\n	mbarrier.arrive.shared::cta.b64 _, [%r5];"
-    early = PTX.replace("_, [%r1];", "_, [%r1];\n" + more)
-    assert differences(READ, TTGIR, early) == ["1 arrivals without a barrier of the warps before them"]
+    for used in ("ld.shared.b32 %r3, [%r4]", "st.shared.b32 [%r4], %r3", "stmatrix.sync.aligned.x4 [%r4], {%r3}"):
+        more = f"	{used};\n	mbarrier.arrive.shared::cta.b64 _, [%r5];"
+        early = PTX.replace("_, [%r1];", "_, [%r1];\n" + more)
+        assert differences(READ, TTGIR, early) == ["1 arrivals without a barrier of the warps before them"]
 
 
 def test_a_kernel_that_differs_does_not_compile() -> None:
