@@ -27,6 +27,7 @@ SLICE = (
     ("softcap_bwd", "three_kernels_none-16x32x168", {"dtype": "fp32", "o_dtype": "fp32"}, "sm_100"),
     ("bias", "online", {"causal": "none"}, "sm_80"),
     ("softcap", "online_causal", {"causal": "bottom_right"}, "sm_100"),
+    ("sinks", "sink_first-32x32", {"causal": "bottom_right", "dtype": "fp32"}, "sm_90"),
     ("paged", "page_by_page", {"causal": "bottom_right"}, "gfx942"),
     ("rmsnorm_bwd", "saved", {}, "gfx942"),
     ("cross_entropy", "gather", {}, "sm_100"),
