@@ -277,7 +277,10 @@ def _binary(w: Writer, e: Binary) -> Piece:
         left = tensor(w, left, e.left.type)
         return Piece(f"_{e.op}({left.text}, {right.text})", shape=_join(left.shape, right.shape))
     symbol, level = INFIX[e.op]
-    return _infix(symbol, level, left, right)
+    out = _infix(symbol, level, left, right)
+    if e.op == "div" and e.type.dtype is not DType.F32:  # Triton divides in f32, and leaves it at that
+        return out.method(f".to({w.dtype(e.type.dtype)})")
+    return out
 
 
 def _non_negative(w: Writer, e: Expr) -> bool:

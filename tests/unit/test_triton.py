@@ -87,6 +87,11 @@ def test_float32_products_are_not_rounded_to_tf32() -> None:
     assert "input_precision" not in emitted(documented(), dtype="bf16")
 
 
+def test_a_quotient_of_halves_is_rounded_to_a_half() -> None:
+    text = documented().replace(" s = dot(q, trans(k))", " s = dot(q / full([BM, D], 3.0, bf16), trans(k))")
+    assert "tl.dot((q / 3.0).to(tl.bfloat16), tl.trans(k))" in emitted(text)  # Triton's own is f32: no dot takes that
+
+
 def test_a_name_triton_needs_is_not_taken_by_the_candidate() -> None:
     text = documented().replace(" e = arange(D)", " pid = arange(D)").replace("e[None", "pid[None")
     source = emitted(text)
