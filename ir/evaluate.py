@@ -301,6 +301,7 @@ class _Evaluator:
         """sum or max over 0 <= variable < bound where the conditions hold."""
         bound = _integer(self.evaluate(expr.bound, scope, depth))
         count = max(0, _range(bound)[1])
+        _room((count,))
         variable = np.arange(count).reshape((-1,) + (1,) * depth)
         inner = {**scope, expr.variable: variable}
         keep = variable < bound

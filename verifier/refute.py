@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import prod
+from typing import Any
 
 from ir import ast
 from ir import program as core
@@ -190,13 +191,15 @@ def _clamp(d: Dim, value: int) -> int:
 
 def _run(
     program: core.Program, bound: Bound, sizes: Mapping[str, int], generator: str, mode: Mode, extreme: bool = False
-) -> tuple[Outcome, dict[str, float], object] | None:
+) -> tuple[Outcome, dict[str, float], dict[str, Any], dict[str, Any]] | None:
+    """What a run makes of which parameters and inputs, and what the spec says."""
     parameters = _parameters(bound, sizes, extreme)
     try:
         inputs = generate(generator, 0, bound, sizes, parameters)
-        return interpret(program, bound, sizes, parameters, inputs, mode, fuel=FUEL), parameters, inputs
+        outcome = interpret(program, bound, sizes, parameters, inputs, mode, fuel=FUEL)
+        return outcome, parameters, inputs, evaluate(bound, sizes, parameters, inputs)
     except (InterpretError, EvaluationError):
-        return None  # too large a replay, not a counterexample: the next shape is tried
+        return None  # too large a replay, or no value of the spec: no counterexample, the next shape is tried
 
 
 def _exact(
@@ -211,8 +214,7 @@ def _exact(
     run = _run(program, bound, sizes, generator, Mode.EXACT)
     if run is None:
         return False
-    outcome, parameters, inputs = run
-    expected = evaluate(bound, sizes, parameters, inputs)  # type: ignore[arg-type]
+    outcome, parameters, inputs, expected = run
     lenient = bound.spec.empty_row != "zero"
     for fault in sorted(outcome.faults, key=lambda f: f.kind in ("undefined", "overflow")):
         obligation = OBLIGATION_OF_FAULT[fault.kind]
@@ -224,7 +226,7 @@ def _exact(
             if lenient and findings["D1"].ok:
                 continue
         _fault(obligation, fault, bound, sizes, parameters, generator, found, expected)
-    worst = mismatch(outcome.tensors, expected, tolerance, lenient, inputs)  # type: ignore[arg-type]
+    worst = mismatch(outcome.tensors, expected, tolerance, lenient, inputs)
     if worst is not None and not found:
         # Where equality over the reals is shown, a run that differs shows what floats lose: that is S1's.
         obligation = "S1" if findings["E1"].ok and not findings["S1"].ok else "E1"
@@ -243,8 +245,7 @@ def _machine(
     run = _run(program, bound, sizes, generator, Mode.MACHINE, extreme)
     if run is None:
         return False
-    outcome, parameters, inputs = run
-    expected = evaluate(bound, sizes, parameters, inputs)  # type: ignore[arg-type]
+    outcome, parameters, _, expected = run
     for fault in outcome.faults:
         if fault.kind in ("undefined", "overflow"):
             _fault("S1", fault, bound, sizes, parameters, generator, found, expected)

@@ -191,3 +191,29 @@ kernel rows({axis} < cdiv(M, 32)):
 """
             assert verdict(text, formula="1.0") is Verdict.PROVED
             assert verdict(text.replace("* 32 + a", "+ a"), formula="1.0") is Verdict.UNPROVED
+
+
+@pytest.mark.parametrize("formula", ["X[i] * (i // 0)", "sum[j < 1000000000000](X[0])"])
+def test_where_the_spec_has_no_value_nothing_is_refuted(formula: str) -> None:
+    spec = f"""
+name = "none"
+doc = "A formula that cannot be evaluated."
+[dims]
+N = {{ min = 1, max = 4096 }}
+[inputs]
+X = {{ shape = ["N"], dtype = "f32", abs_max = 10.0 }}
+[outputs]
+Y = {{ shape = ["N"], dtype = "f32" }}
+[formula]
+empty_row = "zero"
+define = "Y[i] = {formula}"
+[layout]
+max_stride = 4096
+"""
+    kernel = """
+kernel copy(t < cdiv(N, 64)):
+    j = t * 64 + arange(64)
+    store(Y[j], load(X[j], mask=j < N, other=0), mask=j < N)
+"""
+    bound = bind(parse_spec(spec))
+    assert prove(check(parse(kernel), bound, kernel), bound, kernel).verdict is Verdict.UNPROVED
