@@ -22,7 +22,7 @@ from verifier.operations import Unsupported
 from verifier.simplify import Simplifier
 from verifier.smt import Context
 from verifier.sympy_view import ScanIdentity
-from verifier.terms import atom_of, fresh
+from verifier.terms import as_int, atom_of, fresh
 from verifier.tiles import NO_DUTIES, Duties, Duty, Lanes, Scalar, Tile, lane_symbols, stored_lanes, tile, under
 
 
@@ -85,6 +85,8 @@ class Instance:
     closed: dict[str, tuple[reals.Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, scan.PivotBound] = field(default_factory=dict)
+    cut: bool = False  # every maximum and minimum of floats is an arbitrary number (`verifier.rounding`)
+    sites: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Trace:
         env: dict[str, Tile] = {}
@@ -152,7 +154,8 @@ class Instance:
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
                 premises = self.premises
-                return tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes), premises))
+                out = tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes), premises))
+                return self._arbitrary(e, out) if e.op in ("max", "min") else out
             case core.Select():
                 c, a, b = (self.expression(x, env) for x in (e.condition, e.then, e.otherwise))
                 return tile(shape, lambda lanes: ops.where(c.at(lanes), a.at(lanes), b.at(lanes)))
@@ -170,7 +173,8 @@ class Instance:
                 inner = self.expression(e.operand, env)
                 return tile(shape, lambda lanes: inner.at((lanes[1], lanes[0])))
             case core.Reduce():
-                return _reduce(e, self.expression(e.operand, env))
+                out = _reduce(e, self.expression(e.operand, env))
+                return self._arbitrary(e, out) if e.op in ("max", "min") else out
             case core.Dot():
                 acc = None if e.acc is None else self.expression(e.acc, env)
                 return _dot(e, self.expression(e.left, env), self.expression(e.right, env), acc)
@@ -200,6 +204,18 @@ class Instance:
         if isinstance(a.value, Bool):
             return Scalar(_bool_binary(e.op, a.bool, b.bool), TRUE, _bool_duties(e.op, a, b))
         return _real_binary(e.op, a, b, e.span)
+
+    def _arbitrary(self, e: core.Expr, exact: Tile) -> Tile:
+        """In place of a tile of maxima: finite where they are, and any numbers there."""
+        number = self.sites.setdefault(id(e), len(self.sites))  # one place of the program, one name
+        name = f"{self.kernel.name}.cut{number}@{e.span.line}:{e.span.column}"
+        scope = tuple(as_int(s) for s in scan.scope_of(self))
+
+        def at(lanes: Lanes) -> Scalar:
+            value = reals.of(reals.real_atom("pivot", name, (*lanes, *scope)))
+            return replace(exact.at(lanes), value=value)
+
+        return tile(exact.shape, at) if self.cut and e.type.dtype.is_float else exact
 
     def _random(self, e: core.Random, seed: Scalar, counter: Scalar) -> Scalar:
         self.integers += [(seed.int, e.span), (counter.int, e.span)]
@@ -411,8 +427,6 @@ def _reduce(e: core.Reduce, operand: Tile) -> Tile:
 
 
 def atom_of_lane(extent: int) -> Int:
-    from verifier.terms import as_int
-
     return lift(0) if extent == 1 else as_int(fresh("lane", 0, extent - 1))
 
 

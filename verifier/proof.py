@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from ir import program as core
 from ir.ast import NOWHERE, Span
@@ -61,6 +62,7 @@ class Proof:
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
+    exponents: dict[Span, Fraction] = field(default_factory=dict)  # S1: a bound of each argument of exp, by place
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""
@@ -78,8 +80,8 @@ class Proof:
         return self.program.tensor(tensor).role
 
 
-def analyse(program: core.Program, bound: Bound) -> Proof:
-    """Execute every kernel of a candidate. Raises Unsupported."""
+def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
+    """Execute every kernel of a candidate, with `cut` for any numbers in place of maxima. Raises Unsupported."""
     sizes = sizes_of(bound)
     formula = Formula(bound, sizes.values)
     ledger = Ledger(CellFacts(formula.tables))
@@ -89,7 +91,8 @@ def analyse(program: core.Program, bound: Bound) -> Proof:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
             raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
-        run = Instance(kernel, sizes.values, proof.formula.parameters, _reader(proof), context, proof.simplifier)
+        reader, parameters = _reader(proof), proof.formula.parameters
+        run = Instance(kernel, sizes.values, parameters, reader, context, proof.simplifier, cut=cut)
         trace = run.run()
         proof.traces.append(trace)
         proof.notes += run.notes

@@ -136,7 +136,7 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
             for place in (inner[carry.name], run.expression(carry.next, inner)):
                 run.integers.append((place.at(lanes).int, loop.span))
     carried = {c.name: c for c in (_carried(run, c, env, inner) for c in loop.carries if c.type.dtype.is_float)}
-    scope = (*(as_int(s) for s in _scope(run)),)
+    scope = (*(as_int(s) for s in scope_of(run)),)
     summary = Loop(
         atom_of(n), start, stop, run.context, run.simplifier, carried, {},
         run.notes, run.identities, scope, run.pivot_bounds,
@@ -157,7 +157,8 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
             env[carry.name] = _final(summary, duties, f"{run.kernel.name}.{carry.name}", carry.type.shape, final)
 
 
-def _scope(run: Instance) -> list[Atom]:
+def scope_of(run: Instance) -> list[Atom]:
+    """The program ids, counters and sizes that what the program is doing may depend on."""
     symbols: set[Atom] = set()
     for premise in run.premises:
         symbols |= free(premise)

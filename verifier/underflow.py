@@ -40,33 +40,33 @@ MAX_RAISED = 6  # forms of one exponent that are tried
 SMALL_EXPONENT = 16.0  # exp(-16) > 2^-24
 
 
-def at_least(proof: Proof, x: Real, context: Context, splits: int = 4) -> bool:
-    """Whether x >= 2^-24 wherever the context holds."""
+def at_least(proof: Proof, x: Real, context: Context, splits: int = 4, least: float = LEAST) -> bool:
+    """Whether x >= `least`, at most 1, wherever the context holds."""
     if context.impossible:
         return True
     x = proof.simplifier.real(x, context)
     split = open_guard(x, context) if splits else None
     if split is not None:
-        return all(at_least(proof, x, context.given(case), splits - 1) for case in (split, negate(split)))
+        return all(at_least(proof, x, context.given(case), splits - 1, least) for case in (split, negate(split)))
     value = x.constant
     if value is not None:
-        return float(value) >= LEAST
+        return float(value) >= least
     ends = limits(x)
     if ends is not None:
-        return float(ends[0]) >= LEAST
+        return float(ends[0]) >= least
     groups = [(limits(q), mono) for q, mono in by_constants(x)]
-    least = [(float(ends[0]), mono) for ends, mono in groups if ends is not None and ends[0] > 0]
-    if len(least) < len(groups) or any(positive_when(total(((mono, 1),))) is None for _, mono in least):
+    scaled = [(float(ends[0]), mono) for ends, mono in groups if ends is not None and ends[0] > 0]
+    if len(scaled) < len(groups) or any(positive_when(total(((mono, 1),))) is None for _, mono in scaled):
         return False
-    if any(_term(proof, mono, q, context) for q, mono in least):
+    if any(_term(proof, mono, q, context, least) for q, mono in scaled):
         return True
     return len(x.terms) > 1 and _softmax_sums(proof, x, context)
 
 
-def _term(proof: Proof, mono: Monomial, c: float, context: Context) -> bool:
+def _term(proof: Proof, mono: Monomial, c: float, context: Context, least: float) -> bool:
     if mono.guard is not TRUE:
         return False
-    least = c
+    size = c
     sums: list[RealAtom] = []
     for a, k in mono.factors:
         if a.kind == "sum" and k == 1:
@@ -75,10 +75,10 @@ def _term(proof: Proof, mono: Monomial, c: float, context: Context) -> bool:
         factor = _factor(proof, a, context)
         if factor is None or k < 0:
             return False
-        least *= factor**k
+        size *= factor**k
     if not sums:
-        return mono.exponent is None and least >= LEAST
-    return len(sums) == 1 and least * _softmax_sum(proof, sums[0], mono.exponent, context) >= LEAST
+        return mono.exponent is None and size >= least
+    return len(sums) == 1 and size * _softmax_sum(proof, sums[0], mono.exponent, context) >= least
 
 
 def _softmax_sums(proof: Proof, x: Real, context: Context) -> bool:

@@ -42,7 +42,8 @@ def check(proof: Proof) -> Finding:
         what = "the spec decides by a comparison of numbers as they are; here they are rounded before they are compared"
         return Finding(False, STATEMENT, what, rounded)
     shown = []
-    for place in _places(proof):
+    outputs = [t.name for t in proof.program.tensors if t.role == "output"]
+    for place in (place for tensor in outputs for place in places(proof, tensor)):
         wanted = proof.formula.within(place.context).output(place.tensor, place.index)
         context = place.context
         duties = [d for d in wanted.owes if d.kind == "defined"]
@@ -88,8 +89,8 @@ def _compared(bound: Bound) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a stored value is compared with the spec."""
+class Place:
+    """Where what is stored to a tensor is looked at."""
 
     tensor: str
     index: tuple[Int, ...]
@@ -98,21 +99,20 @@ class _Place:
     span: Span
 
 
-def _places(proof: Proof) -> Iterator[_Place]:
-    """Every store of an output that one launch alone writes, under its own premises; what an output that
-    several write holds in the end, at a generic cell."""
-    for tensor in (t.name for t in proof.program.tensors if t.role == "output"):
-        layers = proof.layers.get(tensor, ())
-        if len(layers) == 1 and not layers[0].adds and not layers[0].mixed:
-            for access in (w.access for w in layers[0].writers):
-                if access.value is not None:
-                    yield _Place(tensor, access.index, proof.within(access), access.value, access.span)
-        elif layers:
-            extents = proof.extents(tensor)
-            cell = tuple(as_int(fresh("cell")) for _ in extents)
-            span = layers[-1].writers[-1].access.span
-            stored = held(layers, cell, proof.within, span)
-            yield _Place(tensor, cell, proof.context.given(in_bounds(cell, extents)), stored, span)
+def places(proof: Proof, tensor: str) -> Iterator[Place]:
+    """Every store of a tensor that one launch alone writes, under its own premises; what a tensor that several
+    write holds in the end, at a generic cell."""
+    layers = proof.layers.get(tensor, ())
+    if len(layers) == 1 and not layers[0].adds and not layers[0].mixed:
+        for access in (w.access for w in layers[0].writers):
+            if access.value is not None:
+                yield Place(tensor, access.index, proof.within(access), access.value, access.span)
+    elif layers:
+        extents = proof.extents(tensor)
+        cell = tuple(as_int(fresh("cell")) for _ in extents)
+        span = layers[-1].writers[-1].access.span
+        stored = held(layers, cell, proof.within, span)
+        yield Place(tensor, cell, proof.context.given(in_bounds(cell, extents)), stored, span)
 
 
 @dataclass(frozen=True, slots=True)

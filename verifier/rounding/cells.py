@@ -1,0 +1,233 @@
+"""N1 of a proved program: for each output, |computed - exact| <= a formula, under the machine model.
+
+The steps, each of which may end with a reason why there is no bound:
+
+1. The program is executed once more with every maximum of floats an arbitrary number (`cut`), and E1 and D1 are
+   checked again. So the exact program gives the spec's value whatever its pivots are, and in particular with those
+   that floats compute: a pivot then has no error, and the errors of online softmax do not multiply up. Where that
+   fails (a maximum that is part of the result) maxima are ordinary operations.
+2. The walk gives each value its error (`rules`), and each output a companion C with
+   |computed - exact| <= (exp(relative) - 1) C + absolute.
+3. The companions are executed symbolically, and their normal form, where everything cancels but ranges, parameters
+   and numbers, is the bound of C; else the walk's own bound of its size is.
+
+A lower bound of a divisor over the reals (S1) holds for the true maxima. A divisor with other pivots in its exponents
+only, as exp(-m) sum exp(s), is less by a factor exp(k d), where d is how far pivots are from maxima and k how often
+they occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ir import program as core
+from ir.ast import NOWHERE, Span
+from verifier.booleans import TRUE
+from verifier.execute import Access, Trace
+from verifier.obligations import definedness, equivalence
+from verifier.operations import Unsupported
+from verifier.proof import Proof, analyse
+from verifier.reals import Monomial, Real, total
+from verifier.rounding import formula as f
+from verifier.rounding.errors import Error, Unbounded
+from verifier.rounding.formula import INFINITE, ZERO, Formula
+from verifier.rounding.prune import pruned
+from verifier.rounding.walk import MARK, Known, Walk
+from verifier.signs import positive_when
+from verifier.simplify import open_guard
+from verifier.smt import Context
+from verifier.stored import expressions
+from verifier.terms import pivots
+from verifier.tiles import Duty
+from verifier.underflow import LEAST, at_least
+
+ALMOST_ONE = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """`outputs`: a bound for each output; `reason` says why there is none."""
+
+    outputs: tuple[tuple[str, Formula], ...] = ()
+    reason: str = ""
+
+
+def bounds(proof: Proof) -> Rounding:
+    """`proof`: every obligation of it holds, S1 was checked last on it."""
+    try:
+        try:
+            return _bounds(proof, _with_cuts(proof))
+        except Unbounded as problem:
+            if not _has_maximum(proof.program):
+                raise
+            try:
+                return _bounds(proof, None)
+            except Unbounded:
+                raise problem from None
+    except (Unbounded, Unsupported) as problem:
+        return Rounding(reason=str(problem))
+
+
+def _has_maximum(program: core.Program) -> bool:
+    return any(
+        isinstance(e, (core.Binary, core.Reduce)) and e.op in ("max", "min") and e.type.dtype.is_float
+        for kernel in program.kernels
+        for e in expressions(kernel.body)
+    )
+
+
+def _with_cuts(proof: Proof) -> Proof | None:
+    """The program with arbitrary pivots, if it gives the spec's values all the same."""
+    if not _has_maximum(proof.program):
+        return None
+    other = analyse(proof.program, proof.bound, cut=True)
+    return other if equivalence.check(other).ok and definedness.check(other).ok else None
+
+
+def _bounds(proof: Proof, free: Proof | None) -> Rounding:
+    executed = proof if free is None else free
+    known = Known(
+        proof.exponents, _floors(proof, executed), _settled(executed), _summed(proof), cut=free is not None
+    )  # fmt: skip
+    walk = Walk(proof.program, proof.bound, known)
+    companions = walk.run()
+    outputs = [t.name for t in proof.program.tensors if t.role == "output"]
+    sizes: dict[str, Formula] = {}
+    wanted = frozenset(name + MARK for name in outputs)
+    shown = analyse(pruned(companions, wanted), walk.bound_with_ranges(), cut=free is not None)
+    for name in outputs:
+        sizes[name] = _size(shown, name + MARK, walk.ranges)
+    return Rounding(tuple((name, _bound(walk.held[name], sizes[name])) for name in outputs))
+
+
+def _bound(e: Error, companion: Formula) -> Formula:
+    size = companion if companion is not INFINITE else e.magnitude
+    return f.add(f.mul(f.expm1(e.relative), size), e.absolute)
+
+
+def _size(proof: Proof, tensor: str, ranges: dict[str, Formula]) -> Formula:
+    """A bound of what the companion can be, infinite where its normal form says nothing."""
+    found = ZERO
+    for place in equivalence.places(proof, tensor):
+        found = f.maximum(found, _value(proof, place.stored.real, place.context, ranges, 6))
+    return found
+
+
+def _value(proof: Proof, x: Real, context: Context, ranges: dict[str, Formula], splits: int) -> Formula:
+    if context.impossible:
+        return ZERO
+    x = proof.simplifier.real(x, context)
+    split = open_guard(x, context) if splits else None
+    if split is not None:
+        cases = (context.given(split), context.given(~split))
+        return f.maximum(*(_value(proof, x, case, ranges, splits - 1) for case in cases))
+    return f.add(*(f.mul(f.number(abs(float(c))), _monomial(m, ranges)) for m, c in x.terms))
+
+
+def _monomial(m: Monomial, ranges: dict[str, Formula]) -> Formula:
+    """A product of parameters; those that stand for bounds are bounds only to positive powers."""
+    out = f.ONE
+    for atom, k in m.factors:
+        name = str(atom.args[0])
+        if atom.kind != "param" or (k < 0 and name in ranges):
+            return INFINITE
+        factor = ranges[name] if name in ranges else f.leaf("absolute", name)
+        for _ in range(abs(k)):
+            out = f.mul(out, factor) if k > 0 else f.divide(out, factor)
+    return out if m.exponent is None else INFINITE
+
+
+# ---- what the other obligations showed -----------------------------------------------------
+
+
+def _owed(proof: Proof) -> Iterator[tuple[Trace, Access]]:
+    for trace in proof.traces:
+        for access in trace.of_kind("store", "atomic"):
+            if access.value is not None:
+                yield trace, access
+
+
+def _floors(proof: Proof, executed: Proof) -> Callable[[str, Span, Callable[[str], Formula]], Formula]:
+    """A lower bound of the divisor, or argument of log or sqrt, of the operation at a place."""
+    true: dict[tuple[str, Span], float] = {}
+    moved: dict[tuple[str, Span], list[Real]] = {}
+    for trace, access in _owed(proof):
+        for key, argument, duty in _divisors(trace, access):
+            context = proof.within(access).given(duty.premise)
+            low = ALMOST_ONE if at_least(proof, argument, context, least=ALMOST_ONE) else LEAST
+            true[key] = min(true.get(key, 1.0), low)
+    for trace, access in _owed(executed):
+        for key, argument, _ in _divisors(trace, access):
+            moved.setdefault(key, []).append(argument)
+
+    def floor(kernel: str, span: Span, shift: Callable[[str], Formula]) -> Formula:
+        low = proof.floors.operand(kernel, span)
+        if low > 0.0:
+            return f.number(low)
+        if (kernel, span) not in true:
+            return ZERO
+        slip = ZERO
+        for argument in moved.get((kernel, span), ()):
+            slip = f.maximum(slip, _slip(argument, shift))
+        return f.divide(f.number(true[kernel, span]), f.exp(slip))
+
+    return floor
+
+
+def _divisors(trace: Trace, access: Access) -> Iterator[tuple[tuple[str, Span], Real, Duty]]:
+    for duty in access.value.owes if access.value else ():
+        if duty.kind == "least" and duty.argument is not None and duty.span != NOWHERE:
+            yield (trace.kernel, duty.span), duty.argument, duty
+
+
+def _slip(x: Real, shift: Callable[[str], Formula]) -> Formula:
+    """By how much log x, of a sum of positive terms, may be less for pivots that are `shift` from the true maxima;
+    infinite where pivots stand elsewhere than in exponents."""
+    worst = ZERO
+    for mono, c in x.terms:
+        here = _in_exponent(mono.exponent, shift)
+        if pivots(mono.guard) or c <= 0 or positive_when(total(((mono, 1),))) is None:
+            return INFINITE
+        for atom, k in mono.factors:
+            if not pivots(atom):
+                continue
+            if k != 1 or atom.kind not in ("sum", "poly"):
+                return INFINITE
+            if atom.kind == "sum" and pivots(atom.args[1]):
+                return INFINITE
+            here = f.add(here, _slip(atom.args[2] if atom.kind == "sum" else atom.args[0], shift))
+        worst = f.maximum(worst, here)
+    return worst
+
+
+def _in_exponent(exponent: Real | None, shift: Callable[[str], Formula]) -> Formula:
+    out = ZERO
+    for mono, c in exponent.terms if exponent is not None else ():
+        found = pivots(mono)
+        if not found:
+            continue
+        alone = mono.exponent is None and mono.guard is TRUE and [(found[0], 1)] == list(mono.factors)
+        if not alone:
+            return INFINITE
+        out = f.add(out, f.mul(f.number(abs(float(c))), shift(found[0].args[0])))
+    return out
+
+
+def _settled(executed: Proof) -> frozenset[str]:
+    """Scratch tensors in whose values no pivot is left."""
+    names = {t.name for t in executed.program.tensors if t.role == "scratch"}
+    for _, access in _owed(executed):
+        if access.value is not None and pivots((access.value.real, access.value.finite)):
+            names.discard(access.tensor)
+    return frozenset(names)
+
+
+def _summed(proof: Proof) -> Callable[[str, str], tuple[str, ...]]:
+    def names(kernel: str, tensor: str) -> tuple[str, ...]:
+        layers = (layer for layer in proof.layers.get(tensor, ()) if layer.kernel == kernel)
+        return tuple(a.name for layer in layers for w in layer.writers for a in w.summed)
+
+    return names
+
+
