@@ -52,9 +52,7 @@ def _monomial(proof: Proof, mono: Monomial, context: Context) -> float:
     whole = mono
     mono, averaged = without_means(proof, mono, context, bound_of)
     out = averaged
-    share = _share(proof, mono, context)
-    if share is not None:
-        mono = share
+    mono = share(proof, mono, context) or mono
     if mono.exponent is not None:
         from verifier.obligations.range import exp_bound
 
@@ -116,7 +114,7 @@ def _mean_over(proof: Proof, a: RealAtom, part: Monomial, context: Context) -> f
     return abs(float(c / d)) * _read_limit(proof, extra[0][0].args[0])
 
 
-def _share(proof: Proof, mono: Monomial, context: Context) -> Monomial | None:
+def share(proof: Proof, mono: Monomial, context: Context) -> Monomial | None:
     """exp(e) / sum(exp(..)) where e is the exponent of one member of the sum, or of a term next to it: at most
     1. What is left of the monomial without the two."""
     if mono.exponent is None:

@@ -62,7 +62,7 @@ class Proof:
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
-    exponents: dict[Span, Fraction] = field(default_factory=dict)  # S1: a bound of each argument of exp, by place
+    exponents: dict[Span, Fraction] = field(default_factory=dict)  # S1: a bound of each exp argument's real value
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""

@@ -18,17 +18,19 @@ they occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ir import program as core
 from ir.ast import NOWHERE, Span
 from verifier.booleans import TRUE
 from verifier.execute import Access, Trace
+from verifier.magnitude import least_parts, share
 from verifier.obligations import definedness, equivalence
 from verifier.operations import Unsupported
 from verifier.proof import Proof, analyse
-from verifier.reals import Monomial, Real, total
+from verifier.reals import Monomial, Real, RealAtom, monomial, total
 from verifier.rounding import formula as f
 from verifier.rounding.errors import Error, Unbounded
 from verifier.rounding.formula import INFINITE, ZERO, Formula
@@ -42,7 +44,7 @@ from verifier.terms import pivots
 from verifier.tiles import Duty
 from verifier.underflow import LEAST, at_least
 
-ALMOST_ONE = 0.999
+STEPS = (0.999, 2.0**-7, 2.0**-14, LEAST)  # lower bounds of a divisor that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +124,54 @@ def _value(proof: Proof, x: Real, context: Context, ranges: dict[str, Formula], 
     if split is not None:
         cases = (context.given(split), context.given(~split))
         return f.maximum(*(_value(proof, x, case, ranges, splits - 1) for case in cases))
-    return f.add(*(f.mul(f.number(abs(float(c))), _monomial(m, ranges)) for m, c in x.terms))
+    sizes = (_monomial(proof, m, context.given(m.guard), ranges) for m, _ in x.terms)
+    return f.add(*(f.mul(f.number(abs(float(c))), size) for size, (_, c) in zip(sizes, x.terms, strict=True)))
 
 
-def _monomial(m: Monomial, ranges: dict[str, Formula]) -> Formula:
-    """A product of parameters; those that stand for bounds are bounds only to positive powers."""
+def _monomial(proof: Proof, m: Monomial, context: Context, ranges: dict[str, Formula]) -> Formula:
+    """A product of parameters, after what is a share of a sum: at most 1."""
+    while (rest := share(proof, m, context) or _part(proof, m, context)) is not None:
+        m = rest
+    return INFINITE if m.exponent is not None else _product(m.factors, ranges)
+
+
+def _part(proof: Proof, m: Monomial, context: Context) -> Monomial | None:
+    """sum over D' of w, over a divisor that has sum over D of w among its terms, all positive and D' within D: at
+    most 1. What is left of the monomial without the two."""
+    for a, k in m.factors:
+        for b, p in m.factors:
+            if (a.kind, k, p) != ("sum", 1, -1) or positive_when(a.args[2]) is None:
+                continue
+            for part in least_parts(b):
+                whole = part.factors[0][0] if len(part.factors) == 1 and part.factors[0][1] == 1 else None
+                if whole is None or whole.kind != "sum" or part.exponent is not m.exponent:
+                    continue
+                same = whole.args[0] == a.args[0] and whole.args[2] is a.args[2]
+                if same and (whole.args[1] is a.args[1] or context.given(a.args[1]).entails(whole.args[1])):
+                    rest = {x: n for x, n in m.factors if x is not a and x is not b}
+                    return monomial(TRUE, rest, None).terms[0][0]
+    return None
+
+
+def _product(factors: Iterable[tuple[RealAtom, int]], ranges: dict[str, Formula]) -> Formula:
+    """Numbers and parameters; those that stand for bounds are bounds only to positive powers."""
     out = f.ONE
-    for atom, k in m.factors:
-        name = str(atom.args[0])
-        if atom.kind != "param" or (k < 0 and name in ranges):
+    for atom, k in factors:
+        factor = _atom(atom, k, ranges)
+        if factor is INFINITE:
             return INFINITE
-        factor = ranges[name] if name in ranges else f.leaf("absolute", name)
         for _ in range(abs(k)):
             out = f.mul(out, factor) if k > 0 else f.divide(out, factor)
-    return out if m.exponent is None else INFINITE
+    return out
+
+
+def _atom(atom: RealAtom, k: int, ranges: dict[str, Formula]) -> Formula:
+    if atom.kind == "log" and atom.args[0].constant == 2:
+        return f.number(math.log(2.0) * (f.SLACK if k > 0 else 1.0 / f.SLACK))
+    name = str(atom.args[0])
+    if atom.kind != "param" or (k < 0 and name in ranges):
+        return INFINITE
+    return ranges[name] if name in ranges else f.leaf("absolute", name)
 
 
 # ---- what the other obligations showed -----------------------------------------------------
@@ -155,11 +191,12 @@ def _floors(proof: Proof, executed: Proof) -> Callable[[str, Span, Callable[[str
     for trace, access in _owed(proof):
         for key, argument, duty in _divisors(trace, access):
             context = proof.within(access).given(duty.premise)
-            low = ALMOST_ONE if at_least(proof, argument, context, least=ALMOST_ONE) else LEAST
+            low = next((x for x in STEPS if at_least(proof, argument, context, least=x)), 0.0)
             true[key] = min(true.get(key, 1.0), low)
     for trace, access in _owed(executed):
-        for key, argument, _ in _divisors(trace, access):
-            moved.setdefault(key, []).append(argument)
+        for key, argument, duty in _divisors(trace, access):
+            context = executed.within(access).given(duty.premise)
+            moved.setdefault(key, []).extend(_cases(executed, argument, context, 4))
 
     def floor(kernel: str, span: Span, shift: Callable[[str], Formula]) -> Formula:
         low = proof.floors.operand(kernel, span)
@@ -175,6 +212,17 @@ def _floors(proof: Proof, executed: Proof) -> Callable[[str, Span, Callable[[str
     return floor
 
 
+def _cases(proof: Proof, x: Real, context: Context, splits: int) -> list[Real]:
+    """The terms x is, case by case of what the context leaves open."""
+    if context.impossible:
+        return []
+    x = proof.simplifier.real(x, context)
+    split = open_guard(x, context) if splits else None
+    if split is None:
+        return [x]
+    return [y for case in (split, ~split) for y in _cases(proof, x, context.given(case), splits - 1)]
+
+
 def _divisors(trace: Trace, access: Access) -> Iterator[tuple[tuple[str, Span], Real, Duty]]:
     for duty in access.value.owes if access.value else ():
         if duty.kind == "least" and duty.argument is not None and duty.span != NOWHERE:
@@ -185,6 +233,8 @@ def _slip(x: Real, shift: Callable[[str], Formula]) -> Formula:
     """By how much log x, of a sum of positive terms, may be less for pivots that are `shift` from the true maxima;
     infinite where pivots stand elsewhere than in exponents."""
     worst = ZERO
+    if not pivots(x):
+        return ZERO
     for mono, c in x.terms:
         here = _in_exponent(mono.exponent, shift)
         if pivots(mono.guard) or c <= 0 or positive_when(total(((mono, 1),))) is None:
@@ -207,10 +257,13 @@ def _in_exponent(exponent: Real | None, shift: Callable[[str], Formula]) -> Form
         found = pivots(mono)
         if not found:
             continue
-        alone = mono.exponent is None and mono.guard is TRUE and [(found[0], 1)] == list(mono.factors)
-        if not alone:
+        others = [(a, k) for a, k in mono.factors if a is not found[0]]
+        scale = _product(others, {})
+        if mono.exponent is not None or mono.guard is not TRUE or len(mono.factors) != len(others) + 1:
             return INFINITE
-        out = f.add(out, f.mul(f.number(abs(float(c))), shift(found[0].args[0])))
+        if (found[0], 1) not in mono.factors or pivots(tuple(a for a, _ in others)):
+            return INFINITE
+        out = f.add(out, f.mul(f.number(abs(float(c))), scale, shift(found[0].args[0])))
     return out
 
 

@@ -16,6 +16,7 @@ the error before the last rounding, and that rounding: exp rounds no argument it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ir import program as core
@@ -23,6 +24,8 @@ from ir.program import DType
 from verifier.rounding import formula as f
 from verifier.rounding import model
 from verifier.rounding.formula import INFINITE, ZERO, Formula
+
+ABSORBED = 2.0**-8
 
 
 class Unbounded(Exception):
@@ -39,6 +42,7 @@ class Error:
     positive: bool = False
     shift: Formula = ZERO
     before: tuple[Formula, float] | None = None
+    sizeable: bool = False  # `absolute` is more than what underflow leaves
     proviso: str = ""  # holds only if the operand of the operation that uses it keeps away from 0
 
     @property
@@ -62,7 +66,7 @@ def exactly(magnitude: Formula, companion: core.Expr, positive: bool = False, sh
 
 def within(absolute: Formula, magnitude: Formula, companion: core.Expr, shift: Formula = INFINITE) -> Error:
     """|X - x| <= absolute, and no more is said."""
-    return Error(ZERO, absolute, magnitude, companion, shift=shift)
+    return Error(ZERO, absolute, magnitude, companion, shift=shift, sizeable=True)
 
 
 def rounded(e: Error, unit: float, dtype: DType, times: int = 1) -> Error:
@@ -80,7 +84,7 @@ def sum_of(a: Error, b: Error, companion: core.Expr) -> Error:
     positive = a.positive and b.positive
     return Error(
         f.maximum(a.relative, b.relative), f.add(a.absolute, b.absolute), f.add(a.magnitude, b.magnitude), companion,
-        positive, positive, f.add(a.shift, b.shift),
+        positive, positive, f.add(a.shift, b.shift), sizeable=a.sizeable or b.sizeable,
     )  # fmt: skip
 
 
@@ -100,7 +104,7 @@ def product(a: Error, b: Error, companion: core.Expr, square: bool = False) -> E
     second = f.mul(f.exp(a.relative), a.magnitude, b.absolute)
     return Error(
         f.add(a.relative, b.relative), f.add(first, second), f.mul(a.magnitude, b.magnitude), companion,
-        own or positive, positive, _scaled_shift(a, b),
+        own or positive, positive, _scaled_shift(a, b), sizeable=a.sizeable or b.sizeable,
     )  # fmt: skip
 
 
@@ -111,13 +115,23 @@ def _scaled_shift(a: Error, b: Error) -> Formula:
     return f.mul(a.shift, b.magnitude) if b.shift is ZERO and a.shift is not INFINITE else INFINITE
 
 
+def absorbed(e: Error, bound: core.Expr) -> Error:
+    """`absolute` made a part of the companion: with r = 2^-8 it is (exp(log(1 + r)) - 1) absolute / r. Of what a
+    weight will multiply that says more: weights add up to 1, and their number times `absolute` is left out. `bound`
+    is an expression of absolute / r, of the companion's type."""
+    relative = f.maximum(e.relative, f.number(math.log1p(ABSORBED)))
+    companion = core.Binary("add", e.companion, bound, e.companion.type)
+    size = f.add(e.magnitude, f.mul(f.number(1.0 / ABSORBED), e.absolute))
+    return Error(relative, ZERO, size, companion, shift=e.shift)
+
+
 def total(e: Error, terms: Formula, companion: core.Expr, unit: float, dtype: DType) -> Error:
     """A sum of `terms` terms in any order: none takes part in more than terms - 1 additions."""
     growth = f.mul(terms, f.number(model.grown(unit)))
     tiny = f.add(e.absolute, f.number(model.TINY[dtype]))
     return Error(
         f.add(e.relative, growth), f.mul(terms, tiny, f.exp(growth)), f.mul(terms, e.magnitude), companion,
-        e.positive, e.positive, INFINITE if e.shift is not ZERO else ZERO,
+        e.positive, e.positive, INFINITE if e.shift is not ZERO else ZERO, sizeable=e.sizeable,
     )  # fmt: skip
 
 
@@ -126,6 +140,7 @@ def either(a: Error, b: Error, companion: core.Expr) -> Error:
     return Error(
         f.maximum(a.relative, b.relative), f.maximum(a.absolute, b.absolute), f.maximum(a.magnitude, b.magnitude),
         companion, a.own and b.own, a.positive and b.positive, f.maximum(a.shift, b.shift),
+        sizeable=a.sizeable or b.sizeable,
     )  # fmt: skip
 
 
@@ -144,4 +159,5 @@ def quotient(a: Error, below: Formula, floor: Formula, companion: core.Expr) -> 
     over = Error(below, ZERO, f.ONE, companion, own=True, positive=True)
     absolute = f.mul(a.absolute, f.exp(over.relative), f.divide(f.ONE, floor)) if a.absolute is not ZERO else ZERO
     magnitude = f.mul(a.magnitude, f.divide(f.ONE, floor))
-    return Error(f.add(a.relative, below), absolute, magnitude, companion, a.own, a.positive, INFINITE)
+    relative = f.add(a.relative, below)
+    return Error(relative, absolute, magnitude, companion, a.own, a.positive, INFINITE, sizeable=a.sizeable)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ir import ast
 from ir import program as core
+from ir.spec import Bound
 from verifier.rounding import formula as f
 from verifier.rounding.formula import Formula
 
@@ -46,9 +48,47 @@ def trips(start: Range, stop: Range) -> Formula | None:
     return f.integer("imax", f.integer("isub", stop.high, start.low), f.ZERO)
 
 
-def range_of(e: core.Expr, ranges: Ranges) -> Range:
-    """Bounds of an integer expression, over all lanes of a tile."""
+def facts_of(bound: Bound) -> dict[str, Range]:
+    """What the spec promises of every cell of an integer input."""
+    statics = {name: fixed(value) for name, value in bound.settings if isinstance(value, int)}
+    out = {}
+    for t, _ in bound.inputs:
+        least, most = t.facts.least, t.facts.most
+        if t.facts.splits is not None:
+            out[t.name] = Range(f.ZERO, _of_facts(t.facts.splits, statics).high)
+        elif least is not None or most is not None:
+            low, high = (UNKNOWN if e is None else _of_facts(e, statics) for e in (least, most))
+            out[t.name] = Range(low.low, high.high)
+    return out
+
+
+def _of_facts(e: ast.Expr, statics: Ranges) -> Range:
+    """A formula over sizes."""
     match e:
+        case ast.Number():
+            return fixed(float(e.value))
+        case ast.Name():
+            size = f.leaf("size", e.id)
+            return statics.get(e.id, Range(size, size))
+        case ast.Unary(op="-"):
+            inner = _of_facts(e.operand, statics)
+            return Range(_negative(inner.high), _negative(inner.low))
+        case ast.Binary(op=op) if op in WORDS:
+            return _binary(WORDS[op], _of_facts(e.left, statics), _of_facts(e.right, statics))
+        case _:
+            return UNKNOWN
+
+
+WORDS = {"+": "add", "-": "sub", "*": "mul", "//": "floordiv"}
+
+
+def range_of(e: core.Expr, ranges: Ranges) -> Range:
+    """Bounds of an integer expression, over all lanes of a tile. `ranges` has those of names, and of the cells of
+    integer inputs under the input's name and a dot."""
+    match e:
+        case core.Load():
+            held = ranges.get(f".{e.tensor}", UNKNOWN)
+            return held if e.other is None else _either(held, range_of(e.other, ranges))
         case core.Literal():
             return fixed(float(e.value))
         case core.Size():

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from ir import program as core
 from ir.program import DType
 from verifier.rounding import formula as f
-from verifier.rounding import model
+from verifier.rounding import model, recurrence
 from verifier.rounding.errors import (
+    ABSORBED,
     Error,
     Unbounded,
+    absorbed,
     away_from_zero,
     difference,
     either,
@@ -211,6 +213,7 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
             companion = replace(e, op="add", left=a.companion, right=b.companion)
             return rounded(difference(a, b, e, companion), unit, dtype)
         case "mul":
+            a, b = (_weighed(w, x, y, e) for x, y in ((a, b), (b, a)))
             square = same((e.left, _lanes(e)), (e.right, _lanes(e)), scope.named)
             return rounded(product(a, b, replace(e, left=a.companion, right=b.companion), square), unit, dtype)
         case "div":
@@ -222,6 +225,16 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
             return _largest(w, e, a, b)
         case _:
             raise Unbounded(f"no rule for {e.op}")
+
+
+def _weighed(w: Walk, x: Error, y: Error, e: core.Expr) -> Error:
+    """x, about to be multiplied by y: with a weight, what is absolute in its error is best counted as relative."""
+    if not x.sizeable or not y.positive or x.own or f.constant(y.magnitude) is not None:
+        return x
+    extra = f.mul(f.number(1.0 / ABSORBED), x.absolute)
+    if recurrence.unknowns(extra):
+        return x
+    return absorbed(x, w.range_parameter(extra, e.type, "absolute"))
 
 
 def _unknown(e: core.Binary) -> Error:
@@ -285,6 +298,7 @@ def _reduce(w: Walk, e: core.Reduce, scope: Scope) -> Error:
 
 def _dot(w: Walk, e: core.Dot, scope: Scope) -> Error:
     a, b = w.error(e.left, scope), w.error(e.right, scope)
+    a, b = _weighed(w, a, b, e.left), _weighed(w, b, a, e.right)
     acc = None if e.acc is None else w.error(e.acc, scope)
     if a.proviso or b.proviso or (acc is not None and acc.proviso):
         raise Unbounded(a.proviso or b.proviso)

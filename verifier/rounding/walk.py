@@ -20,7 +20,7 @@ from ir.spec import Bound, Parameter
 from verifier.rounding import formula as f
 from verifier.rounding import model
 from verifier.rounding.errors import Error, Unbounded, either
-from verifier.rounding.extents import UNKNOWN, Range, counter_range, index_range, range_of, trips
+from verifier.rounding.extents import UNKNOWN, Range, counter_range, facts_of, index_range, range_of, trips
 from verifier.rounding.formula import INFINITE, ZERO, Formula
 from verifier.rounding.recurrence import Update, solved, unknown
 
@@ -72,7 +72,7 @@ class Walk:
         kernels = []
         for kernel in self.program.kernels:
             self.kernel, self.emitted = kernel.name, []
-            scope = Scope()
+            scope = Scope(ranges={f".{name}": cells for name, cells in facts_of(self.bound).items()})
             for axis in kernel.grid:
                 extent = range_of(axis.extent, {})
                 scope.ranges[axis.name] = index_range(extent)
