@@ -154,10 +154,10 @@ def away_from_zero(e: Error, floor: Formula, what: str) -> Formula:
     return f.lost(e.total, floor)
 
 
-def quotient(a: Error, below: Formula, floor: Formula, companion: core.Expr) -> Error:
+def quotient(a: Error, below: Formula, floor: Formula, companion: core.Expr, shift: Formula) -> Error:
     """a over a divisor of logarithm-ratio `below` that is >= floor."""
     over = Error(below, ZERO, f.ONE, companion, own=True, positive=True)
     absolute = f.mul(a.absolute, f.exp(over.relative), f.divide(f.ONE, floor)) if a.absolute is not ZERO else ZERO
     magnitude = f.mul(a.magnitude, f.divide(f.ONE, floor))
     relative = f.add(a.relative, below)
-    return Error(relative, absolute, magnitude, companion, a.own, a.positive, INFINITE, sizeable=a.sizeable)
+    return Error(relative, absolute, magnitude, companion, a.own, a.positive, shift, sizeable=a.sizeable)

@@ -220,7 +220,8 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
             low = _floor(w, e)
             ratio = away_from_zero(b, low, "a divisor")
             companion = replace(e, left=a.companion)
-            return rounded(quotient(a, ratio, low, companion), max(unit, model.DIVIDE), dtype)
+            shift = ZERO if a.shift is ZERO and b.shift is ZERO else INFINITE
+            return rounded(quotient(a, ratio, low, companion, shift), max(unit, model.DIVIDE), dtype)
         case "max" | "min":
             return _largest(w, e, a, b)
         case _:
@@ -229,7 +230,7 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
 
 def _weighed(w: Walk, x: Error, y: Error, e: core.Expr) -> Error:
     """x, about to be multiplied by y: with a weight, what is absolute in its error is best counted as relative."""
-    if not x.sizeable or not y.positive or x.own or f.constant(y.magnitude) is not None:
+    if not x.sizeable or not y.positive or y.exact or x.own:
         return x
     extra = f.mul(f.number(1.0 / ABSORBED), x.absolute)
     if recurrence.unknowns(extra):
