@@ -230,7 +230,7 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
 
 def _weighed(w: Walk, x: Error, y: Error, e: core.Expr) -> Error:
     """x, about to be multiplied by y: with a weight, what is absolute in its error is best counted as relative."""
-    if not x.sizeable or not y.positive or y.exact or x.own:
+    if not x.sizeable or not y.positive or y.shift is not INFINITE or x.own:
         return x
     extra = f.mul(f.number(1.0 / ABSORBED), x.absolute)
     if recurrence.unknowns(extra):
