@@ -27,7 +27,7 @@ class Judgement:
 def certify(text: str, bound: Bound, filename: str = "<candidate>") -> Judgement:
     """Prove or refute a kernel. Raises SourceError for a text that is not a kernel of this spec."""
     program = check(parse(text, filename), bound, text, filename)
-    report = prove(program, bound, text)
+    report = prove(program, bound, text, rounding=True)
     certificate = issue(report, text, bound) if report.verdict is Verdict.PROVED else None
     return Judgement(program, report, certificate)
 
@@ -41,7 +41,7 @@ def narrower(certificate: Certificate, bound: Bound) -> tuple[Certificate, ...]:
         program = check(parse(text), bound, text)
         if shapes and not any(admits(program, bound, sizes) for sizes in shapes):
             continue
-        report = prove(program, bound, text, search=False)
+        report = prove(program, bound, text, search=False, rounding=True)
         if report.verdict is Verdict.PROVED:
             return (issue(report, text, bound),)
     return ()

@@ -96,6 +96,18 @@ def settings_of(items: list[str] | None) -> dict[str, str]:
     return found
 
 
+def numbers_of(items: list[str] | None, option: str) -> dict[str, float]:
+    """["N=4096"] as a dict of numbers. Raises a usage error."""
+    found = {}
+    for item in items or []:
+        name, _, value = item.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"{option} takes NAME=VALUE with a number, not {item!r}") from error
+    return found
+
+
 def writable(path: Path) -> Path:
     """A file that can be written; a usage error before the work that it is for, not after."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -175,6 +187,29 @@ def show(certificate: Annotated[Path, typer.Argument(show_default=False)], as_js
         raise typer.BadParameter(str(error)) from error
     show_certificate(loaded, as_json)
     return 0
+
+
+@app.command(epilog="synth rounding attention.json --size N=4096 --range Q=4 --range V=1 --parameter scale=0.125")
+def rounding(
+    certificate: Annotated[Path, typer.Argument(show_default=False)],
+    size: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A size; repeatable.")] = None,
+    range_: Annotated[
+        list[str] | None, typer.Option("--range", metavar="NAME=VALUE", help="The largest |x| of an input; repeatable.")
+    ] = None,
+    parameter: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter; repeatable.")] = None,
+    saved: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="The error of a saved input; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """How far floats can be from the formula's value, at these sizes and inputs. What is not given is taken from the
+    spec: the first shape it names for measuring, the parameters' defaults; ranges of 4, saved inputs exact to their
+    dtype. Exit code 2 when the certificate has no bound."""
+    from synth.view_rounding import show_rounding
+
+    sizes, ranges = numbers_of(size, "--size"), numbers_of(range_, "--range")
+    parameters, errors = numbers_of(parameter, "--parameter"), numbers_of(saved, "--saved")
+    return show_rounding(certificate, sizes, ranges, parameters, errors, as_json)
 
 
 @app.command(epilog="synth fmt kernel.tile · synth fmt kernel.tile --check · synth fmt kernel.tile --write")

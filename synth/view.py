@@ -17,7 +17,7 @@ from rich.table import Table
 from ir.ast import NOWHERE, Span
 from lowering.versions import left_out
 from verifier.certificate import Certificate
-from verifier.verdict import OBLIGATIONS, TITLES, Counterexample, Report, Result, Verdict
+from verifier.verdict import OBLIGATIONS, TITLES, Counterexample, Report, Result, Rounding, Verdict
 
 COLOURS = {Verdict.PROVED: "green", Verdict.REFUTED: "red", Verdict.UNPROVED: "yellow"}
 MARKS = {Verdict.PROVED: "✓", Verdict.REFUTED: "✗", Verdict.UNPROVED: "?"}
@@ -42,8 +42,17 @@ def show_report(
     console.print(f"\n{name}: [{colour}]{verdict_of(report)}[/] in {report.seconds:.2f} s", soft_wrap=True)
     for key, value in report.facts:
         console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
-    for line in _lowered_lines(lowered or {}):
+    for line in (*_rounding_lines(report.rounding), *_lowered_lines(lowered or {})):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _rounding_lines(found: Rounding | None) -> list[str]:
+    if found is None:
+        return []
+    if not found.outputs:
+        return [f"  rounding: not bounded: {shortened(found.reason)}"]
+    names = ", ".join(b.output for b in found.outputs)
+    return [f"  rounding: bounded by a formula for {names}; `synth rounding CERTIFICATE` evaluates it"]
 
 
 def lowered_facts(lowered: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +167,11 @@ def show_certificate(certificate: Certificate, as_json: bool) -> None:
     for section in ("claim", "assumptions", "facts", "widths", "witness"):
         console.print(f"\n[bold]{section}[/]")
         console.print("\n".join(_lines(body.get(section))), markup=False, soft_wrap=True)
+    console.print("\n[bold]rounding[/]")
+    for bound in body.get("rounding", {}).get("bounds", {}).values():
+        console.print(textwrap.indent("\n".join(bound["text"]), "  "), markup=False, soft_wrap=True)
+    if none := body.get("rounding", {}).get("none"):
+        console.print(f"  no bound: {none}", markup=False, soft_wrap=True)
     if derived := body.get("derived"):
         console.print("\n[bold]derived from the spec's `grad`[/]")
         console.print(textwrap.indent(derived, "  "), markup=False, soft_wrap=True)

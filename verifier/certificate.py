@@ -17,6 +17,7 @@ from ir import ast
 from ir.formulas import settled
 from ir.printer import fact_text, print_definitions
 from ir.spec import Bound
+from verifier.rounding import model
 from verifier.sympy_view import spec_latex
 from verifier.verdict import TITLES, Evidence, Report, Verdict
 
@@ -104,7 +105,6 @@ ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (
     ("lowering", "the emitted Triton means what the candidate means", "cross-check (evidence, not proof)"),
     ("compiler", "Triton, LLVM and ptxas compile the emitted source correctly", "compiler"),
     ("solver", "Z3 is right when it answers unsat", "solver"),
-    ("rounding", "rounding, and log2e and ln2 as machine numbers, stay outside the obligations", "nobody yet (N1)"),
 )
 
 TRUSTED = (
@@ -155,6 +155,7 @@ def issue(report: Report, candidate: str, bound: Bound) -> Certificate:
             "widths": dict(report.widths),
             "index_widths": dict(report.index_widths),
             "facts": dict(report.facts),
+            "rounding": _rounding(report),
             "formula": spec_latex(bound),
             "derived": print_definitions(_derived(bound)),
             "trusted": _trusted(),
@@ -173,7 +174,26 @@ def _assumptions(bound: Bound, report: Report) -> tuple[tuple[str, str, str], ..
         for t, _ in bound.inputs if t.saved
     )  # fmt: skip
     facts = tuple((f"facts-{t.name}", text, "launcher") for t, _ in bound.inputs if (text := fact_text(t)))
-    return ASSUMPTIONS + requires + saved + facts
+    return ASSUMPTIONS + (_rounded(report),) + requires + saved + facts
+
+
+def _rounded(report: Report) -> tuple[str, str, str]:
+    found = report.rounding
+    if found is not None and found.outputs:
+        text = "machine operations are off by no more than the model says, which section rounding states; then each "
+        return ("rounding", f"{text}output is within its bound there of the formula's value", "hardware and compiler")
+    why = f": {found.reason}" if found is not None else ""
+    text = "rounding, and log2e and ln2 as machine numbers, stay outside the obligations"
+    return ("rounding", text, f"nobody{why}")
+
+
+def _rounding(report: Report) -> dict[str, Any]:
+    """N1: bounds by output, as text and as terms, and the model they stand on; or the reason for none."""
+    found = report.rounding
+    if found is None or not found.outputs:
+        return {"none": "not asked for" if found is None else found.reason}
+    bounds = {b.output: {"text": b.text.split("\n"), "terms": json.loads(b.terms)} for b in found.outputs}
+    return {"model": model.stated(), "bounds": bounds}
 
 
 def _derived(bound: Bound) -> list[ast.Definition]:

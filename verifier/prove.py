@@ -20,6 +20,7 @@ from verifier.contents import run_to_run
 from verifier.obligations import bounds, coverage, definedness, equivalence, nonvacuity, races, range, width
 from verifier.operations import Unsupported
 from verifier.proof import Finding, Proof, analyse
+from verifier.rounding import cells
 from verifier.smt import script
 from verifier.sympy_view import readable, scan_identities_hold
 from verifier.verdict import OBLIGATIONS, Counterexample, Evidence, Report, Result, Verdict
@@ -39,17 +40,23 @@ CHECKS: Mapping[str, Check] = {
 
 
 def prove(
-    program: core.Program, bound: Bound, source: str = "", evidence: bool = True, search: bool = True
+    program: core.Program,
+    bound: Bound,
+    source: str = "",
+    evidence: bool = True,
+    search: bool = True,
+    rounding: bool = False,
 ) -> Report:
     """Verdict on every obligation, at the sizes the spec and the program require; counterexamples are replayed
     before they are reported.
 
     `seconds` of the report is proof time, refutation included, without the writing of evidence. With
     `evidence` a fully proved report carries the SMT-LIB files and traces a certificate needs. Without `search`
-    no counterexample is looked for, so that what is not proved is unproved.
+    no counterexample is looked for, so that what is not proved is unproved. With `rounding` a proved program's
+    rounding is bounded, which takes about as long again and is not part of `seconds`.
     """
     with _few_collections():
-        return _prove(program, bound, evidence, search)
+        return _prove(program, bound, evidence, search, rounding)
 
 
 @contextmanager
@@ -63,7 +70,7 @@ def _few_collections() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-def _prove(program: core.Program, bound: Bound, evidence: bool, search: bool) -> Report:
+def _prove(program: core.Program, bound: Bound, evidence: bool, search: bool, rounding: bool) -> Report:
     begun = time.perf_counter()
     bound = narrowed(bound, program)
     integers.reset()
@@ -104,7 +111,8 @@ def _prove(program: core.Program, bound: Bound, evidence: bool, search: bool) ->
     if isinstance(widths, width.Widths) and proved:
         witness = findings["V1"].trace[0] if findings["V1"].trace else ""
         facts = (*widths.facts, ("witness shape", witness), ("run to run", run_to_run(proof.layers if proof else {})))
-        return Report(tuple(results), total, widths.bits, widths.index_bits, facts, texts(program))
+        found = cells.rounding(proof) if rounding and proof else None
+        return Report(tuple(results), total, widths.bits, widths.index_bits, facts, texts(program), found)
     return Report(tuple(results), total, requires=texts(program))
 
 

@@ -82,11 +82,31 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundingBound:
+    """|computed - exact| <= a formula, in every finite cell of `output`, under the machine model. `text`: for people, a
+    line for each term that is used again, the bound last; `terms`: the same as JSON (`verifier.rounding.formula`)."""
+
+    output: str
+    text: str
+    terms: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """N1: a bound for every output, or why there is none. No obligation: a kernel without one is proved all the same,
+    and its certificate says that nothing bounds its rounding (decisions/0018)."""
+
+    outputs: tuple[RoundingBound, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """`widths` gives the proved address width in bits per kernel (32 or 64), `index_widths` that of its
     other integers; `facts` are further
     things a certificate prints: the largest safe shape, exp bounds, the witness shape. `requires`: what the program
-    requires of sizes beyond the spec; whatever the verdict says, it says of sizes where these hold."""
+    requires of sizes beyond the spec; whatever the verdict says, it says of sizes where these hold. `rounding` is there
+    when it was asked for and everything is proved."""
 
     results: tuple[Result, ...]
     seconds: float
@@ -94,6 +114,7 @@ class Report:
     index_widths: tuple[tuple[str, int], ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())
     requires: tuple[str, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -18,9 +18,9 @@ they occur.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from ir import program as core
 from ir.ast import NOWHERE, Span
@@ -43,32 +43,36 @@ from verifier.stored import expressions
 from verifier.terms import pivots
 from verifier.tiles import Duty
 from verifier.underflow import LEAST, at_least
+from verifier.verdict import Rounding, RoundingBound
 
 STEPS = (0.999, 2.0**-7, 2.0**-14, LEAST)  # lower bounds of a divisor that are tried
 
 
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """`outputs`: a bound for each output; `reason` says why there is none."""
-
-    outputs: tuple[tuple[str, Formula], ...] = ()
-    reason: str = ""
+Bounds = tuple[tuple[str, Formula], ...]
 
 
-def bounds(proof: Proof) -> Rounding:
-    """`proof`: every obligation of it holds, S1 was checked last on it."""
+def rounding(proof: Proof) -> Rounding:
+    """N1 of a program of which every obligation was shown on `proof`."""
     try:
-        try:
-            return _bounds(proof, _with_cuts(proof))
-        except Unbounded as problem:
-            if not _has_maximum(proof.program):
-                raise
-            try:
-                return _bounds(proof, None)
-            except Unbounded:
-                raise problem from None
+        found = bounds(proof)
     except (Unbounded, Unsupported) as problem:
         return Rounding(reason=str(problem))
+    except Exception as error:  # a bound is not worth a proof: what fails here says so and claims nothing
+        return Rounding(reason=f"the prover failed: {type(error).__name__}: {error}")
+    return Rounding(tuple(RoundingBound(n, "\n".join(f.lines(x, n)), json.dumps(f.to_json(x))) for n, x in found))
+
+
+def bounds(proof: Proof) -> Bounds:
+    """A bound of |computed - exact| for each output. Raises Unbounded, Unsupported."""
+    try:
+        return _bounds(proof, _with_cuts(proof))
+    except Unbounded as problem:
+        if not _has_maximum(proof.program):
+            raise
+        try:
+            return _bounds(proof, None)
+        except Unbounded:
+            raise problem from None
 
 
 def _has_maximum(program: core.Program) -> bool:
@@ -87,11 +91,10 @@ def _with_cuts(proof: Proof) -> Proof | None:
     return other if equivalence.check(other).ok and definedness.check(other).ok else None
 
 
-def _bounds(proof: Proof, free: Proof | None) -> Rounding:
+def _bounds(proof: Proof, free: Proof | None) -> Bounds:
     executed = proof if free is None else free
-    known = Known(
-        proof.exponents, _floors(proof, executed), _settled(executed), _summed(proof), cut=free is not None
-    )  # fmt: skip
+    floors, settled, summed = _floors(proof, executed), _settled(executed), _summed(proof)
+    known = Known(proof.exponents, floors, settled, summed, cut=free is not None)
     walk = Walk(proof.program, proof.bound, known)
     companions = walk.run()
     outputs = [t.name for t in proof.program.tensors if t.role == "output"]
@@ -100,7 +103,7 @@ def _bounds(proof: Proof, free: Proof | None) -> Rounding:
     shown = analyse(pruned(companions, wanted), walk.bound_with_ranges(), cut=free is not None)
     for name in outputs:
         sizes[name] = _size(shown, name + MARK, walk.ranges)
-    return Rounding(tuple((name, _bound(walk.held[name], sizes[name])) for name in outputs))
+    return tuple((name, _bound(walk.held[name], sizes[name])) for name in outputs)
 
 
 def _bound(e: Error, companion: Formula) -> Formula:

@@ -9,6 +9,7 @@ The standard library is all this module needs: a bound is evaluated where there 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,8 @@ def exp(x: Formula) -> Formula:
 
 
 def expm1(x: Formula) -> Formula:
-    return ZERO if x is ZERO else INFINITE if x is INFINITE else _made("expm1", x)
+    value = constant(x)
+    return _made("expm1", x) if value is None else INFINITE if value > 700.0 else number(math.expm1(value) * SLACK)
 
 
 def log(x: Formula) -> Formula:
@@ -129,30 +131,18 @@ def lost(e: Formula, x: Formula) -> Formula:
 
 def integer(op: str, *args: Formula) -> Formula:
     """op: iadd isub imul imin imax idiv imod, on integers of any sign; idiv and imod round towards minus infinity."""
+    if op in ("imin", "imax") and len(args := tuple(dict.fromkeys(args))) == 1 or op == "isub" and args[1] is ZERO:
+        return args[0]
     values = [constant(a) for a in args]
     if all(v is not None for v in values):
-        return number(_integer(op, values))  # type: ignore[arg-type]
+        return number(_INTEGERS[op](*values))
     return _made(op, *args)
 
 
-def _integer(op: str, v: Sequence[float]) -> float:
-    match op:
-        case "iadd":
-            return v[0] + v[1]
-        case "isub":
-            return v[0] - v[1]
-        case "imul":
-            return v[0] * v[1]
-        case "imin":
-            return min(v)
-        case "imax":
-            return max(v)
-        case "idiv":
-            return v[0] // v[1]
-        case "imod":
-            return v[0] % v[1]
-        case _:
-            raise ValueError(f"no integer operation {op}")
+_INTEGERS: dict[str, Callable[..., float]] = {
+    "iadd": operator.add, "isub": operator.sub, "imul": operator.mul, "imin": min, "imax": max,
+    "idiv": operator.floordiv, "imod": operator.mod,
+}  # fmt: skip
 
 
 def _exp(x: float) -> float:
@@ -182,7 +172,7 @@ def _apply(op: str, v: list[float]) -> float:
         case "lost":
             return -math.log1p(-v[0] / v[1]) if v[0] < v[1] else math.inf
         case _:
-            return _integer(op, v)
+            return _INTEGERS[op](*v)
 
 
 Values = Mapping[tuple[str, str], float]
@@ -273,36 +263,60 @@ def from_json(terms: Sequence[Sequence[Any]]) -> Formula:
             made.append(number(float(args[0])))
         elif op == "leaf":
             made.append(leaf(str(args[0]), str(args[1])))
-        else:
-            if not all(isinstance(a, int) and 0 <= a < len(made) for a in args):
-                raise ValueError(f"a term of a rounding bound names no earlier term: {[op, *args]}")
+        elif op in {**_MAKERS, **_INTEGERS} and all(isinstance(a, int) and 0 <= a < len(made) for a in args):
             made.append(_again(op, [made[a] for a in args]))
+        else:
+            raise ValueError(f"no term of a rounding bound: {[op, *args]}")
     if not made:
         raise ValueError("a rounding bound without terms")
     return made[-1]
 
 
-_SIGNS = {"add": " + ", "iadd": " + ", "mul": " ", "imul": " ", "isub": " - ", "idiv": " // ", "imod": " % "}
+_SIGNS = {"add": " + ", "iadd": " + ", "imul": " * ", "isub": " - ", "idiv": " // ", "imod": " % "}
 _WORDS = {"max": "max", "imax": "max", "min": "min", "imin": "min", "exp": "exp", "expm1": "expm1", "log": "log+",
           "lost": "lost"}  # fmt: skip
 
 
-def text(f: Formula) -> str:
-    """For people: `max|Q|` is the range of Q, `err(LSE)` the error of a saved input."""
+def text(f: Formula, names: Mapping[int, str] | None = None) -> str:
+    """For people: `max|Q|` is the range of Q, `err(LSE)` the error of a saved input. `names`: what to call a term."""
+    return _text(f, names or {}, True)
+
+
+def _text(f: Formula, names: Mapping[int, str], outermost: bool = False) -> str:
+    if not outermost and id(f) in names:
+        return names[id(f)]
     match f.op:
         case "number":
             return _number(f.args[0])
         case "leaf":
             kind, name = f.args
-            return {"range": f"max|{name}|", "saved": f"err({name})"}.get(kind, str(name))
-        case "div":
-            return f"{text(f.args[0])} / ({text(f.args[1])})"
-        case "pow":
-            return f"({text(f.args[0])})^({text(f.args[1])})"
-        case op if op in _SIGNS:
-            return "(" + _SIGNS[op].join(map(text, f.args)) + ")" if op != "mul" else " ".join(map(text, f.args))
+            return {"range": f"max|{name}|", "saved": f"err({name})", "absolute": f"|{name}|"}.get(kind, str(name))
         case op:
-            return f"{_WORDS[op]}(" + ", ".join(map(text, f.args)) + ")"
+            args = [_text(a, names) for a in f.args]
+    match op:
+        case "div":
+            return f"{args[0]} / {args[1]}"
+        case "pow":
+            return f"{args[0]}^{args[1]}"
+        case "mul":
+            return " ".join(args)
+        case _ if op in _SIGNS:
+            return f"({_SIGNS[op].join(args)})"
+        case _:
+            return f"{_WORDS[op]}({', '.join(args)})"
+
+
+def lines(f: Formula, result: str) -> list[str]:
+    """The formula for people, one line for each term that is used more than once and one for the result."""
+    uses: dict[int, int] = {}
+    terms = list(_nodes(f))
+    for x in terms:
+        for a in x.args:
+            if isinstance(a, Formula):
+                uses[id(a)] = uses.get(id(a), 0) + 1
+    shared = [x for x in terms if uses.get(id(x), 0) > 1 and x.op not in ("number", "leaf")]
+    names = {id(x): f"t{k + 1}" for k, x in enumerate(shared)}
+    return [*(f"{names[id(x)]} = {text(x, names)}" for x in shared), f"{result} = {text(f, names)}"]
 
 
 def _number(x: float) -> str:
@@ -311,4 +325,4 @@ def _number(x: float) -> str:
     mantissa, exponent = math.frexp(x)
     if mantissa == 0.5 and abs(exponent) > 8:
         return f"2^{exponent - 1}"
-    return f"{x:g}"
+    return f"{x:.9g}"

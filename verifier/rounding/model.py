@@ -37,3 +37,19 @@ def representable(value: float, dtype: DType) -> bool:
     mantissa, _ = math.frexp(value)
     bits = {DType.F32: 24, DType.BF16: 8, DType.F16: 11}[dtype]
     return (mantissa * 2.0**bits).is_integer()
+
+
+def stated() -> dict[str, object]:
+    """The model as a certificate states it."""
+    floats = {d.value: {"unit": UNIT[d], "tiny": TINY[d]} for d in UNIT}
+    return {
+        "rule": "computed = exact (1 + d) + t, |d| <= unit, |t| <= tiny; docs/rounding.md",
+        "floats": floats,
+        "a term of a matrix product, each time it is added to": DOT,
+        "exp and exp2, relative": EXP,
+        "the argument of exp, relative": SCALED,
+        "log, relative to its value and once more absolute": LOG,
+        "division and square root, relative": DIVIDE,
+        "tanh and sigmoid, absolute": TANH,
+        "log2e, ln2 and other constants, relative": CONSTANT,
+    }

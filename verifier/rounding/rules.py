@@ -57,6 +57,8 @@ def _of(w: Walk, e: core.Expr, scope: Scope) -> Error:
         case core.Param():
             return _parameter(w, e)
         case core.Random():
+            w.sure(e.seed, scope)
+            w.sure(e.counter, scope)
             return exactly(ONE, e, positive=True)
         case core.Broadcast() | core.Expand() | core.Transpose():
             inner = w.error(e.operand, scope)
@@ -104,9 +106,10 @@ def _parameter(w: Walk, e: core.Param) -> Error:
 def _cast(w: Walk, e: core.Cast, scope: Scope) -> Error:
     source, target = e.operand.type.dtype, e.type.dtype
     if source is DType.BOOL:
-        w.choice(e.operand, scope)
+        w.sure(e.operand, scope)
         return exactly(ONE, e, positive=True)
     if not source.is_float:
+        w.sure(e.operand, scope)
         found = range_of(e.operand, scope.ranges)
         size = magnitude(found)
         if size is INFINITE:
@@ -310,8 +313,8 @@ def _dot(w: Walk, e: core.Dot, scope: Scope) -> Error:
 
 
 def _load(w: Walk, e: core.Load, scope: Scope) -> Error:
-    if e.mask is not None:
-        w.choice(e.mask, scope)
+    for x in (*e.index, *(() if e.mask is None else (e.mask,))):
+        w.sure(x, scope)
     stored = _held(w, e)
     other = None if e.other is None else w.error(e.other, scope)
     if other is None:
@@ -323,7 +326,9 @@ def _load(w: Walk, e: core.Load, scope: Scope) -> Error:
 
 def _with(e: core.Load, stored: Error, other: core.Expr) -> core.Expr:
     inner = stored.companion
-    return replace(inner, other=other) if isinstance(inner, core.Load) else inner
+    if isinstance(inner, core.Load):
+        return replace(inner, other=other)
+    return inner if e.mask is None else core.Select(e.mask, inner, other, inner.type)
 
 
 def _held(w: Walk, e: core.Load) -> Error:
@@ -345,29 +350,34 @@ def _held(w: Walk, e: core.Load) -> Error:
 
 
 def compared(w: Walk, e: core.Expr, scope: Scope) -> tuple[core.Expr, ...]:
+    """The values whose being 0 decides a boolean or integer expression. Raises Unbounded where another comparison of
+    floats does, unless it is of exact numbers, or of anything with -inf: what is -inf is so exactly."""
     match e:
         case core.Var():
             return compared(w, scope.named[e.name], scope) if e.name in scope.named else ()
-        case core.Broadcast() | core.Expand() | core.Transpose():
-            return compared(w, e.operand, scope)
-        case core.Unary(op="not"):
-            return compared(w, e.operand, scope)
-        case core.Binary(left=left, right=right) if left.type.dtype is DType.BOOL:
-            return compared(w, left, scope) + compared(w, right, scope)
         case core.Binary(left=left, right=right) if left.type.dtype.is_float:
             if is_minus_infinity(left) or is_minus_infinity(right):
-                return ()  # what is -inf is so exactly
+                return ()
             a, b = w.error(left, scope), w.error(right, scope)
             if a.exact and b.exact and not (a.proviso or b.proviso) and _settled(a, b):
                 return ()
             for x, y, other in ((a, left, right), (b, right, left)):
                 rest, _ = unfolded(other, _lanes(other), scope.named)
                 zero = isinstance(rest, core.Literal) and rest.value == 0
-                if x.positive and zero and e.op in ("eq", "ne", "gt", "lt"):
+                if x.positive and not x.proviso and zero and e.op in ("eq", "ne", "gt", "lt"):
                     return (y,)
             raise Unbounded("a choice by comparing rounded values")
         case _:
-            return ()
+            return tuple(dict.fromkeys(x for part in _parts(e) for x in compared(w, part, scope)))
+
+
+def _parts(e: core.Expr) -> list[core.Expr]:
+    """The operands of an expression that is no float."""
+    found = []
+    for name in e.__dataclass_fields__:
+        inner = getattr(e, name)
+        found += [x for x in (inner if isinstance(inner, tuple) else (inner,)) if isinstance(x, core.Expr)]
+    return found
 
 
 def _settled(a: Error, b: Error) -> bool:

@@ -121,8 +121,8 @@ class Walk:
         e = self.error(s.value, scope)
         if e.proviso:
             raise Unbounded(e.proviso)
-        if s.mask is not None:
-            self.choice(s.mask, scope)
+        for x in (*s.index, *(() if s.mask is None else (s.mask,))):
+            self.sure(x, scope)
         companion = core.Store(s.tensor + MARK, s.index, e.companion, s.mask, s.atomic, span=s.span)
         self.emitted += [s, companion]
         self.stores.append(companion)
@@ -157,20 +157,24 @@ class Walk:
         count = self.counts[f"{self.kernel}.{s.counter}"] = trips(start, stop)
         floats = [c for c in s.carries if c.type.dtype.is_float]
         first = {c.name: self.error(c.init, scope) for c in floats}
+        for x in (s.start, s.stop):
+            self.sure(x, scope)
         flags = {c.name: (first[c.name].own, first[c.name].positive) for c in floats}
+        zeros = {(kind, c.name) for c in floats for kind in KINDS if getattr(first[c.name], kind) is ZERO}
         kept = self.emitted, self.stores, self.held, self.ranges, self.pivots
-        while True:  # flags only fall, so this ends
+        while True:  # what is assumed of every iteration: it only falls, so this ends
             self.emitted, self.stores = list(kept[0]), list(kept[1])
             self.held, self.ranges, self.pivots = dict(kept[2]), dict(kept[3]), dict(kept[4])
-            carried = {c.name: self.open(c, flags[c.name]) for c in floats}
+            carried = {c.name: self.open(c, flags[c.name], zeros) for c in floats}
             inner, after = self.iteration(s, scope, counter_range(start, stop), carried, floats)
             fallen = {n: (flags[n][0] and after[n].own, flags[n][1] and after[n].positive) for n in flags}
-            if fallen == flags:
+            still = {(kind, n) for kind, n in zeros if getattr(after[n], kind) is ZERO}
+            if fallen == flags and still == zeros:
                 break
-            flags = fallen
+            flags, zeros = fallen, still
         self.emitted, self.stores, self.held, self.ranges, self.pivots = kept
-        found = self.solve(floats, first, after, count)
-        held = {c.name: self.closed(c, flags[c.name], found) for c in floats}
+        found = self.solve(floats, first, after, count, zeros)
+        held = {c.name: self.closed(c, flags[c.name], zeros, found) for c in floats}
         for c in floats:
             self.pivots[f"{self.kernel}.{c.name}"] = held[c.name].shift
         outside, self.emitted = self.emitted, []
@@ -187,18 +191,28 @@ class Walk:
             if c.type.dtype.is_int:
                 scope.ranges[c.name] = UNKNOWN
 
-    def open(self, c: core.Carry, flags: tuple[bool, bool]) -> Error:
-        relative, size, shift, absolute = (unknown(kind, c.name) for kind in KINDS)
+    def open(self, c: core.Carry, flags: tuple[bool, bool], zeros: set[tuple[str, str]]) -> Error:
+        """A carried value at the start of any iteration: unknown, but for what is assumed of it."""
+        parts = (ZERO if (kind, c.name) in zeros else unknown(kind, c.name) for kind in KINDS)
+        relative, size, shift, absolute = parts
         own, positive = flags
         name = c.name if positive else c.name + MARK
         return Error(relative, absolute, size, core.Var(name, c.type), own, positive, shift)
 
-    def closed(self, c: core.Carry, flags: tuple[bool, bool], found: Mapping[Formula, Formula]) -> Error:
-        relative, size, shift, absolute = (found[unknown(kind, c.name)] for kind in KINDS)
-        return replace(self.open(c, flags), relative=relative, magnitude=size, shift=shift, absolute=absolute)
+    def closed(
+        self, c: core.Carry, flags: tuple[bool, bool], zeros: set[tuple[str, str]], found: Mapping[Formula, Formula]
+    ) -> Error:
+        e = self.open(c, flags, zeros)
+        relative, size, shift, absolute = (found.get(x, x) for x in (getattr(e, kind) for kind in KINDS))
+        return replace(e, relative=relative, magnitude=size, shift=shift, absolute=absolute)
 
     def solve(
-        self, floats: list[core.Carry], first: Mapping[str, Error], after: Mapping[str, Error], count: Formula | None
+        self,
+        floats: list[core.Carry],
+        first: Mapping[str, Error],
+        after: Mapping[str, Error],
+        count: Formula | None,
+        zeros: set[tuple[str, str]],
     ) -> dict[Formula, Formula]:
         updates = {
             unknown(kind, c.name): Update(
@@ -206,6 +220,7 @@ class Walk:
             )
             for kind in KINDS
             for c in floats
+            if (kind, c.name) not in zeros
         }
         return solved(updates, count)
 
@@ -235,6 +250,11 @@ class Walk:
         from verifier.rounding.rules import compared
 
         return compared(self, condition, scope)
+
+    def sure(self, e: core.Expr, scope: Scope) -> None:
+        """Raises Unbounded unless a boolean or integer is the same in floats, whatever they are."""
+        if self.choice(e, scope):
+            raise Unbounded("a mask or index by whether a rounded value is 0")
 
     def range_parameter(self, bounds: Formula, type_: Type, stem: str) -> core.Expr:
         """An expression of the companion program that stands for a bound."""

@@ -1,6 +1,6 @@
 """Whether what a contender computed is right: against the formula in float64, cell by cell.
 
-The rule is the field's usual one until certificates carry a rounding bound: the largest error may be twice that of
+The rule is the field's usual one, which binds peers alike: the largest error may be twice that of
 standard PyTorch (the same formula, matrix products in the inputs' dtype), plus one rounding of the largest value to
 the dtype it is given in. A NaN anywhere fails, so that a cell nobody wrote shows once outputs are filled with NaN.
 
@@ -113,6 +113,15 @@ def judge(wanted: Mapping[str, Expected], outputs: Mapping[str, torch.Tensor]) -
         if not errors[name] <= (allowed := right.allows(got.dtype)):
             return Judged(errors, f"{name} is off by {errors[name]:.3g}; {allowed:.3g} is allowed")
     return Judged(errors, "" if outputs else "it computes none of the outputs")
+
+
+def outside(bounds: Mapping[str, float], errors: Mapping[str, float]) -> str:
+    """Which error a certificate's rounding bound has no room for, in words; "" when there is none. The bound is proved
+    of the machine model, so hardware that the model does not describe, or a compiler, is at fault."""
+    for name, bound in bounds.items():
+        if errors.get(name, 0.0) > bound:
+            return f"{name} is off by {errors[name]:.3g}; its certificate proves {bound:.3g} under the machine model"
+    return ""
 
 
 def _windows(bound: Bound, name: str, evaluate: Evaluator, seed: int) -> dict[str, torch.Tensor]:

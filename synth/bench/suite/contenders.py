@@ -25,6 +25,8 @@ from synth.bench.flex import Flex, derived, modifiers
 from synth.bench.formula import evaluator, tensor
 from synth.bench.recognise import ATTENTION, Meaning, differentiated, operation, recognised
 from synth.bench.suite.subject import Group, Subject
+from synth.rounding import Inputs, NoBound, bounds
+from verifier.rounding.model import UNIT
 
 Outputs = dict[str, torch.Tensor]
 Run = Callable[[], Outputs]
@@ -44,12 +46,13 @@ class Wrong(Exception):
 class Contender:
     """`kind`: certified (as a call of the certificate runs), version (one of its versions, asked for by name: no answer
     of its own), peer or formula. `make` gives a function that runs once and returns outputs by name. `certificate`: the
-    name of the one it is of."""
+    name of the one it is of; `bounds`: by output, the error that its rounding bound leaves room for on these inputs."""
 
     name: str
     kind: str
     make: Callable[[], Run]
     certificate: str = ""
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,10 @@ def contenders(call: Call) -> list[Contender]:
     """Certificates first, then PyTorch's own, then the formula."""
     found = []
     for s in call.group.subjects:
-        found.append(Contender(f"certified {s.name}", "certified", _certified(s, call), s.name))
+        room = _room(s, call)
+        found.append(Contender(f"certified {s.name}", "certified", _certified(s, call), s.name, room))
         for v in s.launcher.versions if call.versions else ():
-            found.append(Contender(f"version {s.name}: {v.name}", "version", _certified(s, call, v.name), s.name))
+            found.append(Contender(f"version {s.name}: {v.name}", "version", _certified(s, call, v.name), s.name, room))
     meaning = recognised(call.group.bound)
     if meaning is not None:
         found += _attention(meaning, call) if meaning.operation == ATTENTION else _plain(meaning, call)
@@ -84,6 +88,19 @@ def contenders(call: Call) -> list[Contender]:
     ):
         found.append(Contender("FlexAttention", "peer", _derived(flex, call)))
     return [*found, Contender(STANDARD, "formula", lambda: _formula(call))]
+
+
+def _room(subject: Subject, call: Call) -> dict[str, float]:
+    """The certificate's rounding bounds on these inputs. A saved one was worked out in float64, so what is wrong with
+    it is one rounding to its dtype."""
+    floats = {t.name: call.inputs[t.name] for t, dtype in call.group.bound.inputs if dtype.is_float}
+    finite = {name: x[x.isfinite()].abs() for name, x in floats.items()}
+    ranges = {name: float(x.max()) if x.numel() else 0.0 for name, x in finite.items()}
+    saved = {t.name: ranges[t.name] * UNIT[dtype] for t, dtype in call.group.bound.inputs if t.saved}
+    try:
+        return bounds(subject.rounding, Inputs(call.sizes, call.parameters, ranges, saved))
+    except NoBound:
+        return {}
 
 
 def _formula(call: Call) -> Run:

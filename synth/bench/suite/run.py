@@ -24,7 +24,7 @@ from lowering.assumptions import AssumptionViolated, LaunchError
 from lowering.launch import Prepared
 from synth.bench.formula import evaluator
 from synth.bench.recognise import ATTENTION, recognised
-from synth.bench.suite.check import Expected, expected, judge
+from synth.bench.suite.check import Expected, expected, judge, outside
 from synth.bench.suite.clock import Ready, floor, measure, own_stream, ready
 from synth.bench.suite.contenders import Call, Contender, Refused, Run, Wrong, contenders, poison
 from synth.bench.suite.grid import Item
@@ -236,8 +236,10 @@ def _prepare(
         entry["error"] = {name: error if math.isfinite(error) else None for name, error in judged.error.items()}
         if isinstance(run, Prepared):
             entry["version"] = run.version
-        if judged.reason:
-            entry.update(status="wrong", reason=judged.reason)
+        if contender.bounds:
+            entry["bound"] = {name: x if math.isfinite(x) else None for name, x in contender.bounds.items()}
+        if reason := judged.reason or outside(contender.bounds, judged.error):
+            entry.update(status="wrong", reason=reason)
             return
         runs[contender.name] = run
         waiting[contender.name] = ready(run, options.device)

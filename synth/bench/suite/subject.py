@@ -7,10 +7,11 @@ are timed side by side on the same inputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ir.spec import Bound
 from lowering.assumptions import LaunchError
@@ -20,11 +21,12 @@ from lowering.statement import NotStated, stated
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One certificate; `name` is its file's, without the ending."""
+    """One certificate; `name` is its file's, without the ending; `rounding` is its section of rounding bounds."""
 
     name: str
     path: Path
     launcher: Launcher
+    rounding: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,12 @@ def read(paths: Sequence[Path]) -> tuple[Group, ...]:
         if launcher.requires:
             only = f"{file}: proved for sizes where {' and '.join(launcher.requires)} only"
             raise LaunchError(f"{only}; benchmark a kernel for every size, which may hold this one as a version")
-        found.setdefault(_key(launcher), []).append(Subject(name, file, launcher))
+        found.setdefault(_key(launcher), []).append(Subject(name, file, launcher, _rounding(file)))
     return tuple(_group(key, tuple(subjects)) for key, subjects in found.items())
+
+
+def _rounding(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text()).get("rounding", {}))
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
