@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from verifier.rounding import formula
-from verifier.rounding.formula import Formula
+from ir import error_formula as formula
+from ir.error_formula import Formula
 
 
 class NoBound(Exception):

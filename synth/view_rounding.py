@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ir.evaluate import parameters_default
+from ir.float_model import UNIT
 from ir.loader import bind, parse_spec
 from ir.program import DType
 from ir.spec import Bound
 from synth.rounding import Inputs, NoBound, bounds, wanted
 from verifier.certificate import Certificate, CertificateError
-from verifier.rounding.model import UNIT
 
 USUAL = 4.0  # of normal numbers one in ten thousand is larger
 NO_BOUND = 2

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 from ir import program as core
 from ir.ast import NOWHERE, Span
@@ -62,7 +61,6 @@ class Proof:
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
-    exponents: dict[Span, Fraction] = field(default_factory=dict)  # S1: a bound of each exp argument's real value
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""

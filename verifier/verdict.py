@@ -84,7 +84,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class RoundingBound:
     """|computed - exact| <= a formula, in every finite cell of `output`, under the machine model. `text`: for people, a
-    line for each term that is used again, the bound last; `terms`: the same as JSON (`verifier.rounding.formula`)."""
+    line for each term that is used again, the bound last; `terms`: the same as JSON (`ir.error_formula`)."""
 
     output: str
     text: str

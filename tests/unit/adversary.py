@@ -1,4 +1,4 @@
-"""A machine that is as wrong as the model of `verifier.rounding.model` allows.
+"""A machine that is as wrong as the model of `ir.float_model` allows.
 
 It computes in float64 and then moves each result by the most its operation may be off, towards a side that a strategy
 picks. What it returns need not be a machine number: the model asks for none.
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ir import float_model as stated
 from ir import program as core
 from ir.arithmetic import ARITHMETIC, COMPARE, REDUCE, UNARY
 from ir.interpret import Machine
 from ir.program import DType
-from verifier.rounding import model as stated
 
 model = SimpleNamespace(**{name: getattr(stated, name) for name in dir(stated) if name.isupper()})  # as it was read
 STRATEGIES = ("up", "down", "random", "by place", "by kind")

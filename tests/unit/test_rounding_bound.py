@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from rounding_cases import analysed, bounded, case, of, worst
 from small_spec import RIGHT, SPEC
 
+from ir import error_formula as f
+from ir import float_model as model
 from ir import program as core
 from ir.program import DType, Type
 from ir.spec import Bound
@@ -21,8 +23,7 @@ from synth.cli import main
 from synth.rounding import Inputs, NoBound, bounds
 from verifier.certificate import issue
 from verifier.prove import prove
-from verifier.rounding import cells, errors, model, recurrence, rules
-from verifier.rounding import formula as f
+from verifier.rounding import cells, errors, recurrence, rules
 from verifier.rounding.errors import Unbounded
 from verifier.rounding.extents import Range, range_of
 from verifier.rounding.shapes import gap

@@ -28,7 +28,7 @@ from verifier.certificate import issue
 from verifier.prove import prove
 text = open(sys.argv[1]).read()
 bound = bind(load_spec("attention"), {})
-issue(prove(check(parse(text), bound, text), bound, text), text, bound)
+issue(prove(check(parse(text), bound, text), bound, text, rounding=True), text, bound)
 ours = [m for n, m in sys.modules.items() if n.split(".")[0] in ("ir", "verifier", "lowering", "synth")]
 print(json.dumps([m.__file__ for m in ours if getattr(m, "__file__", None)]))
 """

@@ -21,19 +21,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 
+from ir import error_formula as f
 from ir import program as core
 from ir.ast import NOWHERE, Span
+from ir.error_formula import INFINITE, ZERO, Formula
 from verifier.booleans import TRUE
 from verifier.execute import Access, Trace
 from verifier.magnitude import least_parts, share
 from verifier.obligations import definedness, equivalence
+from verifier.obligations.range import exp_bound
 from verifier.operations import Unsupported
 from verifier.proof import Proof, analyse
 from verifier.reals import Monomial, Real, RealAtom, monomial, total
-from verifier.rounding import formula as f
 from verifier.rounding.errors import Error, Unbounded
-from verifier.rounding.formula import INFINITE, ZERO, Formula
 from verifier.rounding.prune import pruned
 from verifier.rounding.walk import MARK, Known, Walk
 from verifier.signs import positive_when
@@ -94,7 +96,7 @@ def _with_cuts(proof: Proof) -> Proof | None:
 def _bounds(proof: Proof, free: Proof | None) -> Bounds:
     executed = proof if free is None else free
     floors, settled, summed = _floors(proof, executed), _settled(executed), _summed(proof)
-    known = Known(proof.exponents, floors, settled, summed, cut=free is not None)
+    known = Known(_exponents(proof), floors, settled, summed, cut=free is not None)
     walk = Walk(proof.program, proof.bound, known)
     companions = walk.run()
     outputs = [t.name for t in proof.program.tensors if t.role == "output"]
@@ -185,6 +187,20 @@ def _owed(proof: Proof) -> Iterator[tuple[Trace, Access]]:
         for access in trace.of_kind("store", "atomic"):
             if access.value is not None:
                 yield trace, access
+
+
+def _exponents(proof: Proof) -> dict[Span, Fraction]:
+    """A bound of the real argument of every exponential, by place; none where S1 found only floats to be small."""
+    found: dict[Span, Fraction] = {}
+    missing: set[Span] = set()
+    for _, access in _owed(proof):
+        for duty in access.value.owes if access.value else ():
+            if duty.kind == "exp" and duty.argument is not None:
+                context = proof.within(access).given(duty.premise)
+                limit = exp_bound(proof, duty.argument, context, Fraction(0))
+                missing |= {duty.span} if limit is None else set()
+                found[duty.span] = max(found.get(duty.span, Fraction(0)), limit or Fraction(0))
+    return {span: limit for span, limit in found.items() if span not in missing}
 
 
 def _floors(proof: Proof, executed: Proof) -> Callable[[str, Span, Callable[[str], Formula]], Formula]:

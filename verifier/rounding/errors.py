@@ -19,11 +19,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ir import error_formula as f
+from ir import float_model as model
 from ir import program as core
+from ir.error_formula import INFINITE, ZERO, Formula
 from ir.program import DType
-from verifier.rounding import formula as f
-from verifier.rounding import model
-from verifier.rounding.formula import INFINITE, ZERO, Formula
 
 ABSORBED = 2.0**-8
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ir import ast
+from ir import error_formula as f
 from ir import program as core
+from ir.error_formula import Formula
 from ir.spec import Bound
-from verifier.rounding import formula as f
-from verifier.rounding.formula import Formula
 
 
 @dataclass(frozen=True, slots=True)

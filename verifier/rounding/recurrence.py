@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from verifier.rounding import formula as f
+from ir import error_formula as f
+from ir.error_formula import Formula
 from verifier.rounding.errors import Unbounded
-from verifier.rounding.formula import Formula
 
 
 def unknown(kind: str, name: str) -> Formula:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from ir import error_formula as f
+from ir import float_model as model
 from ir import program as core
+from ir.error_formula import INFINITE, ONE, ZERO, Formula
 from ir.program import DType
-from verifier.rounding import formula as f
-from verifier.rounding import model, recurrence
+from verifier.rounding import recurrence
 from verifier.rounding.errors import (
     ABSORBED,
     Error,
@@ -29,7 +31,6 @@ from verifier.rounding.errors import (
     within,
 )  # fmt: skip
 from verifier.rounding.extents import magnitude, not_negative, range_of
-from verifier.rounding.formula import INFINITE, ONE, ZERO, Formula
 from verifier.rounding.shapes import gap, is_minus_infinity, same, unfolded
 
 if TYPE_CHECKING:

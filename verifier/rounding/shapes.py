@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ir import error_formula as f
 from ir import program as core
-from verifier.rounding import formula as f
+from ir.error_formula import Formula
 from verifier.rounding.errors import Error
-from verifier.rounding.formula import Formula
 
 ANY = "any"  # a lane over which something is maximal
 Lanes = tuple[object, ...]

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from ir import error_formula as f
+from ir import float_model as model
 from ir import program as core
 from ir.ast import Span
+from ir.error_formula import INFINITE, ZERO, Formula
 from ir.program import DType, Type
 from ir.spec import Bound, Parameter
-from verifier.rounding import formula as f
-from verifier.rounding import model
 from verifier.rounding.errors import Error, Unbounded, either
 from verifier.rounding.extents import UNKNOWN, Range, counter_range, facts_of, index_range, range_of, trips
-from verifier.rounding.formula import INFINITE, ZERO, Formula
 from verifier.rounding.recurrence import Update, solved, unknown
 
 MARK = "~"  # no name of a candidate has it

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ir.evaluate import parameters_default
+from ir.float_model import UNIT
 from lowering.assumptions import DTYPES, evaluate
 from lowering.launch import Launcher
 from lowering.values import TORCH
@@ -26,7 +27,6 @@ from synth.bench.formula import evaluator, tensor
 from synth.bench.recognise import ATTENTION, Meaning, differentiated, operation, recognised
 from synth.bench.suite.subject import Group, Subject
 from synth.rounding import Inputs, NoBound, bounds
-from verifier.rounding.model import UNIT
 
 Outputs = dict[str, torch.Tensor]
 Run = Callable[[], Outputs]
