@@ -239,6 +239,8 @@ def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> A
     options = {"num_warps": warps, "num_stages": schedule["num_stages"]}
     if schedule["maxnreg"] is not None:
         options["maxnreg"] = schedule["maxnreg"]
+    if not schedule.get("fp_fusion", True):
+        options["enable_fp_fusion"] = False
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 

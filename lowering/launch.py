@@ -71,6 +71,8 @@ def prepared(
         options = {"num_warps": warps_of(schedule["num_warps"], _lanes()), "num_stages": schedule["num_stages"]}
         if schedule["maxnreg"] is not None and torch.version.hip is None:
             options["maxnreg"] = schedule["maxnreg"]
+        if not schedule.get("fp_fusion", True):
+            options["enable_fp_fusion"] = False
         arguments = [_argument(a, tensors, sizes, parameters) for a in launch["args"]]
         calls.append((getattr(module, launch["kernel"])[(programs,)], arguments, options))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ir import ast
@@ -18,6 +18,7 @@ from ir.program import Binary, Expr, Kernel, Literal, Load, Param, Program, Size
 from ir.requirements import narrowed
 from ir.spec import NO_FACTS, Bound, Facts
 from lowering.accesses import BoxLoad, BoxStore
+from verifier.recipes import Recipes
 
 # Names an emitted module needs for itself; a candidate's tensor or size of that name gets a suffix.
 RESERVED = frozenset({"tl", "triton", "torch", "range", "float", "pid", "_floordiv", "_mod", "_tanh", "_scaled"})
@@ -162,6 +163,7 @@ def launch_of(kernel: Kernel, program: Program) -> Json:
     """One kernel's entry: name, grid extents, arguments, whether Triton asks for memory of its own (for descriptors a
     kernel makes), whether it adds atomically, schedule."""
     s = kernel.schedule
+    around = replace(program, kernels=tuple(kernel if k.name == kernel.name else k for k in program.kernels))
     return {
         "kernel": argument_name(kernel.name),
         "grid": [expression(axis.extent) for axis in kernel.grid],
@@ -173,6 +175,8 @@ def launch_of(kernel: Kernel, program: Program) -> Json:
             "num_stages": s.num_stages,
             "maxnreg": s.maxnreg,
             "warp_specialize": s.warp_specialize,
+            # Triton contracts a product and a difference into one operation unless it is told not to.
+            **({"fp_fusion": False} if Recipes(around).fusible(kernel.name) else {}),
         },
     }
 

@@ -15,7 +15,6 @@ from ir.dtypes import SIGNIFICAND
 from verifier.accumulators import Magnitudes
 from verifier.magnitude import times
 from verifier.recipes import Recipes
-from verifier.stored import shape_aside
 
 SECOND_ORDER = 1.01
 FUNCTION = 16.0  # roundings that a function is worth
@@ -109,19 +108,10 @@ class ArgumentErrors:
 
     def _capped(self, kernel: str, a: core.Expr, b: core.Expr) -> core.Expr | None:
         """The x of c tanh(x / c), which moves by no more than x does."""
-        for c, other in ((a, b), (b, a)):
-            c, other = self._single(kernel, c), self._single(kernel, other)
+        meant = self.recipes.meant
+        for c, other in ((meant(kernel, a), meant(kernel, b)), (meant(kernel, b), meant(kernel, a))):
             if isinstance(other, core.Unary) and other.op == "tanh" and isinstance(c, core.Param | core.Literal):
-                share = self._single(kernel, other.operand)
-                if isinstance(share, core.Binary) and share.op == "div" and self._single(kernel, share.right) == c:
+                share = meant(kernel, other.operand)
+                if isinstance(share, core.Binary) and share.op == "div" and meant(kernel, share.right) == c:
                     return share.left
         return None
-
-    def _single(self, kernel: str, e: core.Expr) -> core.Expr:
-        """What a name that is given one value stands for, in whatever shape."""
-        while isinstance(e := shape_aside(e), core.Var):
-            values = self.recipes.values[kernel].get(e.name, [])
-            if len(values) != 1:
-                break
-            e = values[0]
-        return e

@@ -36,8 +36,8 @@ Names = tuple[str, ...]
 class Recipes:
     """Of every float of a program. A recipe is a number; equal trees have the same."""
 
-    def __init__(self, program: core.Program, bound: Bound) -> None:
-        self.limits = {p.name: (p.lower, p.upper) for p in bound.spec.parameters}
+    def __init__(self, program: core.Program, bound: Bound | None = None) -> None:
+        self.limits = {p.name: (p.lower, p.upper) for p in bound.spec.parameters} if bound is not None else {}
         self.kernels = {k.name: k for k in program.kernels}
         self.values = {k.name: values_of_names(k.body) for k in program.kernels}
         self.stored: dict[str, list[tuple[str, core.Store]]] = {}
@@ -60,6 +60,26 @@ class Recipes:
         found = [e.operand for e in self.exponentials(kernel, span)]
         stored = stored_difference(self.kernels[kernel], span)
         return stored or bool(found) and all(self._ordered(kernel, x) for x in found)
+
+    def fusible(self, kernel: str) -> bool:
+        """Whether the difference in an argument of exp that counts on both sides being one float is of a product that
+        a compiler may contract with it: the product is then rounded where it is compared, and not where it is used."""
+        for e in expressions(self.kernels[kernel].body):
+            if isinstance(e, core.Unary) and e.op in ("exp", "exp2") and self.kept(kernel, e.span):
+                for x in self._parts(kernel, e.operand):
+                    sides = [self.meant(kernel, y.operand if isinstance(y, core.Unary) else y) for y in operands(x)]
+                    if any(isinstance(y, core.Binary) and y.op == "mul" for y in sides):
+                        return True
+        return False
+
+    def meant(self, kernel: str, e: core.Expr) -> core.Expr:
+        """What a name that is given one value stands for, in whatever shape."""
+        while isinstance(e := shape_aside(e), core.Var):
+            known = self.values[kernel].get(e.name, [])
+            if len(known) != 1:
+                break
+            e = known[0]
+        return e
 
     def steady(self, kernel: str, span: Span, exact: Collection[tuple[str, Span]]) -> bool:
         """Whether what is divided by, or a log is taken of, at this place is made of exponentials at places in `exact`
@@ -171,6 +191,22 @@ class Recipes:
 
     def _ordered(self, kernel: str, e: core.Expr) -> bool:
         """Whether rounding keeps what is known of the sign, or of a bound, of a difference."""
+        return all(self._compared(kernel, x) for x in self._parts(kernel, e))
+
+    def _compared(self, kernel: str, e: core.Expr) -> bool:
+        match e:
+            case core.Binary(op="sub", left=a, right=b):
+                found = self._alike(kernel, a, b)
+            case core.Binary(op="add", left=a, right=core.Unary(op="neg", operand=b)):
+                found = self._alike(kernel, a, b)
+            case core.Binary(op="add", left=core.Unary(op="neg", operand=b), right=a):
+                found = self._alike(kernel, a, b)
+            case _:
+                found = False
+        return found or self._constant(kernel, e)
+
+    def _parts(self, kernel: str, e: core.Expr) -> Iterator[core.Expr]:
+        """What a float is one of, times constants: through names, choices, changes of shape and sign."""
         seen: set[str] = set()
         todo = [e]
         while todo:
@@ -186,16 +222,8 @@ class Recipes:
                     todo.append(x)
                 case core.Binary(op="mul", left=c, right=x) if self._constant(kernel, c):
                     todo.append(x)
-                case core.Binary(op="sub", left=a, right=b) if self._alike(kernel, a, b):
-                    pass
-                case core.Binary(op="add", left=a, right=core.Unary(op="neg", operand=b)) if self._alike(kernel, a, b):
-                    pass
-                case core.Binary(op="add", left=core.Unary(op="neg", operand=b), right=a) if self._alike(kernel, a, b):
-                    pass
                 case x:
-                    if not self._constant(kernel, x):
-                        return False
-        return True
+                    yield x
 
     def _alike(self, kernel: str, a: core.Expr, b: core.Expr) -> bool:
         """Whether one of two floats is a choice among others of which the other is one, or both have one recipe."""

@@ -2,11 +2,12 @@
 
 import pytest
 
-from ir.loader import bind, load_spec, parse_spec
+from ir.loader import bind, load_spec, packaged_specs, parse_spec
 from ir.parser import parse
 from ir.program import Program
 from ir.spec import Bound
 from ir.typing import check
+from lowering.plan import launches_of
 from verifier.prove import prove
 from verifier.recipes import Recipes
 from verifier.stored import expressions
@@ -84,6 +85,18 @@ def test_a_divisor_is_as_large_as_of_reals_if_nothing_cancels_or_underflows(divi
     (span,) = {e.span for e in expressions(kernel.body) if getattr(e, "op", "") == "div"}
     assert Recipes(program, bound).steady(kernel.name, span, exact) is steady
     assert not Recipes(program, bound).steady(kernel.name, span, set())
+
+
+def test_a_product_that_is_subtracted_from_is_not_contracted_with_it() -> None:
+    """fma(x, 2, -m) is the rounding of m where m is the rounded maximum of x * 2, and exp of that is not near 1."""
+    program, _ = softmax()
+    assert [launch["schedule"].get("fp_fusion", True) for launch in launches_of(program)] == [True, False]
+    masked, _ = softmax(score="where(j[None, :] < C, x * 2.0, -inf)")
+    assert Recipes(masked).fusible("softmax")  # the last exp
+    bound = bind(load_spec("attention_bwd"), {"dtype": "bf16"})
+    text = (packaged_specs() / "attention_bwd" / "three_kernels_none.tile").read_text()
+    backward = check(parse(text), bound, text)
+    assert not any(Recipes(backward).fusible(k.name) for k in backward.kernels)  # S1 left room for rounding
 
 
 def test_names_that_double_do_not_multiply_the_work() -> None:
