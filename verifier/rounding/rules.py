@@ -31,7 +31,7 @@ from verifier.rounding.errors import (
     within,
 )  # fmt: skip
 from verifier.rounding.extents import magnitude, not_negative, range_of
-from verifier.rounding.shapes import gap, is_minus_infinity, same, unfolded
+from verifier.rounding.shapes import Place, gap, is_minus_infinity, same, unfolded
 
 if TYPE_CHECKING:
     from verifier.rounding.walk import Scope, Walk
@@ -58,8 +58,8 @@ def _of(w: Walk, e: core.Expr, scope: Scope) -> Error:
         case core.Param():
             return _parameter(w, e)
         case core.Random():
-            w.sure(e.seed, scope)
-            w.sure(e.counter, scope)
+            sure(w, e.seed, scope)
+            sure(w, e.counter, scope)
             return exactly(ONE, e, positive=True)
         case core.Broadcast() | core.Expand() | core.Transpose():
             inner = w.error(e.operand, scope)
@@ -107,10 +107,10 @@ def _parameter(w: Walk, e: core.Param) -> Error:
 def _cast(w: Walk, e: core.Cast, scope: Scope) -> Error:
     source, target = e.operand.type.dtype, e.type.dtype
     if source is DType.BOOL:
-        w.sure(e.operand, scope)
+        sure(w, e.operand, scope)
         return exactly(ONE, e, positive=True)
     if not source.is_float:
-        w.sure(e.operand, scope)
+        sure(w, e.operand, scope)
         found = range_of(e.operand, scope.ranges)
         size = magnitude(found)
         if size is INFINITE:
@@ -119,10 +119,9 @@ def _cast(w: Walk, e: core.Cast, scope: Scope) -> Error:
         exact = exactly(size, w.range_parameter(size, e.type, "integer"), positive)
         return replace(exact, relative=f.number(model.grown(model.UNIT[target])))
     inner = w.error(e.operand, scope)
-    unit = model.UNIT[target] if model.UNIT[target] > model.UNIT[source] else 0.0
-    if unit == 0.0 and not (source is DType.BF16 and target is DType.F16):
-        return inner
-    return replace(rounded(replace(inner, proviso=""), unit, target), proviso=inner.proviso)
+    if model.UNIT[target] <= model.UNIT[source] and (source, target) != (DType.BF16, DType.F16):
+        return inner  # exact: no digit is lost, and no small number, as to f16
+    return replace(rounded(replace(inner, proviso=""), model.UNIT[target], target), proviso=inner.proviso)
 
 
 def _unary(w: Walk, e: core.Unary, scope: Scope) -> Error:
@@ -268,12 +267,14 @@ def _pivot(w: Walk, e: core.Binary | core.Reduce, size: Formula, shift: Formula)
 
 
 def _select(w: Walk, e: core.Select, scope: Scope) -> Error:
-    tested = w.choice(e.condition, scope)
+    tested = _tested(w, e, scope)
+    if tested is None:
+        sure(w, e.condition, scope)
     a, b = w.error(e.then, scope), w.error(e.otherwise, scope)
     proviso = a.proviso or b.proviso
-    for x in tested:  # where(l == 0, 1, l): alike while l keeps away from 0, which its user owes
-        places = [(x, _lanes(e)), (e.then, _lanes(e)), (e.otherwise, _lanes(e))]
-        if not any(same(places[0], p, scope.named) for p in places[1:]):
+    if tested is not None and not _divides(tested, e, scope):
+        # where(l == 0, 1, l): alike while l keeps away from 0, which who divides by it shows
+        if not any(same(tested, (branch, _lanes(e)), scope.named) for branch in (e.then, e.otherwise)):
             raise Unbounded("a choice by whether a rounded value is 0, of something else than that value")
         proviso = "a value replaced where it is 0 is used other than as a divisor"
     if is_minus_infinity(e.then) or is_minus_infinity(e.otherwise):
@@ -283,6 +284,14 @@ def _select(w: Walk, e: core.Select, scope: Scope) -> Error:
         return replace(kept, companion=companion, positive=False, proviso=proviso)
     out = either(a, b, replace(e, then=a.companion, otherwise=b.companion))
     return replace(out, proviso=proviso)
+
+
+def _divides(tested: Place, e: core.Select, scope: Scope) -> bool:
+    """where(l == 0, 0, x / l): the quotient's own error has it that l keeps away from 0."""
+    branches = (unfolded(branch, _lanes(e), scope.named) for branch in (e.then, e.otherwise))
+    return any(
+        isinstance(x, core.Binary) and x.op == "div" and same(tested, (x.right, at), scope.named) for x, at in branches
+    )
 
 
 def _reduce(w: Walk, e: core.Reduce, scope: Scope) -> Error:
@@ -315,7 +324,7 @@ def _dot(w: Walk, e: core.Dot, scope: Scope) -> Error:
 
 def _load(w: Walk, e: core.Load, scope: Scope) -> Error:
     for x in (*e.index, *(() if e.mask is None else (e.mask,))):
-        w.sure(x, scope)
+        sure(w, x, scope)
     stored = _held(w, e)
     other = None if e.other is None else w.error(e.other, scope)
     if other is None:
@@ -350,26 +359,35 @@ def _held(w: Walk, e: core.Load) -> Error:
     return exactly(size, w.range_parameter(size, e.type, e.tensor))
 
 
-def compared(w: Walk, e: core.Expr, scope: Scope) -> tuple[core.Expr, ...]:
-    """The values whose being 0 decides a boolean or integer expression. Raises Unbounded where another comparison of
-    floats does, unless it is of exact numbers, or of anything with -inf: what is -inf is so exactly."""
+def sure(w: Walk, e: core.Expr, scope: Scope) -> None:
+    """Raises Unbounded unless a boolean or integer is the same in floats: what it compares are integers, exact numbers,
+    or anything with -inf, as what is -inf is so exactly."""
     match e:
         case core.Var():
-            return compared(w, scope.named[e.name], scope) if e.name in scope.named else ()
+            if e.name in scope.named:
+                sure(w, scope.named[e.name], scope)
         case core.Binary(left=left, right=right) if left.type.dtype.is_float:
-            if is_minus_infinity(left) or is_minus_infinity(right):
-                return ()
-            a, b = w.error(left, scope), w.error(right, scope)
-            if a.exact and b.exact and not (a.proviso or b.proviso) and _settled(a, b):
-                return ()
-            for x, y, other in ((a, left, right), (b, right, left)):
-                rest, _ = unfolded(other, _lanes(other), scope.named)
-                zero = isinstance(rest, core.Literal) and rest.value == 0
-                if x.positive and not x.proviso and zero and e.op in ("eq", "ne", "gt", "lt"):
-                    return (y,)
-            raise Unbounded("a choice by comparing rounded values")
+            if not (is_minus_infinity(left) or is_minus_infinity(right)):
+                a, b = w.error(left, scope), w.error(right, scope)
+                if not (a.exact and b.exact and _settled(a, b)) or a.proviso or b.proviso:
+                    raise Unbounded("a choice by comparing rounded values")
         case _:
-            return tuple(dict.fromkeys(x for part in _parts(e) for x in compared(w, part, scope)))
+            for part in _parts(e):
+                sure(w, part, scope)
+
+
+def _tested(w: Walk, e: core.Select, scope: Scope) -> Place | None:
+    """The value, made of positive terms, whose being 0 decides a choice: floats choose as reals do while it keeps away
+    from 0 where it is not 0."""
+    c, at = unfolded(e.condition, _lanes(e), scope.named)
+    if not isinstance(c, core.Binary) or not c.left.type.dtype.is_float or c.op not in ("eq", "ne", "gt", "lt"):
+        return None
+    for x, other in ((c.left, c.right), (c.right, c.left)):
+        rest, _ = unfolded(other, _lanes(other), scope.named)
+        if isinstance(rest, core.Literal) and rest.value == 0:
+            error = w.error(x, scope)
+            return (x, at) if error.positive and not error.exact and not error.proviso else None
+    return None
 
 
 def _parts(e: core.Expr) -> list[core.Expr]:

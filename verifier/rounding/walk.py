@@ -244,17 +244,10 @@ class Walk:
 
         return error_of(self, e, scope)
 
-    def choice(self, condition: core.Expr, scope: Scope) -> tuple[core.Expr, ...]:
-        """Raises Unbounded unless floats decide as exact numbers do; what they compare with 0 is returned, as that
-        is alike only while it keeps away from 0."""
-        from verifier.rounding.rules import compared
-
-        return compared(self, condition, scope)
-
     def sure(self, e: core.Expr, scope: Scope) -> None:
-        """Raises Unbounded unless a boolean or integer is the same in floats, whatever they are."""
-        if self.choice(e, scope):
-            raise Unbounded("a mask or index by whether a rounded value is 0")
+        from verifier.rounding.rules import sure
+
+        sure(self, e, scope)
 
     def range_parameter(self, bounds: Formula, type_: Type, stem: str) -> core.Expr:
         """An expression of the companion program that stands for a bound."""
