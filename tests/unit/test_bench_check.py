@@ -14,7 +14,7 @@ from synth.bench.flex import derived
 from synth.bench.formula import evaluator
 from synth.bench.recognise import recognised
 from synth.bench.suite import check
-from synth.bench.suite.check import Expected, expected, judge
+from synth.bench.suite.check import Expected, expected, judge, outside
 from synth.bench.suite.inputs import make
 from synth.bench.suite.work import work
 
@@ -134,3 +134,8 @@ def test_work_follows_the_convention_of_flash_attention() -> None:
     assert counted("attention_bwd", {}, sizes, gradients) == 2.5 * full
     assert counted("decode", {}, {"B": 2, "H": 4, "G": 1, "M": 1, "T": 128}, {}) == full / 128
     assert counted("softmax", {}, {"R": 16, "C": 16}, {}) == 0
+
+
+def test_an_error_beyond_the_proved_bound_is_wrong() -> None:
+    assert outside({"O": 0.1, "LSE": 0.01}, {"O": 0.1, "LSE": 0.009}) == ""
+    assert "LSE is off by 0.02; its certificate proves 0.01" in outside({"O": 0.1, "LSE": 0.01}, {"LSE": 0.02})

@@ -31,6 +31,7 @@ from verifier.rounding.shapes import gap
 ONLINE = "tests/golden/proved/fa2_bottom_right.tile"
 SIZES = {"B": 1, "H": 2, "G": 1, "M": 33, "N": 67}
 CASES = [
+    ("tests/golden/proved/select_after_division.tile", SIZES | {"N": 5}, "ramp", 1.0, {"O": 0.2}),
     (ONLINE, SIZES, "uniform", 2.0, {"O": 0.3, "LSE": 0.1}),  # at least this share of the bound is reached
     ("specs/softmax/stats_first.tile", {"R": 2, "C": 3}, "uniform", 2.0, {"Y": 0.3}),
     ("specs/sinks/two_pass.tile", SIZES, "normal", 1.0, {"O": 0.01}),

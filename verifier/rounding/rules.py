@@ -203,8 +203,9 @@ def _logarithm(w: Walk, e: core.Unary, x: Error) -> Error:
 def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
     a, b = w.error(e.left, scope), w.error(e.right, scope)
     dtype = e.type.dtype
-    if a.proviso or (b.proviso and e.op != "div"):
-        raise Unbounded(a.proviso or b.proviso)
+    proviso = a.proviso or b.proviso
+    if proviso and (a.proviso or e.op != "div") and (e.op != "mul" or (a.proviso and b.proviso)):
+        raise Unbounded(proviso)
     if is_minus_infinity(e.left) or is_minus_infinity(e.right):
         a, b = (b, b) if is_minus_infinity(e.left) else (a, a)  # the other side, wherever the result is finite
         return replace(_largest(w, e, a, b), shift=a.shift) if e.op in ("max", "min") else _unknown(e)
@@ -218,7 +219,8 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
         case "mul":
             a, b = (_weighed(w, x, y, e) for x, y in ((a, b), (b, a)))
             square = same((e.left, _lanes(e)), (e.right, _lanes(e)), scope.named)
-            return rounded(product(a, b, replace(e, left=a.companion, right=b.companion), square), unit, dtype)
+            out = rounded(product(a, b, replace(e, left=a.companion, right=b.companion), square), unit, dtype)
+            return replace(out, proviso=proviso)  # which a divisor that has it as a factor meets, too
         case "div":
             low = _floor(w, e)
             ratio = away_from_zero(b, low, "a divisor")
@@ -287,11 +289,24 @@ def _select(w: Walk, e: core.Select, scope: Scope) -> Error:
 
 
 def _divides(tested: Place, e: core.Select, scope: Scope) -> bool:
-    """where(l == 0, 0, x / l): the quotient's own error has it that l keeps away from 0."""
-    branches = (unfolded(branch, _lanes(e), scope.named) for branch in (e.then, e.otherwise))
-    return any(
-        isinstance(x, core.Binary) and x.op == "div" and same(tested, (x.right, at), scope.named) for x, at in branches
-    )
+    """where(l == 0, 0, x / l), where(l > 0, m + log(l), -inf): the branch's own error has it that l keeps away from
+    0."""
+    return any(_kept(tested, (branch, _lanes(e)), scope) for branch in (e.then, e.otherwise))
+
+
+def _kept(tested: Place, place: Place, scope: Scope) -> bool:
+    x, at = unfolded(*place, scope.named)
+    match x:
+        case core.Binary(left=left, right=right):
+            divides = x.op == "div" and same(tested, (right, at), scope.named)
+            return divides or _kept(tested, (left, at), scope) or _kept(tested, (right, at), scope)
+        case core.Unary(operand=operand):
+            taken = x.op in ("log", "log2") and same(tested, (operand, at), scope.named)
+            return taken or _kept(tested, (operand, at), scope)
+        case core.Cast(operand=operand):
+            return _kept(tested, (operand, at), scope)
+        case _:
+            return False
 
 
 def _reduce(w: Walk, e: core.Reduce, scope: Scope) -> Error:

@@ -91,18 +91,20 @@ def contenders(call: Call) -> list[Contender]:
 
 
 def _room(subject: Subject, call: Call) -> dict[str, float]:
-    """The certificate's rounding bounds on these inputs. A saved one was worked out in float64, so what is wrong with
+    """The certificate's rounding bounds on these inputs, whichever of its programs runs. A saved one was worked out in float64, so what is wrong with
     it is one rounding to its dtype."""
-    floats = {name: x for name, x in call.inputs.items() if x.is_floating_point()}  # none yet where a plan is made
+    floats = {name: x for name, x in call.inputs.items() if x.is_floating_point()}  # none where a plan is made
     if not floats:
         return {}
     finite = {name: x[x.isfinite()].abs() for name, x in floats.items()}
     ranges = {name: float(x.max()) if x.numel() else 0.0 for name, x in finite.items()}
     saved = {t.name: ranges[t.name] * UNIT[dtype] for t, dtype in call.group.bound.inputs if t.saved}
+    at = Inputs(call.sizes, call.parameters, ranges, saved)
     try:
-        return bounds(subject.rounding, Inputs(call.sizes, call.parameters, ranges, saved))
+        found = [bounds(section, at) for section in subject.rounding]
     except NoBound:
         return {}
+    return {name: max(b[name] for b in found) for name in found[0]} if found else {}
 
 
 def _formula(call: Call) -> Run:

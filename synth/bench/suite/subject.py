@@ -21,12 +21,13 @@ from lowering.statement import NotStated, stated
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One certificate; `name` is its file's, without the ending; `rounding` is its section of rounding bounds."""
+    """One certificate; `name` is its file's, without the ending; `rounding` has its section of rounding bounds,
+    and those of the narrower certificates it holds."""
 
     name: str
     path: Path
     launcher: Launcher
-    rounding: Mapping[str, Any] = field(default_factory=dict)
+    rounding: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,10 @@ def read(paths: Sequence[Path]) -> tuple[Group, ...]:
     return tuple(_group(key, tuple(subjects)) for key, subjects in found.items())
 
 
-def _rounding(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text()).get("rounding", {}))
+def _rounding(file: Path) -> tuple[dict[str, Any], ...]:
+    body = json.loads(file.read_text())
+    narrower = body.get("lowered", {}).get("narrower", {})
+    return tuple(dict(b.get("rounding", {})) for b in (body, *narrower.values()))
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
