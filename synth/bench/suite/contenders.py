@@ -93,7 +93,7 @@ def contenders(call: Call) -> list[Contender]:
 def _room(subject: Subject, call: Call) -> dict[str, float]:
     """The certificate's rounding bounds on these inputs, whichever of its programs runs. A saved one was worked out in float64, so what is wrong with
     it is one rounding to its dtype."""
-    floats = {name: x for name, x in call.inputs.items() if x.is_floating_point()}  # none where a plan is made
+    floats = {n: x for n, x in call.inputs.items() if x.is_floating_point()}  # none yet where a plan is made
     if not floats:
         return {}
     finite = {name: x[x.isfinite()].abs() for name, x in floats.items()}
