@@ -91,8 +91,8 @@ def contenders(call: Call) -> list[Contender]:
 
 
 def _room(subject: Subject, call: Call) -> dict[str, float]:
-    """The certificate's rounding bounds on these inputs, whichever of its programs runs. A saved one was worked out in float64, so what is wrong with
-    it is one rounding to its dtype."""
+    """The certificate's rounding bounds on these inputs, whichever of its programs runs. A saved one was worked out in
+    float64, so what is wrong with it is one rounding to its dtype."""
     floats = {n: x for n, x in call.inputs.items() if x.is_floating_point()}  # none yet where a plan is made
     if not floats:
         return {}
