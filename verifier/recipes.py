@@ -86,16 +86,16 @@ class Recipes:
         and constants by sums, products, quotients and choices, so that rounding changes it by a factor near 1: nothing
         cancels, and constant factors together are far from where numbers underflow."""
         spread = 0.0
-        for at, e in self._made_of(list(self._operands_of(kernel, span))):
+        for at, e in self.made_of(list(self._operands_of(kernel, span))):
             match e:
                 case core.Unary(op="exp" | "exp2", span=place):
                     if (at, place) not in exact:
                         return False
                 case core.Unary() | core.Binary(op="sub"):
-                    if not self._constant(at, e):
+                    if not self.constant(at, e):
                         return False
                 case core.Binary(op="mul" | "div", left=a, right=b):
-                    spread += sum(self._binades(at, x, ()) for x in (a, b) if self._constant(at, x))
+                    spread += sum(self._binades(at, x, ()) for x in (a, b) if self.constant(at, x))
         return spread <= MOST
 
     def _operands_of(self, kernel: str, span: Span) -> Iterator[tuple[str, core.Expr]]:
@@ -105,7 +105,7 @@ class Recipes:
             if e.span == span and isinstance(e, core.Unary) and e.op in ("log", "log2"):
                 yield kernel, e.operand
 
-    def _made_of(self, todo: list[tuple[str, core.Expr]], functions: bool = False) -> Iterator[tuple[str, core.Expr]]:
+    def made_of(self, todo: list[tuple[str, core.Expr]], functions: bool = False) -> Iterator[tuple[str, core.Expr]]:
         """These floats and what they are made of by arithmetic, choices and changes of shape, through names and memory;
         what a function is of only if asked."""
         seen: set[tuple[str, int]] = set()
@@ -166,7 +166,7 @@ class Recipes:
         for kernel in self.kernels.values():
             for e in expressions(kernel.body):
                 if isinstance(e, core.Binary) and e.op in COMPARISONS and e.left.type.dtype.is_float:
-                    made = list(self._made_of([(kernel.name, e.left), (kernel.name, e.right)], functions=True))
+                    made = list(self.made_of([(kernel.name, e.left), (kernel.name, e.right)], functions=True))
                     if any(_source(x) in watched for _, x in made) and not all(self._exact(at, x) for at, x in made):
                         return e.span
         return None
@@ -196,14 +196,14 @@ class Recipes:
     def _compared(self, kernel: str, e: core.Expr) -> bool:
         match e:
             case core.Binary(op="sub", left=a, right=b):
-                found = self._alike(kernel, a, b)
+                found = self.alike(kernel, a, b)
             case core.Binary(op="add", left=a, right=core.Unary(op="neg", operand=b)):
-                found = self._alike(kernel, a, b)
+                found = self.alike(kernel, a, b)
             case core.Binary(op="add", left=core.Unary(op="neg", operand=b), right=a):
-                found = self._alike(kernel, a, b)
+                found = self.alike(kernel, a, b)
             case _:
                 found = False
-        return found or self._constant(kernel, e)
+        return found or self.constant(kernel, e)
 
     def _parts(self, kernel: str, e: core.Expr) -> Iterator[core.Expr]:
         """What a float is one of, times constants: through names, choices, changes of shape and sign."""
@@ -218,18 +218,18 @@ class Recipes:
                     todo += [a, b]
                 case core.Unary(op="neg", operand=x) | core.Cast(operand=x):
                     todo.append(x)
-                case core.Binary(op="mul" | "div", left=x, right=c) if self._constant(kernel, c):
+                case core.Binary(op="mul" | "div", left=x, right=c) if self.constant(kernel, c):
                     todo.append(x)
-                case core.Binary(op="mul", left=c, right=x) if self._constant(kernel, c):
+                case core.Binary(op="mul", left=c, right=x) if self.constant(kernel, c):
                     todo.append(x)
                 case x:
                     yield x
 
-    def _alike(self, kernel: str, a: core.Expr, b: core.Expr) -> bool:
+    def alike(self, kernel: str, a: core.Expr, b: core.Expr) -> bool:
         """Whether one of two floats is a choice among others of which the other is one, or both have one recipe."""
         a, b = shape_aside(a), shape_aside(b)
         if isinstance(a, core.Binary) and isinstance(b, core.Binary) and a.op == b.op and a.op in ("mul", "div"):
-            if a.right == b.right and self._alike(kernel, a.left, b.left):
+            if a.right == b.right and self.alike(kernel, a.left, b.left):
                 return True
         if any(isinstance(x, core.Var) and x.name in self._chosen(kernel, y) for x, y in ((a, b), (b, a))):
             return True
@@ -253,7 +253,7 @@ class Recipes:
                     todo += [x, y]
         return seen
 
-    def _constant(self, kernel: str, e: core.Expr) -> bool:
+    def constant(self, kernel: str, e: core.Expr) -> bool:
         return not self._varying(self.of(kernel, e))
 
     def _varying(self, found: frozenset[int]) -> frozenset[int]:

@@ -26,6 +26,7 @@ from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, held_by_inpu
 from verifier.argument_errors import ArgumentErrors
 from verifier.binders import open_binder
 from verifier.booleans import TRUE
+from verifier.cancellation import Cancellation
 from verifier.execute import Access, Trace
 from verifier.linear import at_most
 from verifier.magnitude import bound_of
@@ -81,7 +82,8 @@ def check(proof: Proof) -> Finding:
     for o in (o for o in owed if o.duty.kind == "half"):
         limit = LARGEST_F32 if rounded[o.kernel.name].get(id(o.access)) == o.duty.span else FITS_F16
         largest = magnitudes.cast(o.duty.span)  # of floats; a term is of reals, which say nothing where exp needed room
-        if largest > limit and o.duty.argument is not None and not any(exponents.rooms.values()):
+        plain = not any(exponents.rooms.values()) and exponents.cancellation.none_at(o.kernel.name, o.duty.span)
+        if largest > limit and o.duty.argument is not None and plain:
             largest = bound_of(proof, o.duty.argument, o.context)
         if largest > limit:
             return Finding(False, STATEMENT, f"a value cast to f16 is only known to be <= {largest:.3g}", o.duty.span)
@@ -105,6 +107,7 @@ class _Exponents:
         self.proof = proof
         self.inputs = held_by_inputs(proof)
         self.recipes = Recipes(proof.program, proof.bound)
+        self.cancellation = Cancellation(self.recipes)
         self.bounds: dict[Span, Fraction] = {}
         self.rooms: dict[tuple[str, Span], Fraction] = {}
 
