@@ -45,7 +45,8 @@ class Known:
     """What the obligations showed before: `exponents`, a bound of each argument of exp over the reals, by place (S1);
     `floor(kernel, span, shift)`, a lower bound of the divisor, or argument of log or sqrt, there, where `shift(name)`
     bounds how far a pivot is from its maximum; `settled`: scratch tensors whose cells no pivot has a part in;
-    `additions(kernel, tensor)`: how many atomic adds of one launch can hit one cell, by unknown symbols."""
+    `summed(kernel, tensor)`: the program ids, counters and lanes whose atomic adds one cell takes in; `cut`: whether
+    maxima are arbitrary numbers."""
 
     exponents: Mapping[Span, Fraction]
     floor: Callable[[str, Span, Callable[[str], Formula]], Formula]
@@ -166,7 +167,7 @@ class Walk:
             self.emitted, self.stores = list(kept[0]), list(kept[1])
             self.held, self.ranges, self.pivots = dict(kept[2]), dict(kept[3]), dict(kept[4])
             carried = {c.name: self.open(c, flags[c.name], zeros) for c in floats}
-            inner, after = self.iteration(s, scope, counter_range(start, stop), carried, floats)
+            after = self.iteration(s, scope, counter_range(start, stop), carried, floats)
             fallen = {n: (flags[n][0] and after[n].own, flags[n][1] and after[n].positive) for n in flags}
             still = {(kind, n) for kind, n in zeros if getattr(after[n], kind) is ZERO}
             if fallen == flags and still == zeros:
@@ -178,7 +179,7 @@ class Walk:
         for c in floats:
             self.pivots[f"{self.kernel}.{c.name}"] = held[c.name].shift
         outside, self.emitted = self.emitted, []
-        inner, after = self.iteration(s, scope, counter_range(start, stop), held, floats)
+        after = self.iteration(s, scope, counter_range(start, stop), held, floats)
         carries: list[core.Carry] = []
         for c in s.carries:
             carries.append(c)
@@ -226,7 +227,8 @@ class Walk:
 
     def iteration(
         self, s: core.For, scope: Scope, counter: Range, carried: Mapping[str, Error], floats: list[core.Carry]
-    ) -> tuple[Scope, dict[str, Error]]:
+    ) -> dict[str, Error]:
+        """The errors of carried values after an iteration that begins with these."""
         inner = scope.inner()
         inner.errors |= carried
         inner.ranges[s.counter] = counter
@@ -235,7 +237,7 @@ class Walk:
             if c.type.dtype.is_int:
                 inner.ranges[c.name] = UNKNOWN
         self.block(s.body, inner)
-        return inner, {c.name: self.error(c.next, inner) for c in floats}
+        return {c.name: self.error(c.next, inner) for c in floats}
 
     # ---- expressions ---------------------------------------------------------------------
 
