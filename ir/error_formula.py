@@ -154,7 +154,7 @@ def _apply(op: str, v: list[float]) -> float:
         case "add":
             return math.fsum(v) if math.inf not in v else math.inf
         case "mul":
-            return 0.0 if 0.0 in v else math.prod(v)
+            return math.inf if math.inf in v else math.prod(v)  # a range of 0 makes no bound of what has none
         case "max":
             return max(v)
         case "min":

@@ -27,6 +27,7 @@ from verifier.rounding import cells, errors, recurrence, rules
 from verifier.rounding.errors import Unbounded
 from verifier.rounding.extents import Range, range_of
 from verifier.rounding.shapes import gap
+from verifier.rounding.walk import Scope
 
 ONLINE = "tests/golden/proved/fa2_bottom_right.tile"
 SIZES = {"B": 1, "H": 2, "G": 1, "M": 33, "N": 67}
@@ -157,6 +158,29 @@ def test_only_its_own_maximum_is_above_a_score(axis: int, at: int, known: bool) 
     e = core.Binary("sub", S, _row_maximum(axis, at), TILE)
     found = gap(e, {}, lambda x: errors.exactly(f.ONE, x))
     assert (found is not None) == known
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_maximum_replaced_where_another_lane_is_infinite_is_above_nothing(turned: bool) -> None:
+    infinite = core.Broadcast(core.Unary("neg", core.Constant("inf", Type(F32)), Type(F32)), TILE)
+    at = Type(DType.BOOL, TILE.shape)
+    condition: core.Expr = core.Binary("eq", S, infinite, at)
+    condition = core.Transpose(condition, at) if turned else condition
+    zero = core.Broadcast(core.Literal(0, Type(F32)), TILE)  # type: ignore[arg-type]
+    e = core.Binary("sub", S, core.Select(condition, zero, S, TILE), TILE)
+    assert (gap(e, {}, lambda x: errors.exactly(f.ONE, x)) is None) == turned
+
+
+@pytest.mark.parametrize(("op", "kept"), [("add", True), ("mul", True), ("max", False), ("min", False)])
+def test_a_maximum_forgets_that_a_divisor_keeps_away_from_zero(op: str, kept: bool) -> None:
+    lanes = (0, 1)
+    branch = core.Binary(op, S, core.Binary("div", S, core.Var("l", TILE), TILE), TILE)
+    assert rules._kept((core.Var("l", TILE), lanes), (branch, lanes), Scope()) == kept
+
+
+def test_what_has_no_bound_has_none_at_a_range_of_zero() -> None:
+    bound = f.mul(f.expm1(f.leaf("range", "Q")), f.leaf("range", "V"))
+    assert f.evaluate(bound, {("range", "Q"): 1e4, ("range", "V"): 0.0}) == math.inf
 
 
 def test_what_may_be_zero_divides_nothing() -> None:

@@ -114,11 +114,9 @@ def _bound(e: Error, companion: Formula) -> Formula:
 
 
 def _size(proof: Proof, tensor: str, ranges: dict[str, Formula]) -> Formula:
-    """A bound of what the companion can be, infinite where its normal form says nothing."""
-    found = ZERO
-    for place in equivalence.places(proof, tensor):
-        found = f.maximum(found, _value(proof, place.stored.real, place.context, ranges, 6))
-    return found
+    """A bound of what the companion can be, infinite where its normal form, or no place at all, says anything."""
+    found = [_value(proof, p.stored.real, p.context, ranges, 6) for p in equivalence.places(proof, tensor)]
+    return f.maximum(*found) if found else INFINITE
 
 
 def _value(proof: Proof, x: Real, context: Context, ranges: dict[str, Formula], splits: int) -> Formula:

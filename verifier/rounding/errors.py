@@ -88,7 +88,7 @@ def sum_of(a: Error, b: Error, companion: core.Expr) -> Error:
     )  # fmt: skip
 
 
-def difference(a: Error, b: Error, exact: core.Expr, companion: core.Expr) -> Error:
+def difference(a: Error, b: Error, companion: core.Expr) -> Error:
     """Of two exact numbers the difference is wrong by its own rounding only: C is |x| and no sum of two."""
     if a.exact and b.exact:
         return exactly(f.add(a.magnitude, b.magnitude), companion, shift=f.add(a.shift, b.shift))

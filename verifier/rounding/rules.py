@@ -134,7 +134,7 @@ def _unary(w: Walk, e: core.Unary, scope: Scope) -> Error:
         case "neg":
             return replace(x, positive=False, before=None)
         case "abs":
-            return replace(x, own=x.own, positive=x.positive or x.exact, before=None)
+            return replace(x, positive=x.positive or x.exact, before=None)
         case "exp" | "exp2":
             return _exponential(w, e, x, scope)
         case "log" | "log2":
@@ -215,7 +215,7 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
             return rounded(sum_of(a, b, replace(e, left=a.companion, right=b.companion)), unit, dtype)
         case "sub":
             companion = replace(e, op="add", left=a.companion, right=b.companion)
-            return rounded(difference(a, b, e, companion), unit, dtype)
+            return rounded(difference(a, b, companion), unit, dtype)
         case "mul":
             a, b = (_weighed(w, x, y, e) for x, y in ((a, b), (b, a)))
             square = same((e.left, _lanes(e)), (e.right, _lanes(e)), scope.named)
@@ -297,7 +297,7 @@ def _divides(tested: Place, e: core.Select, scope: Scope) -> bool:
 def _kept(tested: Place, place: Place, scope: Scope) -> bool:
     x, at = unfolded(*place, scope.named)
     match x:
-        case core.Binary(left=left, right=right):
+        case core.Binary(op="add" | "sub" | "mul" | "div", left=left, right=right):  # a maximum would forget it
             divides = x.op == "div" and same(tested, (right, at), scope.named)
             return divides or _kept(tested, (left, at), scope) or _kept(tested, (right, at), scope)
         case core.Unary(operand=operand):

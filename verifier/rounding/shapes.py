@@ -107,14 +107,13 @@ def _dominates(upper: core.Expr, at: Lanes, x: core.Expr, lanes: Lanes, named: D
 
 
 def _is_infinite(condition: core.Expr, value: core.Expr, named: Definitions) -> bool:
+    """Whether the condition asks of this very value, lane by lane, whether it is -inf."""
     rank: Lanes = tuple(range(len(value.type.shape)))
-    e, _ = unfolded(condition, rank, named)
+    e, at = unfolded(condition, rank, named)
     if not isinstance(e, core.Binary) or e.op != "eq":
         return False
-    for x, y in ((e.left, e.right), (e.right, e.left)):
-        if is_minus_infinity(y) and same((x, rank), (value, rank), named):
-            return True
-    return False
+    sides = ((e.left, e.right), (e.right, e.left))
+    return any(is_minus_infinity(y) and same((x, at), (value, rank), named) for x, y in sides)
 
 
 def is_minus_infinity(e: core.Expr) -> bool:
