@@ -7,6 +7,7 @@ not accepted, 130 interrupted.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -102,9 +103,12 @@ def numbers_of(items: list[str] | None, option: str) -> dict[str, float]:
     for item in items or []:
         name, _, value = item.partition("=")
         try:
-            found[name.strip()] = float(value)
-        except ValueError as error:
-            raise typer.BadParameter(f"{option} takes NAME=VALUE with a number, not {item!r}") from error
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise typer.BadParameter(f"{option} takes NAME=VALUE with a finite number, not {item!r}")
+        found[name.strip()] = number
     return found
 
 

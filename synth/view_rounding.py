@@ -83,6 +83,15 @@ def _inputs(
     ):  # fmt: skip
         if unknown := ", ".join(sorted(given.keys() - set(names))):
             raise typer.BadParameter(f"{option}: there is no {unknown}; it takes {', '.join(names) or 'none'}")
+    for d in bound.dims:
+        if not d.minimum <= at[d.name] <= d.maximum:
+            admitted = f"{d.name} from {d.minimum} to {d.maximum}"
+            raise typer.BadParameter(f"--size: the spec admits {admitted}, not {at[d.name]}")
+    for p in bound.spec.parameters:
+        if p.name in parameters and not p.lower <= parameters[p.name] <= p.upper:
+            raise typer.BadParameter(f"--parameter: the spec admits {p.name} from {p.lower:g} to {p.upper:g}")
+    if negative := [name for name, x in {**ranges, **saved}.items() if x < 0.0]:
+        raise typer.BadParameter(f"{negative[0]}: a range or an error is not negative")
     reach = {name: _taken(name, ranges, x) for name, x in limits.items()}
     kept = {dtype: UNIT[dtype] if dtype is not DType.F32 else 2.0**-16 for _, dtype in floats}
     exact = {t.name: reach[t.name] * kept[dtype] for t, dtype in floats if t.saved}

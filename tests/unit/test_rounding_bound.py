@@ -268,8 +268,14 @@ def test_a_certificate_carries_the_bound_and_its_model(tmp_path: Path, capsys: p
     certificate.save(path)
     assert main(["rounding", str(path), "--size", "C=640", "--range", "X=2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bounds"]["Y"] == found
-    assert main(["rounding", str(path), "--range", "Z=1"]) == 64
-    assert "it takes X" in capsys.readouterr().err
+    for words, said in (
+        (["--range", "Z=1"], "it takes X"),
+        (["--range", "X=-1"], "not negative"),
+        (["--range", "X=nan"], "a finite number"),
+        (["--size", "C=0"], "C from 1 to 65536, not 0"),
+    ):
+        assert main(["rounding", str(path), *words]) == 64
+        assert said in capsys.readouterr().err
     ledger = {a["id"]: a for a in certificate.body["assumptions"]}
     assert ledger["rounding"]["discharged_by"] == "hardware and compiler"
 
