@@ -158,15 +158,17 @@ class _Query:
         return False
 
     def refutes(self, goal: Any) -> bool:
-        solver = solver_in(self.z3)
+        said: dict[Bool, None] = {}
         seen: list[Atom] = []
         for fact in self.context.facts:
             self._link(fact)
-            solver.add(*map(self.translate.bool, background(fact, self.translate, seen)))
-        solver.add(*self.facts, goal)
+            said.update(dict.fromkeys(background(fact, self.translate, seen)))
+        asserted = [*map(self.translate.bool, said), *self.facts, goal]
+        solver = solver_in(self.z3)
+        solver.add(*asserted)
         held = bool(solver.check() == z3.unsat)
         if held:
-            self.context.prover.ledger.reals.append(solver)
+            self.context.prover.ledger.reals.append(asserted)
         return held
 
 

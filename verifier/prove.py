@@ -63,10 +63,11 @@ def prove(
 def _few_collections() -> Iterator[None]:
     """Terms live as long as the proof they are made in, so looking for garbage among them is a fifth of its time."""
     usual = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(500_000, 20, 100)
     try:
         yield
     finally:
+        integers.reset()
         gc.set_threshold(*usual)
 
 

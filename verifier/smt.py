@@ -45,21 +45,21 @@ class Ledger:
 
     facts: CellFacts = NO_CELLS
     held: list[Query] = field(default_factory=list)
-    reals: list[z3.Solver] = field(default_factory=list)  # what `verifier.linear` showed, over the reals
+    reals: list[list[Any]] = field(default_factory=list)  # Z3 terms that `verifier.linear` refuted, over the reals
     failed: int = 0
     context: z3.Context = field(default_factory=z3.Context)  # for writing; not the one queries were put in
     translators: dict[bool, Translator] = field(default_factory=dict)  # for writing, by whether a query is linear
 
     def smtlib(self, query: Query) -> str:
         """The query as an SMT-LIB 2 script whose answer must be unsat."""
-        solver = z3.Solver(ctx=self.context)
         translate = self.translators.get(query.linear)
         if translate is None:
             translate = self.translators[query.linear] = Translator(self.context, query.linear, self.facts)
         seen: list[Atom] = []
+        said: dict[Bool, None] = {}
         for fact in (*query.premises, negate(query.claim)):
-            solver.add(*map(translate.bool, background(fact, translate, seen)))
-        return script(solver)
+            said.update(dict.fromkeys(background(fact, translate, seen)))
+        return script([translate.bool(b) for b in said])
 
 
 def solver_in(context: z3.Context) -> z3.Solver:
@@ -69,9 +69,13 @@ def solver_in(context: z3.Context) -> z3.Solver:
     return solver
 
 
-def script(solver: z3.Solver) -> str:
-    """A solver's assertions as SMT-LIB 2."""
-    return "; expected: unsat\n(set-logic ALL)\n" + str(solver.to_smt2())
+def script(assertions: Sequence[Any]) -> str:
+    """One Z3 term or more as an SMT-LIB 2 script that asserts them: what `Solver.to_smt2` writes, without a solver."""
+    context = assertions[0].ctx.ref()
+    *others, last = (a.as_ast() for a in assertions)
+    array = (z3.Ast * len(others))(*others)
+    written = z3.Z3_benchmark_to_smtlib_string(context, "", "", "unknown", "", len(others), array, last)
+    return f"; expected: unsat\n(set-logic ALL)\n{written}"
 
 
 class Translator:
@@ -195,7 +199,7 @@ def background(fact: Bool, translate: Translator, seen: list[Atom]) -> tuple[Boo
 
 
 class _Stack:
-    """A Z3 solver whose assertions are kept as far as the next query shares them."""
+    """A Z3 solver whose assertions are kept as far as the next query shares them; none is made twice."""
 
     def __init__(self, context: z3.Context, linear: bool, facts: CellFacts) -> None:
         self.translate = Translator(context, linear, facts)
@@ -203,6 +207,8 @@ class _Stack:
         self.loaded: list[Bool] = []
         self.cells: list[int] = []  # how many cells were seen before each of these
         self.seen: list[Atom] = []
+        self.new: list[list[Bool]] = []  # what each of these asserts that those before it do not
+        self.asserted: set[Bool] = set()
 
     def check(self, wanted: Sequence[Bool]) -> Any:
         common = 0
@@ -210,14 +216,25 @@ class _Stack:
             common += 1
         if len(self.loaded) > common:
             self.solver.pop(len(self.loaded) - common)
-            del self.seen[self.cells[common] :], self.cells[common:]
+            self.asserted.difference_update(*self.new[common:])
+            del self.seen[self.cells[common] :], self.cells[common:], self.new[common:]
         del self.loaded[common:]
         for fact in wanted[common:]:
             self.solver.push()
             self.cells.append(len(self.seen))
-            self.solver.add(*map(self.translate.bool, background(fact, self.translate, self.seen)))
+            said = background(fact, self.translate, self.seen)
+            new = [b for b in dict.fromkeys(said) if b not in self.asserted]
+            self.asserted.update(new)
+            self.new.append(new)
+            self.assert_all(new)
             self.loaded.append(fact)
         return self.solver.check()
+
+    def assert_all(self, new: Sequence[Bool]) -> None:
+        """What `Solver.add` does, whose looking at the sort of every term takes longer than Z3 does."""
+        context = self.translate.context.ref()
+        for b in new:
+            z3.Z3_solver_assert(context, self.solver.solver, self.translate.bool(b).as_ast())
 
 
 class Prover:
@@ -271,6 +288,13 @@ class Prover:
 def static_bounds(fact: Bool) -> tuple[Bool, ...]:
     """low <= symbol <= high for the free symbols of a fact that carry bounds. Those of a bound symbol are
     part of its quantifier, and may contradict each other where its domain is empty."""
+    found = _BOUNDS.get(fact)
+    if found is None:
+        found = _BOUNDS[fact] = tuple(_bounds(fact))
+    return found
+
+
+def _bounds(fact: Bool) -> dict[Bool, None]:
     out: dict[Bool, None] = {}
     unbound = free(fact)
     for a in (a for a in symbols(fact) if a in unbound):
@@ -280,9 +304,10 @@ def static_bounds(fact: Bool) -> tuple[Bool, ...]:
             out[boolean("ge", value - a.low)] = None
         if a.high is not None:
             out[boolean("ge", -value + a.high)] = None
-    return tuple(out)
+    return out
 
 
+_BOUNDS = term_cache()
 _NONLINEAR = term_cache()
 _DIVISIONS = term_cache()
 
