@@ -317,7 +317,7 @@ def _read(path: Path) -> dict[str, Any]:
 def load(path: str | Path) -> Launcher:
     """Read a certificate and make its kernels callable. Raises LaunchError; checks the content hash.
 
-    Hashes protect against damage, not against a forger: load certificates you trust, for their
+    Hashes protect against damage, not against a forger (`synth check` does): load certificates you trust, for their
     emitted module is executed (at the first launch).
     """
     body = _read(Path(path))

@@ -1,7 +1,7 @@
 """The `synth` command: arguments in, exit codes out. Everything heavy is imported inside the command that needs it.
 
-Exit codes: 0 proved (or done), 1 refuted, 2 unproved, 3 proved for some sizes only, 64 a usage error or a text that is
-not accepted, 130 interrupted.
+Exit codes: 0 proved (or done), 1 refuted (or refused), 2 unproved, 3 proved for some sizes only, 64 a usage error or a
+text that is not accepted, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -238,9 +238,10 @@ def fmt(
     return 0
 
 
-from synth import cli_report, cli_resources, cli_search, cli_state  # noqa: E402  their commands join the app
+from synth import cli_check, cli_report, cli_resources, cli_search, cli_state  # noqa: E402  their commands join the app
 
 cli_search.add_to(app)
+cli_check.add_to(app)
 cli_report.add_to(app)
 cli_state.add_to(app)
 cli_resources.add_to(app)

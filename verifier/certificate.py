@@ -32,6 +32,10 @@ class CertificateError(Exception):
     """A certificate file is damaged, was changed after it was issued, or has another format."""
 
 
+class Altered(CertificateError):
+    """A certificate's content does not hash to the id it carries."""
+
+
 def digest(text: str) -> str:
     """SHA-256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -39,8 +43,7 @@ def digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """`body` is the JSON object less its own id. Keys: format, subject, claim, assumptions, requires, evidence,
-    witness, facts, widths, formula, derived, tests, benchmarks, trusted; and `lowered` once Triton was emitted."""
+    """`body` is the JSON object less its own id; docs/certificate.md says what its keys are for."""
 
     body: dict[str, Any]
 
@@ -79,18 +82,25 @@ class Certificate:
 
     @staticmethod
     def load(path: Path) -> Certificate:
-        """Raises CertificateError when the content does not hash to the id it carries."""
+        """Raises CertificateError where it is none, and Altered where the content does not hash to its id."""
         try:
-            body = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            body = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
+        except (OSError, ValueError, RecursionError) as error:
             raise CertificateError(f"{path}: cannot be read as a certificate: {error}") from error
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise CertificateError(f"{path}: not a certificate of format {FORMAT}; prove its candidate again")
         claimed = body.pop("id", None)
         certificate = Certificate(body)
         if certificate.id != claimed:
-            raise CertificateError(f"{path}: content does not match its id; it was changed after it was issued")
+            raise Altered(f"{path}: content does not match its id; it was changed after it was issued")
         return certificate
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object with every key once: of two, one reader would see the first and another the last."""
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
 
 
 ASSUMPTIONS: tuple[tuple[str, str, str], ...] = (

@@ -74,7 +74,7 @@ class _Query:
             self._link(mono.guard)
             here = value if mono.guard is TRUE else z3.If(self.translate.bool(mono.guard), value, self.rational(0))
             parts.append(here)
-        return z3.Sum(parts) if parts else self.rational(0)
+        return z3.Sum(parts) if len(parts) > 1 else parts[0] if parts else self.rational(0)
 
     def _unknown(self, mono: Monomial) -> Any:
         key = (mono.factors, mono.exponent)

@@ -1,4 +1,4 @@
-"""The only file that talks to a solver.
+"""The only file by which a proof talks to a solver.
 
 `Context` holds premises and answers `entails(claim)`: True only if Z3 says `unsat` to premises plus
 the negated claim. Unknown, time-out and memory limits are all False: the gate closes. Every query that
