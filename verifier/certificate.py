@@ -137,7 +137,8 @@ TRUSTED = (
     "verifier/recipes.py", "verifier/argument_errors.py", "verifier/cancellation.py",
     "ir/error_formula.py", "ir/float_model.py", "verifier/rounding/cells.py", "verifier/rounding/errors.py",
     "verifier/rounding/extents.py", "verifier/rounding/prune.py", "verifier/rounding/recurrence.py",
-    "verifier/rounding/rules.py", "verifier/rounding/shapes.py", "verifier/rounding/walk.py",
+    "verifier/rounding/rules.py", "verifier/rounding/shapes.py", "verifier/rounding/choices.py",
+    "verifier/places.py", "verifier/rounding/walk.py",
 )  # fmt: skip
 
 

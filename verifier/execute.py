@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from ir import program as core
 from ir.ast import Span
 from verifier import operations as ops
-from verifier import reals, scan
+from verifier import reals, scan, tiles
 from verifier.binders import Substitution
 from verifier.booleans import TRUE, Bool, choose, conj, disj, ge0, lt, negate
 from verifier.integers import Int, div, lift, maximum, minimum, mod, positive
 from verifier.operations import Unsupported
+from verifier.places import Cuts
 from verifier.simplify import Simplifier
 from verifier.smt import Context
 from verifier.sympy_view import ScanIdentity
@@ -85,7 +86,8 @@ class Instance:
     closed: dict[str, tuple[reals.Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, scan.PivotBound] = field(default_factory=dict)
-    cut: bool = False  # every maximum and minimum of floats is an arbitrary number (`verifier.rounding`)
+    # Arbitrary numbers: all maxima of floats, what lazy ones move to, and which way they go (`verifier.rounding`).
+    cuts: Cuts | None = None
     sites: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Trace:
@@ -153,11 +155,15 @@ class Instance:
                 return tile(shape, lambda lanes: self._recorded(_unary(e, operand.at(lanes)), e.span))
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
+                if self.cuts and id(e) in self.cuts.undecided:
+                    left, right = self._arbitrary(e, left), tiles.with_values(right, lambda _: reals.number(0))
                 premises = self.premises
                 out = tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes), premises))
-                return self._arbitrary(e, out) if e.op in ("max", "min") else out
+                return self._arbitrary(e, out) if self.cuts and _is_maximum(e) else out
             case core.Select():
                 c, a, b = (self.expression(x, env) for x in (e.condition, e.then, e.otherwise))
+                if self.cuts and (lazy := self.cuts.lazy.get(id(e))):
+                    a, b = (self._arbitrary(e, a), b) if lazy.value is e.then else (a, self._arbitrary(e, b))
                 return tile(shape, lambda lanes: ops.where(c.at(lanes), a.at(lanes), b.at(lanes)))
             case core.Cast():
                 return self._cast(e, self.expression(e.operand, env))
@@ -174,7 +180,7 @@ class Instance:
                 return tile(shape, lambda lanes: inner.at((lanes[1], lanes[0])))
             case core.Reduce():
                 out = _reduce(e, self.expression(e.operand, env))
-                return self._arbitrary(e, out) if e.op in ("max", "min") else out
+                return self._arbitrary(e, out) if self.cuts and _is_maximum(e) else out
             case core.Dot():
                 acc = None if e.acc is None else self.expression(e.acc, env)
                 return _dot(e, self.expression(e.left, env), self.expression(e.right, env), acc)
@@ -206,16 +212,11 @@ class Instance:
         return _real_binary(e.op, a, b, e.span)
 
     def _arbitrary(self, e: core.Expr, exact: Tile) -> Tile:
-        """In place of a tile of maxima: finite where they are, and any numbers there."""
+        """In place of a tile of maxima, or of one side of a comparison: finite where it is, and any numbers there."""
         number = self.sites.setdefault(id(e), len(self.sites))  # one place of the program, one name
         name = f"{self.kernel.name}.cut{number}@{e.span.line}:{e.span.column}"
         scope = tuple(as_int(s) for s in scan.scope_of(self))
-
-        def at(lanes: Lanes) -> Scalar:
-            value = reals.of(reals.real_atom("pivot", name, (*lanes, *scope)))
-            return replace(exact.at(lanes), value=value)
-
-        return tile(exact.shape, at) if self.cut and e.type.dtype.is_float else exact
+        return tiles.with_values(exact, lambda lanes: reals.of(reals.real_atom("pivot", name, (*lanes, *scope))))
 
     def _random(self, e: core.Random, seed: Scalar, counter: Scalar) -> Scalar:
         self.integers += [(seed.int, e.span), (counter.int, e.span)]
@@ -386,6 +387,10 @@ def _bool_duties(op: str, a: Scalar, b: Scalar) -> Duties:
     if op == "and":
         return a.owes | under(a.bool, b.owes)
     return a.owes | (under(negate(a.bool), b.owes) if op == "or" else b.owes)
+
+
+def _is_maximum(e: core.Binary | core.Reduce) -> bool:
+    return e.op in ("max", "min") and e.type.dtype.is_float
 
 
 def _real_binary(op: str, a: Scalar, b: Scalar, span: Span) -> Scalar:

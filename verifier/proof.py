@@ -23,6 +23,7 @@ from verifier.floors import Floors
 from verifier.formula import Formula, Sizes, sizes_of
 from verifier.integers import Int, cell
 from verifier.operations import Unsupported
+from verifier.places import cuts
 from verifier.reals import Real
 from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
@@ -79,7 +80,8 @@ class Proof:
 
 
 def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
-    """Execute every kernel of a candidate, with `cut` for any numbers in place of maxima. Raises Unsupported."""
+    """Execute every kernel of a candidate, with `cut` for any numbers in place of maxima, and any way that lazy
+    ones go. Raises Unsupported."""
     sizes = sizes_of(bound)
     formula = Formula(bound, sizes.values)
     ledger = Ledger(CellFacts(formula.tables))
@@ -90,7 +92,8 @@ def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
             raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
         reader, parameters = _reader(proof), proof.formula.parameters
-        run = Instance(kernel, sizes.values, parameters, reader, context, proof.simplifier, cut=cut)
+        arbitrary = cuts(kernel) if cut else None
+        run = Instance(kernel, sizes.values, parameters, reader, context, proof.simplifier, cuts=arbitrary)
         trace = run.run()
         proof.traces.append(trace)
         proof.notes += run.notes

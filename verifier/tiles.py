@@ -118,6 +118,11 @@ def tile(shape: tuple[int, ...], at: Callable[[Lanes], Scalar]) -> Tile:
     return Tile(shape, remembered)
 
 
+def with_values(t: Tile, value: Callable[[Lanes], Real]) -> Tile:
+    """Other numbers where t is finite."""
+    return tile(t.shape, lambda lanes: replace(t.at(lanes), value=value(lanes)))
+
+
 def lane_symbols(shape: tuple[int, ...], stem: str = "lane") -> Lanes:
     """Fresh lane indices, bounded by the extents; an extent of 1 is index 0."""
     from verifier.integers import lift

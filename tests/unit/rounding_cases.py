@@ -70,20 +70,20 @@ def parameters(bound: Bound, sizes: Mapping[str, int]) -> dict[str, float]:
 
 def worst(
     program: core.Program, bound: Bound, found: Mapping[str, Formula], sizes: Mapping[str, int], generator: str,
-    scale: float = 1.0,
+    scale: float = 1.0, given: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, str, float]]:
     """(output, strategy, largest error over its bound) of every way the adversary has."""  # fmt: skip
-    exact = inputs_of(bound, sizes, generator, scale)
+    exact = inputs_of(bound, sizes, generator, scale) | dict(given or {})
     wanted = evaluate(bound, sizes, parameters(bound, sizes), exact)
     for strategy in STRATEGIES:
-        given = dict(exact)
+        passed = dict(exact)
         for t, dtype in bound.inputs:
             if t.saved:  # off by a rounding, one way or the other
                 side = -1.0 if strategy == "down" else 1.0
-                given[t.name] = np.where(np.isfinite(exact[t.name]), exact[t.name] * (1 + side * UNIT[dtype]), -np.inf)
+                passed[t.name] = np.where(np.isfinite(exact[t.name]), exact[t.name] * (1 + side * UNIT[dtype]), -np.inf)
         Adversary.strategy, Adversary.random = strategy, np.random.default_rng(1)
-        out = interpret(program, bound, sizes, parameters(bound, sizes), given, Mode.EXACT, machine=Adversary)
-        values = _inputs(bound, sizes, exact, given).values()
+        out = interpret(program, bound, sizes, parameters(bound, sizes), passed, Mode.EXACT, machine=Adversary)
+        values = _inputs(bound, sizes, exact, passed).values()
         for name, formula in found.items():
             got, right = out.tensors[name], wanted[name]
             finite = np.isfinite(right)

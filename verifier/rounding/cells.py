@@ -285,8 +285,8 @@ def _in_exponent(exponent: Real | None, shift: Callable[[str], Formula]) -> Form
 
 
 def _settled(executed: Proof) -> frozenset[str]:
-    """Scratch tensors in whose values no pivot is left."""
-    names = {t.name for t in executed.program.tensors if t.role == "scratch"}
+    """Tensors in whose values no pivot is left."""
+    names = {t.name for t in executed.program.tensors if t.role != "input"}
     for _, access in _owed(executed):
         if access.value is not None and pivots((access.value.real, access.value.finite)):
             names.discard(access.tensor)

@@ -13,7 +13,9 @@ from ir import float_model as model
 from ir import program as core
 from ir.error_formula import INFINITE, ONE, ZERO, Formula
 from ir.program import DType
+from verifier.places import is_minus_infinity, lanes_of, same
 from verifier.rounding import recurrence
+from verifier.rounding.choices import choice, sure
 from verifier.rounding.errors import (
     ABSORBED,
     Error,
@@ -31,7 +33,6 @@ from verifier.rounding.errors import (
     within,
 )  # fmt: skip
 from verifier.rounding.extents import magnitude, not_negative, range_of
-from verifier.rounding.shapes import Place, gap, is_minus_infinity, same, unfolded
 
 if TYPE_CHECKING:
     from verifier.rounding.walk import Scope, Walk
@@ -47,11 +48,11 @@ def error_of(w: Walk, e: core.Expr, scope: Scope) -> Error:
 def _of(w: Walk, e: core.Expr, scope: Scope) -> Error:
     match e:
         case _ if is_minus_infinity(e):
-            return exactly(ZERO, _constant(0, e))
+            return exactly(ZERO, w.number(0, e))
         case core.Var():
             return scope.errors[e.name]
         case core.Literal():
-            return _literal(e)
+            return _literal(w, e)
         case core.Constant():
             out = exactly(f.number({"log2e": 1.4427, "ln2": 0.6932}[e.name]), e, positive=True)
             return replace(out, relative=f.number(model.grown(model.CONSTANT)))
@@ -71,7 +72,7 @@ def _of(w: Walk, e: core.Expr, scope: Scope) -> Error:
         case core.Binary():
             return _binary(w, e, scope)
         case core.Select():
-            return _select(w, e, scope)
+            return choice(w, e, scope)
         case core.Reduce():
             return _reduce(w, e, scope)
         case core.Dot():
@@ -82,16 +83,10 @@ def _of(w: Walk, e: core.Expr, scope: Scope) -> Error:
             raise Unbounded(f"no rule for {type(e).__name__}")
 
 
-def _constant(value: int | Fraction, e: core.Expr) -> core.Expr:
-    from verifier.rounding.walk import constant
-
-    return constant(Fraction(value), e.type)
-
-
-def _literal(e: core.Literal) -> Error:
+def _literal(w: Walk, e: core.Literal) -> Error:
     size = float(abs(e.value)) * f.SLACK
     exact = Fraction(float(e.value)) == e.value and model.representable(float(e.value), e.type.dtype)
-    out = exactly(f.number(float(abs(e.value)) if exact else size), _constant(abs(e.value), e), e.value >= 0)
+    out = exactly(f.number(float(abs(e.value)) if exact else size), w.number(abs(e.value), e), e.value >= 0)
     return out if exact else replace(out, relative=f.number(model.grown(model.UNIT[e.type.dtype])))
 
 
@@ -145,10 +140,10 @@ def _unary(w: Walk, e: core.Unary, scope: Scope) -> Error:
             out = Error(ratio, ZERO, f.maximum(ONE, x.magnitude), e, True, True, INFINITE)
             return rounded(out, max(unit, model.ROOT), dtype)
         case "tanh":
-            out = within(f.minimum(x.total, f.number(2.0)), ONE, _constant(1, e), x.shift)
+            out = within(f.minimum(x.total, f.number(2.0)), ONE, w.number(1, e), x.shift)
             return _off(out, max(unit, model.TANH))
         case "sigmoid":
-            out = within(f.mul(f.number(0.25), x.total), ONE, _constant(1, e), x.shift)
+            out = within(f.mul(f.number(0.25), x.total), ONE, w.number(1, e), x.shift)
             return _off(out, max(unit, model.TANH))
         case _:
             raise Unbounded(f"no rule for {e.op}")
@@ -176,7 +171,7 @@ def _exponential(w: Walk, e: core.Unary, x: Error, scope: Scope) -> Error:
         options.append(f.add(error, f.mul(f.expm1(f.number(growth)), seen), f.number(model.TINY[DType.F32])))
     off = f.mul(unit, f.minimum(*options))
     scaling = 0.0 if e.op == "exp2" else model.SCALED * model.VISIBLE
-    over = gap(e.operand, scope.named, lambda inner: w.error(inner, scope))
+    over = w.order(scope).gap(e.operand)
     limit = w.known.exponents.get(e.span)
     known = INFINITE if limit is None else f.add(f.number(float(limit)), f.mul(unit, x.shift))
     top = f.minimum(*(o for o in (known, None if over is None else f.mul(unit, over)) if o is not None))
@@ -218,7 +213,7 @@ def _binary(w: Walk, e: core.Binary, scope: Scope) -> Error:
             return rounded(difference(a, b, companion), unit, dtype)
         case "mul":
             a, b = (_weighed(w, x, y, e) for x, y in ((a, b), (b, a)))
-            square = same((e.left, _lanes(e)), (e.right, _lanes(e)), scope.named)
+            square = same((e.left, lanes_of(e)), (e.right, lanes_of(e)), scope.named)
             out = rounded(product(a, b, replace(e, left=a.companion, right=b.companion), square), unit, dtype)
             return replace(out, proviso=proviso)  # which a divisor that has it as a factor meets, too
         case "div":
@@ -247,66 +242,15 @@ def _unknown(e: core.Binary) -> Error:
     raise Unbounded(f"-inf in {e.op}")
 
 
-def _lanes(e: core.Expr) -> tuple[object, ...]:
-    return tuple(range(len(e.type.shape)))
-
-
 def _largest(w: Walk, e: core.Binary, a: Error, b: Error) -> Error:
     """A maximum is off by no more than the worse of its members. When cut, it stands for itself."""
     size = f.maximum(a.largest, b.largest)
     if w.known.cut:
-        return _pivot(w, e, size, f.maximum(f.add(a.total, a.shift), f.add(b.total, b.shift)))
+        return w.pivot(e, size, f.maximum(f.add(a.total, a.shift), f.add(b.total, b.shift)))
     companion = replace(e, op="max", left=a.companion, right=b.companion)
     if a.positive and b.positive:
         return either(a, b, e)
     return within(f.maximum(a.total, b.total), f.maximum(a.magnitude, b.magnitude), companion, ZERO)
-
-
-def _pivot(w: Walk, e: core.Binary | core.Reduce, size: Formula, shift: Formula) -> Error:
-    name = f"{w.kernel}.cut@{e.span.line}:{e.span.column}"  # as `execute` calls them, but for their number
-    w.pivots[name] = f.maximum(shift, w.pivots.get(name, ZERO))
-    return exactly(size, w.range_parameter(size, e.type, "pivot"), shift=shift)
-
-
-def _select(w: Walk, e: core.Select, scope: Scope) -> Error:
-    tested = _tested(w, e, scope)
-    if tested is None:
-        sure(w, e.condition, scope)
-    a, b = w.error(e.then, scope), w.error(e.otherwise, scope)
-    proviso = a.proviso or b.proviso
-    if tested is not None and not _divides(tested, e, scope):
-        # where(l == 0, 1, l): alike while l keeps away from 0, which who divides by it shows
-        if not any(same(tested, (branch, _lanes(e)), scope.named) for branch in (e.then, e.otherwise)):
-            raise Unbounded("a choice by whether a rounded value is 0, of something else than that value")
-        proviso = "a value replaced where it is 0 is used other than as a divisor"
-    if is_minus_infinity(e.then) or is_minus_infinity(e.otherwise):
-        kept, companion = (b, replace(e, then=_constant(0, e), otherwise=b.companion))
-        if is_minus_infinity(e.otherwise):
-            kept, companion = (a, replace(e, then=a.companion, otherwise=_constant(0, e)))
-        return replace(kept, companion=companion, positive=False, proviso=proviso)
-    out = either(a, b, replace(e, then=a.companion, otherwise=b.companion))
-    return replace(out, proviso=proviso)
-
-
-def _divides(tested: Place, e: core.Select, scope: Scope) -> bool:
-    """where(l == 0, 0, x / l), where(l > 0, m + log(l), -inf): the branch's own error has it that l keeps away from
-    0."""
-    return any(_kept(tested, (branch, _lanes(e)), scope) for branch in (e.then, e.otherwise))
-
-
-def _kept(tested: Place, place: Place, scope: Scope) -> bool:
-    x, at = unfolded(*place, scope.named)
-    match x:
-        case core.Binary(op="add" | "sub" | "mul" | "div", left=left, right=right):  # a maximum would forget it
-            divides = x.op == "div" and same(tested, (right, at), scope.named)
-            return divides or _kept(tested, (left, at), scope) or _kept(tested, (right, at), scope)
-        case core.Unary(operand=operand):
-            taken = x.op in ("log", "log2") and same(tested, (operand, at), scope.named)
-            return taken or _kept(tested, (operand, at), scope)
-        case core.Cast(operand=operand):
-            return _kept(tested, (operand, at), scope)
-        case _:
-            return False
 
 
 def _reduce(w: Walk, e: core.Reduce, scope: Scope) -> Error:
@@ -319,7 +263,7 @@ def _reduce(w: Walk, e: core.Reduce, scope: Scope) -> Error:
         terms = f.number(extent)
         return total(x, terms, companion, model.UNIT[e.type.dtype], e.type.dtype)
     if w.known.cut:
-        return _pivot(w, e, x.largest, f.add(x.total, x.shift))
+        return w.pivot(e, x.largest, f.add(x.total, x.shift))
     if x.positive:
         return replace(x, companion=e, before=None)
     return within(x.total, x.magnitude, companion, ZERO)
@@ -345,7 +289,7 @@ def _load(w: Walk, e: core.Load, scope: Scope) -> Error:
     if other is None:
         return stored
     if is_minus_infinity(e.other or e):
-        return replace(stored, positive=False, companion=_with(e, stored, _constant(0, e)))
+        return replace(stored, positive=False, companion=_with(e, stored, w.number(0, e)))
     return either(stored, other, _with(e, stored, other.companion))
 
 
@@ -360,9 +304,7 @@ def _held(w: Walk, e: core.Load) -> Error:
     from verifier.rounding.walk import MARK
 
     role = w.program.tensor(e.tensor).role
-    if role == "output":
-        raise Unbounded(f"the output {e.tensor} is read again")
-    if role == "scratch":
+    if role != "input":
         held = w.held[e.tensor]
         companion = e if held.positive else replace(e, tensor=e.tensor + MARK)
         return replace(held, companion=companion)
@@ -372,48 +314,3 @@ def _held(w: Walk, e: core.Load) -> Error:
         size = f.add(size, wrong)
         return within(wrong, size, w.range_parameter(size, e.type, e.tensor), ZERO)
     return exactly(size, w.range_parameter(size, e.type, e.tensor))
-
-
-def sure(w: Walk, e: core.Expr, scope: Scope) -> None:
-    """Raises Unbounded unless a boolean or integer is the same in floats: what it compares are integers, exact numbers,
-    or anything with -inf, as what is -inf is so exactly."""
-    match e:
-        case core.Var():
-            if e.name in scope.named:
-                sure(w, scope.named[e.name], scope)
-        case core.Binary(left=left, right=right) if left.type.dtype.is_float:
-            if not (is_minus_infinity(left) or is_minus_infinity(right)):
-                a, b = w.error(left, scope), w.error(right, scope)
-                if not (a.exact and b.exact and _settled(a, b)) or a.proviso or b.proviso:
-                    raise Unbounded("a choice by comparing rounded values")
-        case _:
-            for part in _parts(e):
-                sure(w, part, scope)
-
-
-def _tested(w: Walk, e: core.Select, scope: Scope) -> Place | None:
-    """The value, made of positive terms, whose being 0 decides a choice: floats choose as reals do while it keeps away
-    from 0 where it is not 0."""
-    c, at = unfolded(e.condition, _lanes(e), scope.named)
-    if not isinstance(c, core.Binary) or not c.left.type.dtype.is_float or c.op not in ("eq", "ne", "gt", "lt"):
-        return None
-    for x, other in ((c.left, c.right), (c.right, c.left)):
-        rest, _ = unfolded(other, _lanes(other), scope.named)
-        if isinstance(rest, core.Literal) and rest.value == 0:
-            error = w.error(x, scope)
-            return (x, at) if error.positive and not error.exact and not error.proviso else None
-    return None
-
-
-def _parts(e: core.Expr) -> list[core.Expr]:
-    """The operands of an expression that is no float."""
-    found = []
-    for name in e.__dataclass_fields__:
-        inner = getattr(e, name)
-        found += [x for x in (inner if isinstance(inner, tuple) else (inner,)) if isinstance(x, core.Expr)]
-    return found
-
-
-def _settled(a: Error, b: Error) -> bool:
-    """Whether neither hangs on a pivot: which numbers pivots are, E1 was shown for any, but by one choice for each."""
-    return a.shift is ZERO and b.shift is ZERO

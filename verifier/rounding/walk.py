@@ -20,9 +20,11 @@ from ir.ast import Span
 from ir.error_formula import INFINITE, ZERO, Formula
 from ir.program import DType, Type
 from ir.spec import Bound, Parameter
-from verifier.rounding.errors import Error, Unbounded, either
+from verifier.places import Cuts, cuts
+from verifier.rounding.errors import Error, Unbounded, either, exactly
 from verifier.rounding.extents import UNKNOWN, Range, counter_range, facts_of, index_range, range_of, trips
 from verifier.rounding.recurrence import Update, solved, unknown
+from verifier.rounding.shapes import Order
 
 MARK = "~"  # no name of a candidate has it
 KINDS = ("relative", "magnitude", "shift", "absolute")
@@ -66,13 +68,14 @@ class Walk:
     counts: dict[str, Formula | None] = field(default_factory=dict)  # of each program id, counter and lane
     stores: list[core.Store] = field(default_factory=list)
     kernel: str = ""
+    cuts: Cuts = field(default_factory=Cuts)
     emitted: list[core.Statement] = field(default_factory=list)
 
     def run(self) -> core.Program:
         """The program with its companions. Raises Unbounded."""
         kernels = []
         for kernel in self.program.kernels:
-            self.kernel, self.emitted = kernel.name, []
+            self.kernel, self.cuts, self.emitted = kernel.name, cuts(kernel), []
             scope = Scope(ranges={f".{name}": cells for name, cells in facts_of(self.bound).items()})
             for axis in kernel.grid:
                 extent = range_of(axis.extent, {})
@@ -247,9 +250,22 @@ class Walk:
         return error_of(self, e, scope)
 
     def sure(self, e: core.Expr, scope: Scope) -> None:
-        from verifier.rounding.rules import sure
+        from verifier.rounding.choices import sure
 
         sure(self, e, scope)
+
+    def order(self, scope: Scope) -> Order:
+        return Order(scope.named, lambda e: self.error(e, scope), self.cuts.lazy)
+
+    def pivot(self, e: core.Binary | core.Reduce | core.Select, size: Formula, shift: Formula) -> Error:
+        """An arbitrary number of at most `size`, no further than `shift` from what true maxima make of e."""
+        name = f"{self.kernel}.cut@{e.span.line}:{e.span.column}"  # as `execute` calls it, but for its number
+        self.pivots[name] = f.maximum(shift, self.pivots.get(name, ZERO))
+        return exactly(size, self.range_parameter(size, e.type, "pivot"), shift=shift)
+
+    def number(self, value: int | Fraction, e: core.Expr) -> core.Expr:
+        """A number in the companion of e."""
+        return constant(Fraction(value), e.type)
 
     def range_parameter(self, bounds: Formula, type_: Type, stem: str) -> core.Expr:
         """An expression of the companion program that stands for a bound."""
