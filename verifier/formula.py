@@ -23,7 +23,7 @@ from verifier.elimination import exists
 from verifier.integers import Int, cell, div, lift, mod, part_name, symbol
 from verifier.least import Least
 from verifier.operations import Unsupported
-from verifier.signs import compare
+from verifier.signs import sign
 from verifier.smt import Context
 from verifier.terms import atom_of, fresh
 from verifier.tiles import Duties, Scalar
@@ -144,13 +144,13 @@ class Formula:
                 left, right = self.value(e.left, scope), self.value(e.right, scope)
                 if e.op == "/" and self.least.of(e.right) > 0.0:
                     x, y = _as_real(left), _as_real(right)
-                    return _shown(ops.divide(x, y, e.span), conj((y.finite, compare("ne", y.real))))
+                    return _shown(ops.divide(x, y, e.span), conj((y.finite, sign("ne", y.real))))
                 return self._binary(e.op, left, right, e.span)
             case ast.Call():
                 arguments = [self.value(a, scope) for a in e.args]
                 found = self._call(e, arguments)
                 if e.function == "sqrt" and self.least.of(e.args[0]) >= 0.0:
-                    return _shown(found, compare("ge", _as_real(arguments[0]).real))
+                    return _shown(found, sign("ge", _as_real(arguments[0]).real))
                 return found
             case ast.Element():
                 index = tuple(self.value(i, scope).int for i in e.index)
@@ -230,7 +230,7 @@ class Formula:
         exact = ops.divide(x, y, span)
         if not self.empty_is_zero:
             return exact
-        nonzero = compare("ne", y.real)
+        nonzero = sign("ne", y.real)
         total = _shown(exact, conj((y.finite, nonzero)))
         return Scalar(reals.guarded(nonzero, exact.real), exact.finite, total.owes)
 

@@ -17,7 +17,7 @@ from verifier.elimination import exists
 from verifier.integers import Atom, Int
 from verifier.reals import maximum_of, number, select
 from verifier.roots import sqrt
-from verifier.signs import compare
+from verifier.signs import compare, sign
 from verifier.terms import unbounded_range
 from verifier.tiles import NO_DUTIES, Duties, Duty, Scalar, under
 
@@ -62,7 +62,7 @@ def multiply(a: Scalar, b: Scalar, span: Span) -> Scalar:
 
 
 def divide(a: Scalar, b: Scalar, span: Span) -> Scalar:
-    nonzero = compare("ne", b.real)
+    nonzero = sign("ne", b.real)
     owes = defined(conj((b.finite, nonzero)), "the divisor is finite and not zero", span, "positive")
     if a.finite is not TRUE:
         owes |= defined(disj((a.finite, compare("gt", b.real))), "-inf is divided by a positive number only", span)
@@ -80,11 +80,11 @@ def exponential(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
 
 def logarithm(a: Scalar, span: Span, base_two: bool = False) -> Scalar:
     """log 0 is -inf; the argument must not be negative."""
-    owes = defined(conj((a.finite, compare("ge", a.real))), "the argument of log is not negative", span, "nonnegative")
+    owes = defined(conj((a.finite, sign("ge", a.real))), "the argument of log is not negative", span, "nonnegative")
     value = reals.log(a.real)
     if base_two:
         value = value * reals.power(reals.ln2(), -1)
-    positive = compare("gt", a.real)
+    positive = sign("gt", a.real)
     large = Duty("least", positive, TRUE, a.real, "the argument of log is not lost to underflow", span)
     return Scalar(value, positive, a.owes | owes | Duties((large,)))
 
@@ -93,7 +93,7 @@ def function(name: str, a: Scalar, span: Span) -> Scalar:
     """tanh, sigmoid, abs, sqrt of a finite value."""
     owes = defined(a.finite, f"the argument of {name} is finite", span)
     if name == "sqrt":
-        owes |= defined(compare("ge", a.real), "the argument of sqrt is not negative", span, "nonnegative")
+        owes |= defined(sign("ge", a.real), "the argument of sqrt is not negative", span, "nonnegative")
         root = Duty("root", TRUE, TRUE, None, "rounding does not make the argument of sqrt negative", span)
         owes |= Duties((root,))
         return Scalar(sqrt(a.real), TRUE, a.owes | owes)

@@ -15,7 +15,7 @@ be the same float (decisions/0018).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from itertools import product
 
@@ -84,10 +84,16 @@ class Recipes:
     def steady(self, kernel: str, span: Span, exact: Collection[tuple[str, Span]]) -> bool:
         """Whether what is divided by, or a log is taken of, at this place is made of exponentials at places in `exact`
         and constants by sums, products, quotients and choices, so that rounding changes it by a factor near 1: nothing
-        cancels, and constant factors together are far from where numbers underflow."""
+        cancels, for no number is negative, and constant factors together are far from where numbers underflow."""
         spread = 0.0
-        for at, e in self.made_of(list(self._operands_of(kernel, span))):
+        for at, e in self.made_of(list(self._operands_of(kernel, span)), within=lambda at, e: not self._clamped(at, e)):
             match e:
+                case core.Load(tensor=tensor) if tensor not in self.stored:
+                    return False
+                case core.Literal() | core.Param() if self._least(at, e) < 0.0:
+                    return False
+                case core.Unary(op="neg") | core.Binary(op="sub") if self._least(at, e) < 0.0:
+                    return False
                 case core.Unary(op="exp" | "exp2", span=place):
                     if (at, place) not in exact:
                         return False
@@ -105,9 +111,52 @@ class Recipes:
             if e.span == span and isinstance(e, core.Unary) and e.op in ("log", "log2"):
                 yield kernel, e.operand
 
-    def made_of(self, todo: list[tuple[str, core.Expr]], functions: bool = False) -> Iterator[tuple[str, core.Expr]]:
+    def _clamped(self, kernel: str, e: core.Expr) -> bool:
+        """Whether e is a cell of memory as it is where that is not negative, else a number that is not negative."""
+        match e:
+            case core.Binary(op="max", left=a, right=b):
+                ways = [(a, b), (b, a)]
+            case core.Select(then=a, otherwise=b):
+                match self.meant(kernel, e.condition):
+                    case core.Binary(op="lt" | "le", left=x, right=low):
+                        ways = [(a, b)]
+                    case core.Binary(op="gt" | "ge", left=x, right=low):
+                        ways = [(b, a)]
+                    case _:
+                        return False
+                same = self.meant(kernel, x) == self.meant(kernel, ways[0][1])
+                ways = ways if same and self._least(kernel, low) >= 0.0 else []
+            case _:
+                return False
+        return any(self._least(kernel, x) >= 0.0 and self._cell(kernel, y) for x, y in ways)
+
+    def _cell(self, kernel: str, e: core.Expr) -> bool:
+        e = self.meant(kernel, e)
+        while isinstance(e, core.Cast) and e.operand.type.dtype.is_float:
+            e = self.meant(kernel, e.operand)
+        return isinstance(e, core.Load)
+
+    def _least(self, kernel: str, e: core.Expr) -> float:
+        """A lower bound of a number made of literals and parameters, as floats compute it; -inf if there is none."""
+        match self.meant(kernel, e):
+            case core.Literal(value=value):
+                return float(value)
+            case core.Param(name=name) if name in self.limits:
+                return float(self.limits[name][0])
+            case core.Binary(op="sub", left=a, right=b):
+                match self.meant(kernel, a), self.meant(kernel, b):
+                    case core.Literal(value=value), core.Param(name=name) if name in self.limits:
+                        return float(value) - float(self.limits[name][1])
+        return -math.inf
+
+    def made_of(
+        self,
+        todo: list[tuple[str, core.Expr]],
+        functions: bool = False,
+        within: Callable[[str, core.Expr], bool] | None = None,
+    ) -> Iterator[tuple[str, core.Expr]]:
         """These floats and what they are made of by arithmetic, choices and changes of shape, through names and memory;
-        what a function is of only if asked."""
+        what a function is of only if asked, and what any other is of where `within` holds of it."""
         seen: set[tuple[str, int]] = set()
         while todo:
             at, e = todo.pop()
@@ -115,6 +164,8 @@ class Recipes:
                 continue
             seen.add((at, id(e)))
             yield at, e
+            if within is not None and not within(at, e):
+                continue
             match e:
                 case core.Unary(op=op) if op != "neg" and not functions:
                     continue

@@ -29,7 +29,7 @@ from verifier.integers import lift
 from verifier.linear import values_of
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
-from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, number, scaled_max, total
+from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, monomial, number, scaled_max, total
 from verifier.signs import positive_when
 from verifier.simplify import open_guard
 from verifier.smt import Context
@@ -56,11 +56,17 @@ def at_least(proof: Proof, x: Real, context: Context, splits: int = 4, least: fl
         return float(ends[0]) >= least
     groups = [(limits(q), mono) for q, mono in by_constants(x)]
     scaled = [(float(ends[0]), mono) for ends, mono in groups if ends is not None and ends[0] > 0]
-    if len(scaled) < len(groups) or any(positive_when(total(((mono, 1),))) is None for _, mono in scaled):
+    if len(scaled) < len(groups) or not all(_positive(mono, context) for _, mono in scaled):
         return False
     if any(_term(proof, mono, q, context, least) for q, mono in scaled):
         return True
     return len(x.terms) > 1 and _softmax_sums(proof, x, context)
+
+
+def _positive(mono: Monomial, context: Context) -> bool:
+    """Whether a monomial is never negative: by signs, and integers as the context says."""
+    factors = {a: k for a, k in mono.factors if not (a.kind == "int" and context.entails(le(lift(1), a.args[0])))}
+    return positive_when(monomial(mono.guard, factors, mono.exponent)) is not None
 
 
 def _term(proof: Proof, mono: Monomial, c: float, context: Context, least: float) -> bool:

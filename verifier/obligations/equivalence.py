@@ -24,6 +24,7 @@ from verifier.integers import Int
 from verifier.proof import Finding, Proof, in_bounds
 from verifier.reals import Real
 from verifier.recipes import Recipes
+from verifier.residue import vanishes
 from verifier.simplify import open_guard
 from verifier.smt import Context
 from verifier.terms import as_int, fresh
@@ -136,7 +137,8 @@ def _compare(proof: Proof, context: Context, stored: Scalar, wanted: Scalar, spl
     if undecided is None and context.entails(negate(should)):
         return None
     a, b = spread(simplify.real(stored.real, context)), spread(simplify.real(wanted.real, context))
-    if undecided is None and simplify.real(a - b, context) is simplify.real(a - a, context):
+    left = simplify.real(a - b, context)
+    if undecided is None and (left is simplify.real(a - a, context) or vanishes(left, context, simplify)):
         return None
     undecided = undecided or open_guard(b, context) or open_guard(a, context)
     if undecided is None or splits == 0:
