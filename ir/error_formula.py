@@ -1,7 +1,7 @@
 """Formulas of a rounding bound: what a certificate carries, a reader reads and a benchmark evaluates.
 
-A formula is a number made of sizes, parameters, ranges of inputs (the largest |x| of a tensor) and errors of saved
-inputs. Terms are interned, so a formula is a graph without repetitions. All values are >= 0 unless made by the
+A formula is a number made of sizes, parameters, ranges of inputs and outputs (the largest |x| of a tensor) and errors
+of saved inputs. Terms are interned, so a formula is a graph without repetitions. All values are >= 0 unless made by the
 integer operations, and every operation on the others is monotone, so a bound put in place of a number gives a bound.
 The standard library is all this module needs: a bound is evaluated where there is no solver.
 """
@@ -48,8 +48,8 @@ ZERO, ONE, INFINITE = number(0.0), number(1.0), number(math.inf)
 
 
 def leaf(kind: str, name: str) -> Formula:
-    """kind: size, parameter, range (largest |x| of an input), saved (error of a saved input), and while a bound is
-    being made: unknown, floor."""
+    """kind: size, parameter, range (largest |x| of an input), result (the same of an output's exact value), saved
+    (error of a saved input), and while a bound is being made: unknown, floor."""
     return _made("leaf", kind, name)
 
 
@@ -272,6 +272,7 @@ def from_json(terms: Sequence[Sequence[Any]]) -> Formula:
     return made[-1]
 
 
+_LEAVES = {"range": "max|{}|", "result": "max|{}|", "saved": "err({})", "absolute": "|{}|"}
 _SIGNS = {"add": " + ", "iadd": " + ", "imul": " * ", "isub": " - ", "idiv": " // ", "imod": " % "}
 _WORDS = {"max": "max", "imax": "max", "min": "min", "imin": "min", "exp": "exp", "expm1": "expm1", "log": "log+",
           "lost": "lost"}  # fmt: skip
@@ -290,7 +291,7 @@ def _text(f: Formula, names: Mapping[int, str], outermost: bool = False) -> str:
             return _number(f.args[0])
         case "leaf":
             kind, name = f.args
-            return {"range": f"max|{name}|", "saved": f"err({name})", "absolute": f"|{name}|"}.get(kind, str(name))
+            return _LEAVES.get(kind, "{}").format(name)
         case op:
             args = [_text(a, names) for a in f.args]
     match op:

@@ -198,7 +198,7 @@ def rounding(
     certificate: Annotated[Path, typer.Argument(show_default=False)],
     size: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A size; repeatable.")] = None,
     range_: Annotated[
-        list[str] | None, typer.Option("--range", metavar="NAME=VALUE", help="The largest |x| of an input; repeatable.")
+        list[str] | None, typer.Option("--range", metavar="NAME=VALUE", help="The largest |x| of a tensor; repeatable.")
     ] = None,
     parameter: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter; repeatable.")] = None,
     saved: Annotated[

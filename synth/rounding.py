@@ -1,14 +1,16 @@
 """What a certificate's rounding bounds come to at given sizes and inputs.
 
 A bound is a formula of sizes, parameters, the largest |x| of each input and, where an input was saved by an earlier
-kernel, how far it is from its definition. Nothing here needs a solver: a benchmark evaluates bounds where there is
+kernel, how far it is from its definition; and of the largest exact |x| of an output, where its error is a share of the
+value itself. Nothing here needs a solver: a benchmark evaluates bounds where there is
 none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ir import error_formula as formula
@@ -21,15 +23,20 @@ class NoBound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """`ranges`: the largest |x| of each float input; `saved`: the largest error of those an earlier kernel saved."""
+    """`ranges`: the largest |x| of each float input; `saved`: the largest error of those an earlier kernel saved;
+    `results`: the largest exact |x| of an output, where it is known."""
 
     sizes: Mapping[str, int]
     parameters: Mapping[str, float]
     ranges: Mapping[str, float]
     saved: Mapping[str, float]
+    results: Mapping[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[tuple[str, str], float]:
-        named = {"size": self.sizes, "parameter": self.parameters, "range": self.ranges, "saved": self.saved}
+        named = {
+            "size": self.sizes, "parameter": self.parameters, "range": self.ranges, "saved": self.saved,
+            "result": self.results,
+        }  # fmt: skip
         found = {(kind, name): float(x) for kind, given in named.items() for name, x in given.items()}
         return found | {("absolute", name): abs(x) for name, x in self.parameters.items()}
 
@@ -44,7 +51,7 @@ def formulas(section: Mapping[str, Any] | None) -> dict[str, Formula]:
 def bounds(section: Mapping[str, Any] | None, inputs: Inputs) -> dict[str, float]:
     """|computed - exact| in every finite cell of each output is at most this; infinite where nothing follows at these
     sizes and ranges. Raises NoBound; KeyError names what no value was given for."""
-    values = inputs.values()
+    values = {leaf: math.inf for leaf in wanted(section) if leaf[0] == "result"} | inputs.values()
     return {name: formula.evaluate(f, values) for name, f in formulas(section).items()}
 
 

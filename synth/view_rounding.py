@@ -20,7 +20,10 @@ from verifier.certificate import Certificate, CertificateError
 
 USUAL = 4.0  # of normal numbers one in ten thousand is larger
 NO_BOUND = 2
-WORDS = {"size": "{0} = {1:g}", "parameter": "{0} = {1:.4g}", "range": "|{0}| <= {1:g}", "saved": "err({0}) <= {1:.3g}"}
+WORDS = {
+    "size": "{0} = {1:g}", "parameter": "{0} = {1:.4g}", "range": "|{0}| <= {1:g}", "result": "|{0}| <= {1:g}",
+    "saved": "err({0}) <= {1:.3g}",
+}  # fmt: skip
 
 
 def show_rounding(
@@ -50,6 +53,7 @@ def show_rounding(
         kind: {n: x for n, x in values.items() if (kind, n) in used}
         for kind, values in (
             ("size", inputs.sizes), ("parameter", inputs.parameters), ("range", inputs.ranges), ("saved", inputs.saved),
+            ("result", inputs.results),
         )
     }  # fmt: skip
     if as_json:
@@ -77,8 +81,9 @@ def _inputs(
     floats = [(t, dtype) for t, dtype in bound.inputs if dtype.is_float]
     limits = {t.name: min(USUAL, math.inf if t.abs_max is None else t.abs_max) for t, _ in floats}
     known = parameters_default(bound, at)
+    outputs = [t.name for t, dtype in bound.outputs if dtype.is_float]
     for option, given, names in (
-        ("--size", sizes, at), ("--range", ranges, limits), ("--parameter", parameters, known),
+        ("--size", sizes, at), ("--range", ranges, [*limits, *outputs]), ("--parameter", parameters, known),
         ("--saved", saved, [t.name for t, _ in floats if t.saved]),
     ):  # fmt: skip
         if unknown := ", ".join(sorted(given.keys() - set(names))):
@@ -92,10 +97,11 @@ def _inputs(
             raise typer.BadParameter(f"--parameter: the spec admits {p.name} from {p.lower:g} to {p.upper:g}")
     if negative := [name for name, x in {**ranges, **saved}.items() if x < 0.0]:
         raise typer.BadParameter(f"{negative[0]}: a range or an error is not negative")
+    results = {name: ranges[name] for name in outputs if name in ranges}
     reach = {name: _taken(name, ranges, x) for name, x in limits.items()}
     kept = {dtype: UNIT[dtype] if dtype is not DType.F32 else 2.0**-16 for _, dtype in floats}
     exact = {t.name: reach[t.name] * kept[dtype] for t, dtype in floats if t.saved}
-    return Inputs(at, {n: _taken(n, parameters, x) for n, x in known.items()}, reach, exact | saved)
+    return Inputs(at, {n: _taken(n, parameters, x) for n, x in known.items()}, reach, exact | saved, results)
 
 
 def _taken(name: str, given: dict[str, float], usual: float) -> float:

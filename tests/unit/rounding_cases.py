@@ -83,7 +83,7 @@ def worst(
                 passed[t.name] = np.where(np.isfinite(exact[t.name]), exact[t.name] * (1 + side * UNIT[dtype]), -np.inf)
         Adversary.strategy, Adversary.random = strategy, np.random.default_rng(1)
         out = interpret(program, bound, sizes, parameters(bound, sizes), passed, Mode.EXACT, machine=Adversary)
-        values = _inputs(bound, sizes, exact, passed).values()
+        values = _inputs(bound, sizes, exact, passed, wanted).values()
         for name, formula in found.items():
             got, right = out.tensors[name], wanted[name]
             finite = np.isfinite(right)
@@ -94,11 +94,13 @@ def worst(
 
 
 def _inputs(
-    bound: Bound, sizes: Mapping[str, int], exact: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]
-) -> Inputs:
+    bound: Bound, sizes: Mapping[str, int], exact: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray],
+    wanted: Mapping[str, np.ndarray],
+) -> Inputs:  # fmt: skip
     floats = [t for t, dtype in bound.inputs if dtype.is_float]
     finite = {t.name: np.isfinite(exact[t.name]) for t in floats}
     ranges = {n: float(np.max(np.abs(given[n][at]), initial=0.0)) for n, at in finite.items()}
+    results = {n: float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) for n, x in wanted.items()}
     off = {t.name: np.abs(given[t.name] - exact[t.name])[finite[t.name]] for t in floats if t.saved}
     errors = {n: float(np.max(x, initial=0.0)) for n, x in off.items()}
-    return Inputs(sizes, parameters(bound, sizes), ranges, errors)
+    return Inputs(sizes, parameters(bound, sizes), ranges, errors, results)

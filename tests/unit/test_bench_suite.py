@@ -146,11 +146,16 @@ def test_whatever_a_contender_does_is_its_result() -> None:
     makes = {"right": lambda: right, "later": lambda: later, "wrong": lambda: lambda: {"Y": cells + 1},
              "refused": refuse, "full": exhaust, "broken": fail}  # fmt: skip
     entered = [Contender(name, "peer", make) for name, make in makes.items()]
+    for name, share in (("inside", 1e-3), ("beyond", 1e-4)):  # a bound that is a share of the largest |Y|
+        bounds = lambda results, share=share: {"Y": share * results["Y"]}  # noqa: E731
+        entered.append(Contender(name, "certified", lambda: lambda: {"Y": cells + 5e-4}, bounds=bounds))
     entries = run.compete(entered, wanted, run.Options(CPU, Path("unused"), seconds=0.001), lambda line: None)
     found = {e["name"]: (e["status"], e["reason"], "time" in e) for e in entries}
     assert found["right"] == ("ok", "", True)
     assert found["later"][0] == "wrong" and found["later"][1].startswith("after many runs")
     assert found["wrong"] == ("wrong", "Y is off by 1; 0.001 is allowed", False)
+    assert found["inside"][0] == "ok"
+    assert found["beyond"][0] == "wrong" and "its certificate proves 0.0001 under the" in found["beyond"][1]
     assert found["refused"] == ("refused", "not for this shape", False)
     assert found["full"][0] == "out of memory" and found["broken"][1] == "ValueError: a compiler's words"
 

@@ -105,11 +105,13 @@ def _bounds(proof: Proof, free: Proof | None) -> Bounds:
     shown = analyse(pruned(companions, wanted), walk.bound_with_ranges(), cut=free is not None)
     for name in outputs:
         sizes[name] = _size(shown, name + MARK, walk.ranges)
-    return tuple((name, _bound(walk.held[name], sizes[name])) for name in outputs)
+    return tuple((name, _bound(name, walk.held[name], sizes[name])) for name in outputs)
 
 
-def _bound(e: Error, companion: Formula) -> Formula:
+def _bound(name: str, e: Error, companion: Formula) -> Formula:
+    """An error relative to the value itself is no more than that share of the largest value there is."""
     size = companion if companion is not INFINITE else e.magnitude
+    size = f.minimum(size, f.leaf("result", name)) if e.own else size
     return f.add(f.mul(f.expm1(e.relative), size), e.absolute)
 
 

@@ -42,17 +42,21 @@ class Wrong(Exception):
     """It is known to be wrong on this device, and is not run."""
 
 
+Room = Callable[[Mapping[str, float]], Mapping[str, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """`kind`: certified (as a call of the certificate runs), version (one of its versions, asked for by name: no answer
     of its own), peer or formula. `make` gives a function that runs once and returns outputs by name. `certificate`: the
-    name of the one it is of; `bounds`: by output, the error that its rounding bound leaves room for on these inputs."""
+    name of the one it is of; `bounds`: from the largest exact |x| of each output, the error that its rounding bound has
+    room for on these inputs."""
 
     name: str
     kind: str
     make: Callable[[], Run]
     certificate: str = ""
-    bounds: Mapping[str, float] = field(default_factory=dict)
+    bounds: Room = lambda results: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +94,25 @@ def contenders(call: Call) -> list[Contender]:
     return [*found, Contender(STANDARD, "formula", lambda: _formula(call))]
 
 
-def _room(subject: Subject, call: Call) -> dict[str, float]:
+def _room(subject: Subject, call: Call) -> Room:
     """The certificate's rounding bounds on these inputs, whichever of its programs runs. A saved one was worked out in
     float64, so what is wrong with it is one rounding to its dtype."""
     floats = {n: x for n, x in call.inputs.items() if x.is_floating_point()}  # none yet where a plan is made
     if not floats:
-        return {}
+        return lambda results: {}
     finite = {name: x[x.isfinite()].abs() for name, x in floats.items()}
     ranges = {name: float(x.max()) if x.numel() else 0.0 for name, x in finite.items()}
     saved = {t.name: ranges[t.name] * UNIT[dtype] for t, dtype in call.group.bound.inputs if t.saved}
-    at = Inputs(call.sizes, call.parameters, ranges, saved)
-    try:
-        found = [bounds(section, at) for section in subject.rounding]
-    except NoBound:
-        return {}
-    return {name: max(b[name] for b in found) for name in found[0]} if found else {}
+
+    def room(results: Mapping[str, float]) -> dict[str, float]:
+        at = Inputs(call.sizes, call.parameters, ranges, saved, results)
+        try:
+            found = [bounds(section, at) for section in subject.rounding]
+        except NoBound:
+            return {}
+        return {name: max(b[name] for b in found) for name in found[0]} if found else {}
+
+    return room
 
 
 def _formula(call: Call) -> Run:

@@ -236,9 +236,10 @@ def _prepare(
         entry["error"] = {name: error if math.isfinite(error) else None for name, error in judged.error.items()}
         if isinstance(run, Prepared):
             entry["version"] = run.version
-        if contender.bounds:
-            entry["bound"] = {name: x if math.isfinite(x) else None for name, x in contender.bounds.items()}
-        if reason := judged.reason or outside(contender.bounds, judged.error):
+        room = contender.bounds({name: x.largest for name, x in wanted.items()})
+        if room:
+            entry["bound"] = {name: x if math.isfinite(x) else None for name, x in room.items()}
+        if reason := judged.reason or outside(room, judged.error):
             entry.update(status="wrong", reason=reason)
             return
         runs[contender.name] = run
