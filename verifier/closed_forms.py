@@ -209,6 +209,8 @@ class _Scan:
         if phase == "mixed":
             return False
         if context.impossible:
+            if phase == "finite":  # a loop that runs once, say: what it would be is as good a guess as any
+                self.phi = self._guess()
             return True
         resolve = self._resolving(phase, {})
         terms = [resolve.real(self.x.next.real)] + [resolve.real(self._update(p)) for p in self.pivots]
@@ -314,6 +316,12 @@ class _Scan:
         if self.beta is None:
             self.beta = beta
         return simplify.real(beta - self.beta, context) is number(0)
+
+    def _guess(self) -> Real | None:
+        """phi as the update between finite states has it, whether or not there is one."""
+        value = self.loop.simplifier.real(self._resolving("finite", {}).real(self.x.next.real), self.loop.context)
+        linear = self._linear(self._name_new("finite", {}, self.loop.context, set()).real(value))
+        return None if linear is None else self._potential(linear[0])
 
     def _name_new(self, phase: str, case: dict[Bool, Bool], context: Context, kept: set[RealAtom]) -> Substitution:
         """Where the update of a pivot occurs as an atom (or a reciprocal), write `new` for it."""

@@ -16,7 +16,8 @@ Rules applied on construction (ids as in docs/proof.md), all identities of the r
   sqrt-pow, sqrt-mul  square roots: see `verifier.roots`
   inv       (c x exp(a))^-1 = c^-1 x^-1 exp(-a); x != 0 is the definedness condition of the division,
             so x * x^-1 = 1 needs no further condition. Of a sum, what all its terms share is moved out first:
-            (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1
+            (c x exp(a) (y + z))^-1 = c^-1 x^-1 exp(-a) (y + z)^-1. Of a choice: 1 / (a if g else b) is
+            1 / a if g, else 1 / b
   max-pos   max(c S) = c * max(S) for c > 0
   int-ring  an integer as a real: int(a b + c) = int(a) int(b) + int(c)
 """
@@ -27,7 +28,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Final
 
-from verifier.booleans import TRUE, Bool, conj
+from verifier.booleans import TRUE, Bool, conj, conjuncts, negate
 from verifier.integers import Atom, Int, interned
 
 
@@ -237,8 +238,28 @@ def power(x: Real, k: int) -> Real:
         mono, c = x.terms[0]
         exponent = None if mono.exponent is None else mono.exponent * number(k)
         return monomial(TRUE, {a: p * k for a, p in mono.factors}, exponent) * number(Fraction(1) / Fraction(c) ** (-k))
+    choice = _choice(x)
+    if choice is not None:
+        condition, a, b = choice
+        return select(condition, power(a, k), power(b, k))
     shared, rest = primitive(x)
     return of(real_atom("poly", rest), k) * power(shared, k)
+
+
+def _choice(x: Real) -> tuple[Bool, Real, Real] | None:
+    """(c, a, b) with x = a where c holds, else b."""
+    for condition in dict.fromkeys(m.guard for m, _ in x.terms):
+        other = set(conjuncts(negate(condition)))
+        rest = [(m, k) for m, k in x.terms if m.guard is not condition]
+        if condition is not TRUE and rest and all(other <= set(conjuncts(m.guard)) for m, _ in rest):
+            a = total((_guarded_by(m, TRUE), k) for m, k in x.terms if m.guard is condition)
+            b = total((_guarded_by(m, conj(p for p in conjuncts(m.guard) if p not in other)), k) for m, k in rest)
+            return condition, a, b
+    return None
+
+
+def _guarded_by(m: Monomial, guard: Bool) -> Monomial:
+    return interned(("mono", guard, m.factors, m.exponent), lambda s: Monomial(guard, m.factors, m.exponent, s))
 
 
 def primitive(x: Real) -> tuple[Real, Real]:
