@@ -25,6 +25,7 @@ from verifier.terms import as_int, children, conditions, free, fresh, level, sta
 
 MAX_ORDERS = 24
 _READS = term_cache()
+_SUBSTITUTED = term_cache()  # by a sum or maximum and what stands for its free symbols
 
 
 class Substitution:
@@ -137,9 +138,19 @@ class Substitution:
         found = self.memo.get(a)
         if found is None:
             hooked = self.on_real(a) if self.on_real else None
-            found = hooked if hooked is not None else of(a) if self._untouched(a) else self._real_atom(a)
+            found = hooked if hooked is not None else of(a) if self._untouched(a) else self._replaced(a)
             self.memo[a] = found
         return found
+
+    def _replaced(self, a: RealAtom) -> Real:
+        """Sums and maxima, which take long, are remembered over substitutions as far as these say the same of them."""
+        if a.kind not in ("sum", "max") or self.on_real is not None or self.on_bool is not None:
+            return self._real_atom(a)
+        key = (a, *[(v, value) for v, value in self.symbols.items() if v in free(a)])
+        found = _SUBSTITUTED.get(key)
+        if found is None:
+            found = _SUBSTITUTED[key] = self._real_atom(a)
+        return found  # type: ignore[no-any-return]
 
     def _real_atom(self, a: RealAtom) -> Real:
         match a.kind:
@@ -217,17 +228,18 @@ def _sum_term(variables: tuple[Atom, ...], guard: Bool, factors: Factors, expone
     fixed = domains.fixed_quotient(variables, guard)
     if fixed is not None:
         v, remainder, value, others = fixed
-        at = {v: value}
-        body = substitute(monomial(TRUE, dict(factors), exponent), at)
+        at = Substitution({v: value})
+        body = at.real(monomial(TRUE, dict(factors), exponent))
         left = tuple(remainder if u is v else u for u in variables)
-        return make_sum(left, conj((substitute(others, at), substitute(unbounded_range(v), at))), body)
+        return make_sum(left, conj((at.bool(others), at.bool(unbounded_range(v)))), body)
     found = merged(variables, (guard, factors, exponent))
     if found is not None:
         left, mapping = found
         gone = [v for v in variables if v not in left]
-        ranges = conj(substitute(unbounded_range(v), mapping) for v in gone)
-        body = substitute(monomial(TRUE, dict(factors), exponent), mapping)
-        return make_sum(left, conj((substitute(guard, mapping), ranges)), body)
+        at = Substitution(mapping)
+        ranges = conj(at.bool(unbounded_range(v)) for v in gone)
+        body = at.real(monomial(TRUE, dict(factors), exponent))
+        return make_sum(left, conj((at.bool(guard), ranges)), body)
     return _separate(variables, guard, factors, exponent)
 
 
@@ -323,14 +335,15 @@ def _connected(variables: tuple[Atom, ...], items: list[tuple[frozenset[Atom], s
     shifted = _shift(variables, body)
     if shifted is not None:
         v, w, value = shifted
-        at = {v: value}
-        ranges = substitute(unbounded_range(v), at)
+        at = Substitution({v: value})
+        ranges = at.bool(unbounded_range(v))
         left = tuple(w if u is v else u for u in variables)
-        return make_sum(left, conj((substitute(guard, at), ranges)), substitute(body, at))
+        return make_sum(left, conj((at.bool(guard), ranges)), at.real(body))
     candidates = []
     for order in _orders(variables, body):
         new, mapping, ranges = domains.rename(order, max(level(body), level(guard)))
-        candidates.append((new, conj((substitute(guard, mapping), ranges)), substitute(body, mapping)))
+        at = Substitution(mapping)
+        candidates.append((new, conj((at.bool(guard), ranges)), at.real(body)))
     best = candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: (repr(c[2]), repr(c[1])))
     return of(real_atom("sum", *best))
 

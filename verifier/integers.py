@@ -128,8 +128,7 @@ class Int:
         return polynomial(total)
 
     def __neg__(self) -> Int:
-        kept = tuple((p, -c) for p, c in self.terms)  # still sorted, still without zeros
-        return interned(("int", kept), lambda serial: Int(kept, serial))
+        return _int(tuple([(p, -c) for p, c in self.terms]))  # still sorted, still without zeros
 
     def __sub__(self, other: Int | int) -> Int:
         return self + -lift(other)
@@ -182,8 +181,14 @@ def _written(terms: Mapping[Power, int]) -> Int:
     found = [item for item in terms.items() if item[1]]
     if len(found) > 1:
         found.sort(key=_order)
-    kept = tuple(found)
-    return interned(("int", kept), lambda serial: Int(kept, serial))
+    return _int(tuple(found))
+
+
+def _int(kept: tuple[tuple[Power, int], ...]) -> Int:
+    """The one integer of these terms. Most are there: looked up without what would make one."""
+    key = ("int", kept)
+    found: Int | None = _table.get(key)
+    return found if found is not None else interned(key, lambda serial: Int(kept, serial))
 
 
 def division_meaning(a: Atom) -> tuple[Int, ...]:
@@ -220,8 +225,7 @@ def _recombined(terms: Mapping[Power, int], power: Power, remainder: Atom) -> In
 def lift(value: Int | int) -> Int:
     if isinstance(value, Int):
         return value
-    kept = (((), value),) if value else ()
-    return interned(("int", kept), lambda serial: Int(kept, serial))
+    return _int((((), value),) if value else ())
 
 
 def symbol(name: str, low: int | None = None, high: int | None = None) -> Int:

@@ -125,7 +125,7 @@ class Real:
         return total((*self.terms, *other.terms))
 
     def __neg__(self) -> Real:
-        return total((m, -c) for m, c in self.terms)
+        return _real(tuple([(m, -c) for m, c in self.terms]))  # still sorted, still without zeros
 
     def __sub__(self, other: Real) -> Real:
         return self + -other
@@ -156,8 +156,18 @@ def total(terms: Iterable[tuple[Monomial, Fraction | int]]) -> Real:
     for mono, c in terms:
         if mono.guard.kind != "false":
             sums[mono] = sums[mono] + c if mono in sums else c
-    kept = tuple(sorted(((m, c) for m, c in sums.items() if c), key=lambda t: t[0].serial))
+    found = [item for item in sums.items() if item[1]]
+    if len(found) > 1:
+        found.sort(key=_serial)
+    return _real(tuple(found))
+
+
+def _real(kept: tuple[tuple[Monomial, Fraction | int], ...]) -> Real:
     return interned(("real", kept), lambda s: Real(kept, s))
+
+
+def _serial(term: tuple[Any, Any]) -> int:
+    return int(term[0].serial)
 
 
 def number(value: Fraction | int) -> Real:
@@ -180,7 +190,8 @@ def monomial(guard: Bool, powers: dict[RealAtom, int], exponent: Real | None) ->
         from verifier.roots import whole_powers
 
         powers, extra = whole_powers(powers)
-    factors = tuple(sorted(((a, k) for a, k in powers.items() if k), key=lambda f: f[0].serial))
+    found = [item for item in powers.items() if item[1]]
+    factors = tuple(sorted(found, key=_serial) if len(found) > 1 else found)
     if exponent is not None:
         exponent, logs = _split_logs(exponent)
         extra = logs if extra is None else extra if logs is None else extra * logs
