@@ -150,7 +150,7 @@ class Substitution:
         found = _SUBSTITUTED.get(key)
         if found is None:
             found = _SUBSTITUTED[key] = self._real_atom(a)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _real_atom(self, a: RealAtom) -> Real:
         match a.kind:
