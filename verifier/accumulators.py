@@ -6,7 +6,7 @@ better (quotients, what is stored) are looked up there (`verifier.magnitude`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,6 +20,7 @@ from verifier.magnitude import HAIR, bound_of, parameter_limit, times
 from verifier.obligations.width import Intervals
 from verifier.proof import Proof, in_bounds
 from verifier.reals import Real
+from verifier.stored import stores
 from verifier.terms import as_int, atom_of, fresh
 from verifier.tiles import Duty
 from verifier.underflow import LEAST
@@ -341,15 +342,6 @@ def _saved(proof: Proof, tensor: TensorSpec) -> float:
     value = proof.formula.output(tensor.name, cell)
     context = proof.context.given(conj((in_bounds(cell, extents), value.finite)))
     return 1.01 * bound_of(proof, value.real, context)
-
-
-def stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
-    """Every store of a kernel, in the order in which `execute` records them."""
-    for s in body:
-        if isinstance(s, core.For):
-            yield from stores(s.body)
-        elif isinstance(s, core.Store):
-            yield s
 
 
 def _product(a: Affine, b: Affine) -> Affine:

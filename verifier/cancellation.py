@@ -97,6 +97,17 @@ class Cancellation:
         """Whether the square of the difference, the same float, is among what the root is taken of."""
         return any(
             at == kernel and isinstance(x, core.Binary) and x.op == "mul" and x.left == x.right
-            and self.recipes.alike(kernel, difference, x.left)
+            and self._same(kernel, difference, x.left)
             for at, x in self.recipes.made_of([(kernel, root.operand)])
         )  # fmt: skip
+
+    def _same(self, kernel: str, difference: core.Expr, e: core.Expr) -> bool:
+        """Whether both are one float where they are one term: of numbers of an input as they are, less what one name
+        stands for."""
+        other = self._difference(kernel, e)
+        if not isinstance(difference, core.Binary) or not isinstance(other, core.Binary):
+            return False
+        taken = shape_aside(difference.right)
+        named = isinstance(taken, core.Var) and len(self.recipes.values[kernel].get(taken.name, ())) == 1
+        cells = self.recipes.cell(kernel, difference.left) and self.recipes.cell(kernel, other.left)
+        return difference is other or cells and named and shape_aside(other.right) == taken

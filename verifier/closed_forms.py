@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import product
 
-from verifier import reals
+from verifier import machine, reals
 from verifier.binders import Substitution, make_sum, members, open_binder
 from verifier.booleans import FALSE, TRUE, Bool, conj, disj, eq0, negate
 from verifier.finiteness import Finiteness
@@ -47,13 +47,21 @@ def solve(loop: Loop) -> None:
     finite = Finiteness(loop)
     finite.solve()
     remaining = dict(loop.carried)
+    for name in [n for n in remaining if loop.asked is not None and n not in loop.asked]:
+        _pivot(loop, finite, remaining.pop(name))
     while remaining:
-        solved = [name for name, x in remaining.items() if _fold(loop, finite, x) or _Scan(loop, finite, x).solve()]
+        solved = [name for name, x in remaining.items() if _solved(loop, finite, x)]
         if not solved:
             solved = [_choose_pivot(remaining)]
             _pivot(loop, finite, remaining[solved[0]])
         for name in solved:
             del remaining[name]
+
+
+def _solved(loop: Loop, finite: Finiteness, x: Carried) -> bool:
+    if _fold(loop, finite, x):
+        return True
+    return loop.asked is not None and machine.iterate(loop, finite, x) or _Scan(loop, finite, x).solve()
 
 
 def _bound(condition: Bool) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 from verifier.booleans import TRUE
-from verifier.reals import Monomial, Real, RealAtom, monomial, number, total
+from verifier.reals import ROUNDED, Monomial, Real, RealAtom, monomial, number, total
+
+TINY = Fraction(1, 2**24)  # no float rounds a smaller number further away, and no larger one by more than its 256th
 
 
 def limits(x: Real) -> tuple[Fraction, Fraction] | None:
@@ -34,9 +36,12 @@ def limits(x: Real) -> tuple[Fraction, Fraction] | None:
 
 
 def constant_limits(a: RealAtom) -> tuple[Fraction, Fraction] | None:
-    """`limits` of an atom: a parameter, or the 1 - p of 1/(1 - p)."""
+    """`limits` of an atom: a parameter, the 1 - p of 1/(1 - p), or either rounded to a float."""
     if a.kind == "param":
         return Fraction(a.args[1]), Fraction(a.args[2])
+    if a.kind == "fn" and a.args[0].startswith(ROUNDED):
+        ends = limits(a.args[1])
+        return None if ends is None else (ends[0] - abs(ends[0]) / 128 - TINY, ends[1] + abs(ends[1]) / 128 + TINY)
     return limits(a.args[0]) if a.kind == "poly" else None
 
 

@@ -17,7 +17,8 @@ from verifier import operations as ops
 from verifier import reals, scan, tiles
 from verifier.binders import Substitution
 from verifier.booleans import TRUE, Bool, choose, conj, disj, ge0, lt, negate
-from verifier.integers import Int, div, lift, maximum, minimum, mod, positive
+from verifier.integers import Int, div, lift, maximum, minimum, mod, positive, symbol
+from verifier.machine import Floats, unrounded
 from verifier.operations import Unsupported
 from verifier.places import Cuts
 from verifier.simplify import Simplifier
@@ -88,6 +89,7 @@ class Instance:
     pivot_bounds: dict[str, scan.PivotBound] = field(default_factory=dict)
     # Arbitrary numbers: all maxima of floats, what lazy ones move to, and which way they go (`verifier.rounding`).
     cuts: Cuts | None = None
+    floats: Floats | None = None  # execute what exponentials are made of as machines do
     sites: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Trace:
@@ -95,9 +97,9 @@ class Instance:
         grid = []
         for axis in self.kernel.grid:
             extent = self.expression(axis.extent, {}).scalar().int
-            pid = lift(0) + _symbol(f"{axis.name}")
+            pid = symbol(axis.name)  # unbounded, its range is a premise
             grid.append((pid, extent))
-            self.premises += (ge0_raw(pid), lt(pid, extent))
+            self.premises += (ge0(pid), lt(pid, extent))
             env[axis.name] = constant_tile(Scalar(pid))
         self.context = self.context.given(conj(self.premises))
         self.block(self.kernel.body, env)
@@ -137,6 +139,9 @@ class Instance:
 
     def expression(self, e: core.Expr, env: Mapping[str, Tile]) -> Tile:
         shape = e.type.shape
+        rounded = None if self.floats is None else self.floats.tile(self, e, env)
+        if rounded is not None:
+            return rounded
         match e:
             case core.Var():
                 return env[e.name]
@@ -152,7 +157,7 @@ class Instance:
                 if e.op == "neg" and _is_infinity(e.operand):
                     return constant_tile(ops.MINUS_INFINITY, shape)
                 operand = self.expression(e.operand, env)
-                return tile(shape, lambda lanes: self._recorded(_unary(e, operand.at(lanes)), e.span))
+                return tile(shape, lambda lanes: self._recorded(self._unary(e, operand.at(lanes)), e.span))
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
                 if self.cuts and id(e) in self.cuts.undecided:
@@ -195,6 +200,11 @@ class Instance:
         if isinstance(x.value, Int):
             self.integers.append((x.value, span))
         return x
+
+    def _unary(self, e: core.Unary, x: Scalar) -> Scalar:
+        if self.floats is not None and e.op in ("exp", "exp2"):
+            x = replace(x, value=unrounded(x.real))
+        return _unary(e, x)
 
     def _binary(self, e: core.Binary, a: Scalar, b: Scalar, premises: tuple[Bool, ...]) -> Scalar:
         """`premises`: of the place that computes it, which is not always the one that first asks for it."""
@@ -283,17 +293,6 @@ class Instance:
                 None if a.value is None else duties(a.value), duties(a.place), tuple(map(change.bool, a.premises)),
                 a.lanes, a.counters, a.span,
             )  # fmt: skip
-
-
-def _symbol(name: str) -> Int:
-    """A program id: unbounded as a symbol, its range is a premise."""
-    from verifier.integers import symbol
-
-    return symbol(name)
-
-
-def ge0_raw(x: Int) -> Bool:
-    return ge0(x)
 
 
 def constant_tile(value: Scalar, shape: tuple[int, ...] = ()) -> Tile:

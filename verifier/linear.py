@@ -2,7 +2,9 @@
 
 Z3 decides it over linear real arithmetic with every nonlinear monomial an unknown, given what rules say
 of maxima: a maximum is at least each of its members (a member over a domain is instantiated at the index
-the term itself reads), and a maximum is at most another that has all its members. The log of a sum of
+the term itself reads), and a maximum is at most another that has all its members. What rounds to a float
+(`verifier.machine`) keeps the sign of what it rounds and the order of two numbers, and the sum of a float and a number
+is rounded by no more than that number, for the float itself is that near. The log of a sum of
 exponentials is at least the exponent of each term, for the others only add (a term over a domain is
 instantiated like a member). Guards and comparisons of reals keep their meaning. Only `unsat` counts.
 """
@@ -14,7 +16,7 @@ from typing import Any
 
 import z3
 
-from verifier import reals
+from verifier import machine, reals
 from verifier.binders import open_binder, substitute
 from verifier.binders import reads as reads_in
 from verifier.booleans import TRUE, Bool, negate
@@ -63,6 +65,7 @@ class _Query:
         self.reals: dict[Any, Any] = {}
         self.facts: list[Any] = []
         self.linked: set[Bool] = set()
+        self.rounded: list[tuple[RealAtom, Real, Any, Any]] = []  # of c fl(x): the atom, c, and both as unknowns
 
     def rational(self, q: Fraction | int) -> Any:
         return z3.Q(q.numerator, q.denominator, self.z3)
@@ -84,9 +87,30 @@ class _Query:
         if found is None:
             found = z3.Real(f"r{len(self.reals)}", self.z3)
             self.reals[key] = found
+            self._rounding(mono, found)
             if key == (reals.ln2().terms[0][0].factors, None):
                 self.facts += [found > self.rational(LN2_LOW), found < self.rational(LN2_HIGH)]
         return found
+
+    def _rounding(self, mono: Monomial, value: Any) -> None:
+        """What is known of c fl(x), c > 0 a product of constants."""
+        whole = reals.monomial(TRUE, dict(mono.factors), mono.exponent)
+        last = machine.last_rounding(whole)
+        if last is None:
+            return
+        a, c = last
+        x = a.args[1] * c
+        self.facts_for(x)
+        exact, zero = self.linear(x), self.rational(0)
+        self.facts += [z3.Implies(exact >= zero, value >= zero), z3.Implies(exact <= zero, value <= zero)]
+        for other, d, at, before in self.rounded:
+            if other.args[0] == a.args[0] and c is d:
+                self.facts += [z3.Implies(exact <= before, value <= at), z3.Implies(before <= exact, at <= value)]
+        self.rounded.append((a, c, value, exact))
+        number_ = next((k for m, k in a.args[1].terms if not m.factors and m.exponent is None and m.guard is TRUE), 0)
+        if number_ and a.args[0].endswith(machine.SUM):
+            most = self.linear(c) * self.rational(abs(number_))
+            self.facts += [value - exact <= most, exact - value <= most]
 
     def _link(self, condition: Bool) -> None:
         """Give the opaque comparisons in a condition their linear meaning, also scaled by ln 2."""

@@ -22,6 +22,7 @@ from verifier.simplify import open_guard
 from verifier.smt import Context
 
 HAIR = 1.0 + 1e-9
+TINY = 2.0**-24  # what rounding adds where a float has no more digits
 
 
 def bound_of(proof: Proof, x: Real, context: Context, splits: int = 3) -> float:
@@ -164,8 +165,10 @@ def _atom(proof: Proof, atom: RealAtom, context: Context) -> float:
             return abs(math.log(float(atom.args[0].constant)))
         case "log":
             return _log_sum_exp(proof, atom, context)
-        case "fn" if atom.args[0] in ("tanh", "sigmoid"):
-            return 1.0
+        case "fn" if atom.args[0].rsplit(" ")[-1] in ("tanh", "sigmoid"):
+            return 1.0 if " " not in atom.args[0] else 1.01
+        case "fn" if atom.args[0].startswith(reals.ROUNDED):
+            return 1.01 * bound_of(proof, atom.args[1], context) + TINY
         case "fn" if atom.args[0] == "abs":
             return bound_of(proof, atom.args[1], context)
         case "fn" if atom.args[0] == "sqrt":

@@ -8,7 +8,7 @@ wrote, is `Unsupported`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ir import program as core
@@ -18,12 +18,13 @@ from verifier import reals
 from verifier.booleans import Bool, conj, ge0, lt
 from verifier.cells import CellFacts
 from verifier.contents import Layer, held, layer_of
-from verifier.execute import Access, Instance, Trace
+from verifier.execute import Access, Instance, Reader, Trace
 from verifier.floors import Floors
 from verifier.formula import Formula, Sizes, sizes_of
 from verifier.integers import Int, cell
+from verifier.machine import Floats, asked, made_of_floats
 from verifier.operations import Unsupported
-from verifier.places import cuts
+from verifier.places import Cuts, cuts
 from verifier.reals import Real
 from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
@@ -62,6 +63,7 @@ class Proof:
     closed: dict[str, tuple[Real, Context]] = field(default_factory=dict)
     identities: list[ScanIdentity] = field(default_factory=list)
     pivot_bounds: dict[str, PivotBound] = field(default_factory=dict)
+    contents: dict[str, Callable[[tuple[Int, ...]], Real]] = field(default_factory=dict)  # of tensors read like inputs
 
     def extents(self, tensor: str) -> tuple[Int, ...]:
         """The symbolic shape of a tensor."""
@@ -79,6 +81,15 @@ class Proof:
         return self.program.tensor(tensor).role
 
 
+def in_floats(proof: Proof) -> Proof:
+    """The same candidate, executed as machines do where exponentials are made of floats (`verifier.machine`)."""
+    again = replace(proof, traces=[], notes=[], layers={}, closed={}, identities=[], pivot_bounds={}, contents={})
+    names = asked(proof.program)
+    for kernel in proof.program.kernels:
+        _execute(again, kernel, _float_reader(again, kernel), Floats(kernel, names))
+    return again
+
+
 def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
     """Execute every kernel of a candidate, with `cut` for any numbers in place of maxima, and any way that lazy
     ones go. Raises Unsupported."""
@@ -91,19 +102,42 @@ def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
             raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
-        reader, parameters = _reader(proof), proof.formula.parameters
-        arbitrary = cuts(kernel) if cut else None
-        run = Instance(kernel, sizes.values, parameters, reader, context, proof.simplifier, cuts=arbitrary)
-        trace = run.run()
-        proof.traces.append(trace)
-        proof.notes += run.notes
-        proof.closed.update(run.closed)
-        proof.identities += run.identities
-        proof.pivot_bounds.update(run.pivot_bounds)
-        for tensor in dict.fromkeys(a.tensor for a in trace.of_kind("store", "atomic")):
-            layer = layer_of(len(proof.traces) - 1, trace, tensor)
-            proof.layers[tensor] = (*proof.layers.get(tensor, ()), layer)
+        _execute(proof, kernel, _reader(proof), arbitrary=cuts(kernel) if cut else None)
     return proof
+
+
+def _execute(
+    proof: Proof, kernel: core.Kernel, reader: Reader, floats: Floats | None = None, arbitrary: Cuts | None = None
+) -> None:
+    sizes, parameters = proof.sizes.values, proof.formula.parameters
+    run = Instance(kernel, sizes, parameters, reader, proof.context, proof.simplifier, floats=floats, cuts=arbitrary)
+    trace = run.run()
+    proof.traces.append(trace)
+    proof.notes += run.notes
+    proof.closed.update(run.closed)
+    proof.identities += run.identities
+    proof.pivot_bounds.update(run.pivot_bounds)
+    for tensor in dict.fromkeys(a.tensor for a in trace.of_kind("store", "atomic")):
+        layer = layer_of(len(proof.traces) - 1, trace, tensor)
+        proof.layers[tensor] = (*proof.layers.get(tensor, ()), layer)
+
+
+def _float_reader(proof: Proof, kernel: core.Kernel) -> Reader:
+    """What cells hold when a kernel starts, as floats. A tensor of what depends on exponentials, or of totals, and a
+    saved input, are read like inputs: a cell holds one float, whatever it is."""
+    usual = _reader(proof)
+    whole = {name: made_of_floats(proof.program, name) for name in proof.layers}
+    saved = {t.name for t, _ in proof.bound.inputs if t.saved}
+
+    def read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
+        found = usual(tensor, index, span)
+        if tensor in saved or not whole.get(tensor, True) and isinstance(found.value, Real):
+            name = f"{tensor} in {kernel.name}"
+            proof.contents[name] = lambda at: usual(tensor, at, span).real
+            return Scalar(reals.read(name, index), found.finite)
+        return found
+
+    return read
 
 
 def _loop_names(body: tuple[core.Statement, ...]) -> Iterator[str]:
@@ -119,7 +153,7 @@ def _no_read(tensor: str, index: tuple[Int, ...], span: Span) -> Scalar:
     raise Unsupported(f"{tensor} is read where only sizes may stand", span)
 
 
-def _reader(proof: Proof):  # type: ignore[no-untyped-def]
+def _reader(proof: Proof) -> Reader:
     """What cells hold when the next kernel starts."""
     stored = dict(proof.layers)
 

@@ -228,12 +228,32 @@ def _multiply(m: Monomial, n: Monomial) -> Real:
     return monomial(conj((m.guard, n.guard)), powers, exponent)
 
 
+ROUNDED = "fl "  # how the names of functions begin that round to a float (`verifier.machine`)
+
+
 def is_positive_constant(a: RealAtom) -> bool:
-    """Parameters whose lower limit is above 0, and logs of literals above 1 (ln 2)."""
+    """Parameters whose lower limit is above 0, logs of literals above 1 (ln 2), and roundings of products of such."""
     if a.kind == "param":
         return bool(a.args[1] > 0)
+    if a.kind == "fn":
+        return a.args[0].startswith(ROUNDED) and "f16" not in a.args[0] and _lowest(a.args[1]) >= NORMAL
     value = a.args[0].constant if a.kind == "log" else None
     return value is not None and value > 1
+
+
+NORMAL = Fraction(1, 2**120)  # rounding to f32 keeps what is above this positive
+
+
+def _lowest(x: Real) -> Fraction:
+    """A lower bound of a positive multiple of a product of parameters; 0 for anything else."""
+    if len(x.terms) != 1 or x.terms[0][0].guard is not TRUE or x.terms[0][0].exponent is not None:
+        return Fraction(0)
+    mono, c = x.terms[0]
+    low = Fraction(max(c, 0))
+    for a, k in mono.factors:
+        least = a.args[1] if a.kind == "param" else _lowest(a.args[1]) / 2 if is_positive_constant(a) else 0
+        low *= Fraction(max(least, 0)) ** k if k > 0 else 0
+    return low
 
 
 def power(x: Real, k: int) -> Real:

@@ -78,6 +78,8 @@ class Loop:
     identities: list[ScanIdentity]
     scope: tuple[Int, ...]
     pivot_bounds: dict[str, PivotBound]
+    depth: int  # how many loops are around its body, this one included
+    asked: frozenset[str] | None  # values are floats, and these names alone are asked for (`verifier.machine`)
 
     @property
     def n(self) -> Int:
@@ -139,7 +141,8 @@ def run_loop(run: Instance, loop: core.For, env: dict[str, Tile]) -> None:
     scope = (*(as_int(s) for s in scope_of(run)),)
     summary = Loop(
         atom_of(n), start, stop, run.context, run.simplifier, carried, {},
-        run.notes, run.identities, scope, run.pivot_bounds,
+        run.notes, run.identities, scope, run.pivot_bounds, len(run.counters),
+        None if run.floats is None else run.floats.asked,
     )  # fmt: skip
     from verifier.closed_forms import solve
 

@@ -40,6 +40,15 @@ def values_of_names(body: tuple[core.Statement, ...]) -> dict[str, list[core.Exp
     return out
 
 
+def stores(body: tuple[core.Statement, ...]) -> Iterator[core.Store]:
+    """Every store of a kernel, in the order in which `execute` records them."""
+    for s in body:
+        if isinstance(s, core.For):
+            yield from stores(s.body)
+        elif isinstance(s, core.Store):
+            yield s
+
+
 def expressions(body: tuple[core.Statement, ...]) -> Iterator[core.Expr]:
     """Every value that is named, carried or stored, every index, mask and bound, and every expression inside."""
     return (e for value in _all(body) for e in _within(value))

@@ -27,6 +27,7 @@ from verifier.constants import by_constants, limits
 from verifier.integer_reals import spread
 from verifier.integers import lift
 from verifier.linear import values_of
+from verifier.machine import monotone
 from verifier.magnitude import bound_of
 from verifier.proof import Proof
 from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, monomial, number, scaled_max, total
@@ -184,7 +185,7 @@ def _grows_with(x: Real, a: RealAtom) -> bool:
 def _attained(proof: Proof, sums: list[RealAtom], m: Real, context: Context, lone: Sequence[Real] = ()) -> bool:
     """Whether m is a maximum of exponents of these sums, each at a place of its domain, and of the lone
     exponents: it is then one term."""
-    m = proof.simplifier.real(m, context)
+    m = monotone(proof.simplifier.real(m, context))
     rest, found = number(0), None
     for part in (total((term,)) for term in m.terms):  # a maximum plus something all its members share
         here = scaled_max(part)

@@ -14,7 +14,7 @@ and rounding must not make an argument of sqrt negative: `verifier.floors` reads
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,19 +22,19 @@ from functools import cached_property
 from ir import program as core
 from ir.ast import Span
 from verifier import reals
-from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, held_by_inputs, stores
+from verifier.accumulators import LARGEST, LARGEST_F32, Magnitudes, held_by_inputs
 from verifier.argument_errors import ArgumentErrors
-from verifier.binders import open_binder
-from verifier.booleans import TRUE
+from verifier.binders import Substitution, open_binder
 from verifier.cancellation import Cancellation
 from verifier.execute import Access, Trace
 from verifier.linear import at_most
+from verifier.machine import Floats
 from verifier.magnitude import bound_of
-from verifier.proof import Finding, Proof
-from verifier.reals import Monomial, Real
+from verifier.proof import Finding, Proof, in_floats
+from verifier.reals import Monomial, Real, RealAtom
 from verifier.recipes import Recipes
 from verifier.smt import Context
-from verifier.stored import expressions, stored_difference
+from verifier.stored import expressions, stores
 from verifier.tiles import Duty
 from verifier.underflow import SMALL_EXPONENT, at_least
 
@@ -67,10 +67,10 @@ def check(proof: Proof) -> Finding:
     exponents = _Exponents(proof)
     for o in distinct:
         if o.duty.kind == "exp" and o.duty.argument is not None and not exponents.bounded(o.kernel, o.duty, o.context):
-            what = f"the argument of exp is not shown to be <= {LADDER[-1]}: {o.duty.argument!r}"
+            what = f"the argument of exp is not shown to be <= {LADDER[-1]}: {exponents.shown(o)!r}"
             return Finding(False, STATEMENT, f"{o.kernel.name}: {what}", o.duty.span)
-    for o in distinct:
-        if not _survives(proof, o.kernel.name, o.duty, o.context, exponents):
+    for o in (*distinct, *exponents.divisors(distinct)):
+        if not exponents.survives(o):
             what = f"{o.kernel.name}: {o.duty.what}: not shown of {o.duty.argument!r}"
             return Finding(False, STATEMENT, what, o.duty.span)
     magnitudes = Magnitudes(proof, exponents.bounds, quotients, exponents.inputs)
@@ -101,7 +101,11 @@ def _owed(proof: Proof) -> Iterator[_Owed]:
 
 
 class _Exponents:
-    """What is shown of the arguments of exp: `bounds` by place, and of those the `rooms` for rounding."""
+    """What is shown of the arguments of exp: `bounds` by place, and of those the `rooms` for rounding.
+
+    Where an argument is made of floats, it is bounded as machines compute it (`verifier.machine`) and needs no room.
+    Where it is not shown so (a score less a saved log-sum-exp, which is not made of these floats), or depends on other
+    exponentials, it is bounded over the reals, with room for what rounding may add."""
 
     def __init__(self, proof: Proof) -> None:
         self.proof = proof
@@ -110,19 +114,57 @@ class _Exponents:
         self.cancellation = Cancellation(self.recipes)
         self.bounds: dict[Span, Fraction] = {}
         self.rooms: dict[tuple[str, Span], Fraction] = {}
+        self.places: dict[tuple[str, Span], Fraction | None] = {}
 
     @property
     def exact(self) -> set[tuple[str, Span]]:
         """Places of exponentials that rounding of their argument changes by next to nothing."""
         return {place for place, room in self.rooms.items() if room <= NEGLIGIBLE}
 
+    @cached_property
+    def floats(self) -> Proof:
+        return in_floats(self.proof)
+
+    @cached_property
+    def owed(self) -> dict[tuple[str, Span, str], list[_Owed]]:
+        """The duties of the execution in floats."""
+        out: dict[tuple[str, Span, str], list[_Owed]] = {}
+        for o in {(o.duty, o.context): o for o in _owed(self.floats)}.values():
+            out.setdefault((o.kernel.name, o.duty.span, o.duty.kind), []).append(o)
+        return out
+
+    def _in_floats(self, kernel: core.Kernel, span: Span) -> Fraction | None:
+        """The step of the ladder that every argument of exp at this place stays below, as floats are computed."""
+        place = kernel.name, span
+        if place not in self.places:
+            owed = self.owed.get((*place, "exp"), ()) if self._of_floats(kernel, span) else None
+            steps = [None] if owed is None else [self._step(o) for o in owed]
+            self.places[place] = max((s for s in steps if s is not None), default=None) if None not in steps else None
+        return self.places[place]
+
+    def _of_floats(self, kernel: core.Kernel, span: Span) -> bool:
+        """Whether what is an argument of exp here depends on no other exponential, nor on a saved input."""
+        weights, found = Floats(kernel), [e.operand for e in self.recipes.exponentials(kernel.name, span)]
+        saved = {t.name for t, _ in self.proof.bound.inputs if t.saved}
+        made = self.recipes.made_of([(kernel.name, x) for x in found], functions=True)
+        return not any(map(weights.weight, found)) and not any(
+            isinstance(x, core.Load) and x.tensor in saved for _, x in made
+        )
+
+    def _step(self, o: _Owed) -> Fraction | None:
+        if o.duty.argument is None:
+            return None
+        return exp_bound(self.floats, o.duty.argument, o.context, Fraction(0))
+
     def bounded(self, kernel: core.Kernel, duty: Duty, context: Context) -> bool:
         """Whether the argument of exp that a duty holds is shown to stay below some step of the ladder."""
         if duty.argument is None:
             return False
         place = kernel.name, duty.span
-        room = self._room(kernel, duty.span, duty.argument, context)
-        found = exp_bound(self.proof, duty.argument, context, room)
+        room, found = Fraction(0), self._in_floats(kernel, duty.span)
+        if found is None:
+            room = self._room(kernel, duty.span, duty.argument, context)
+            found = exp_bound(self.proof, duty.argument, context, room)
         if found is None and (size := self._size(*place)) <= SMALL_EXPONENT:
             room, found = Fraction(0), Fraction(size)  # of the float: whatever rounding did to it, it is small
         if found is None:
@@ -132,14 +174,7 @@ class _Exponents:
         return True
 
     def _room(self, kernel: core.Kernel, span: Span, argument: Real, context: Context) -> Fraction:
-        """By how much the float may exceed the real argument. Nothing where it is a difference of floats computed
-        alike (`verifier.recipes`) and no log-sum-exp is subtracted, or where a maximum of log-sum-exps is subtracted
-        from one of them, both as they were stored (`verifier.stored`)."""
-        logs = _logs(argument)
-        if (not logs and self.recipes.kept(kernel.name, span)) or (
-            logs and stored_difference(kernel, span) and _below_own_maximum(argument)
-        ):
-            return Fraction(0)
+        """By how much the float may exceed the real argument."""
         found = [
             self.errors.of(kernel.name, e.operand) * (math.log(2.0) if e.op == "exp2" else 1.0)
             for e in self.recipes.exponentials(kernel.name, span)
@@ -147,6 +182,56 @@ class _Exponents:
         # What is subtracted may be a saved log-sum-exp, which was rounded as much when it was made.
         sides = 2 if any(t.saved for t, _ in self.proof.bound.inputs) else 1
         return max(rounding(self.proof, argument, context), _fraction(sides * max(found, default=math.inf)))
+
+    def shown(self, o: _Owed) -> Real | None:
+        """The argument of exp as it is to be bounded."""
+        floats = self.owed.get((o.kernel.name, o.duty.span, "exp"), [])
+        return next((x.duty.argument for x in floats if self._step(x) is None), o.duty.argument)
+
+    def divisors(self, owed: Sequence[_Owed]) -> Iterator[_Owed]:
+        """Divisors and arguments of log that are made of exponentials, as the execution in floats has them."""
+        for place in dict.fromkeys((o.kernel.name, o.duty.span) for o in owed if o.duty.kind == "least"):
+            if self._of_weights(*place):
+                yield from self.owed.get((*place, "least"), ())
+
+    def _of_weights(self, kernel: str, span: Span) -> bool:
+        made = self.recipes.made_of(list(self.recipes.operands_of(kernel, span)))
+        return any(isinstance(e, core.Unary) and e.op in ("exp", "exp2") for _, e in made)
+
+    def survives(self, o: _Owed) -> bool:
+        """Neither underflow nor rounding takes away what the operation needs of its operand."""
+        low = self.proof.floors.operand(o.kernel.name, o.duty.span)
+        match o.duty.kind:
+            case "root":
+                return low >= 0.0
+            case "least" if o.duty.argument is not None:
+                return low > 0.0 or self.recipes.steady(o.kernel.name, o.duty.span, self.exact) and self._least(o)
+            case _:
+                return True
+
+    def _least(self, o: _Owed) -> bool:
+        """A divisor made of exponentials has to be large as floats are computed; over the reals too if some argument
+        of exp was bounded there."""
+        if o.duty.argument is None:
+            return False
+        place = o.kernel.name, o.duty.span
+        if not self._of_weights(*place):
+            return at_least(self.proof, o.duty.argument, o.context)
+        if o in self.owed.get((*place, "least"), ()):
+            return at_least(self.floats, o.duty.argument, o.context) or self._least_inside(o, o.duty.argument)
+        by_floats = all(found is not None for found in self.places.values())
+        return by_floats or at_least(self.proof, o.duty.argument, o.context)
+
+    def _least_inside(self, o: _Owed, argument: Real) -> bool:
+        """The same, with what is held by tensors that are read like inputs."""
+        known = self.floats.contents
+
+        def held(a: RealAtom) -> Real | None:
+            return known[a.args[0]](a.args[1]) if a.kind == "read" and a.args[0] in known else None
+
+        inside = Substitution({}, held, everywhere=True)
+        context = self.floats.within(o.access).given(inside.bool(o.duty.premise))
+        return at_least(self.floats, inside.real(argument), context)
 
     def _size(self, kernel: str, span: Span) -> float:
         """The largest float that an argument of exp at this place can be."""
@@ -197,18 +282,6 @@ def _fraction(x: float) -> Fraction:
     return Fraction(x).limit_denominator(1000) + Fraction(1, 1000) if x < LADDER[-1] else LADDER[-1] + 1
 
 
-def _below_own_maximum(argument: Real) -> bool:
-    """Whether this is log x - max of logs, over whatever guards."""
-    if len(argument.terms) != 2:
-        return False
-    (m, c), (n, d) = sorted(argument.terms, key=lambda term: -term[1])
-    above, below = (reals.monomial(TRUE, dict(x.factors), x.exponent).atom for x in (m, n))
-    if above is None or below is None or (c, d) != (1, -1) or above.kind != "log" or below.kind != "max":
-        return False
-    bodies = (body.atom for _, _, body in below.args[0])
-    return all(body is not None and body.kind == "log" for body in bodies)
-
-
 def _products(x: Real) -> int:
     """The most terms a sum in x has, over static extents."""
     most = 1
@@ -219,19 +292,6 @@ def _products(x: Real) -> int:
                 sizes = [v.high - v.low + 1 for v in new if v.high is not None and v.low is not None]
                 most = max(most, math.prod(sizes) * _products(a.args[2]) if len(sizes) == len(new) else 2**24)
     return most
-
-
-def _survives(proof: Proof, kernel: str, duty: Duty, context: Context, exponents: _Exponents) -> bool:
-    """Neither underflow nor rounding takes away what the operation needs of its operand."""
-    low = proof.floors.operand(kernel, duty.span)
-    match duty.kind:
-        case "root":
-            return low >= 0.0
-        case "least" if duty.argument is not None:
-            steady = low > 0.0 or exponents.recipes.steady(kernel, duty.span, exponents.exact)
-            return low > 0.0 or steady and at_least(proof, duty.argument, context)
-        case _:
-            return True
 
 
 def exp_bound(proof: Proof, argument: Real, context: Context, room: Fraction | None = None) -> Fraction | None:
