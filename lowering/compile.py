@@ -219,10 +219,8 @@ def _signature(launch: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int
     return types, constants, aligned
 
 
-def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> Any:
-    """Triton's compiled kernel for one launch (its `asm` holds every stage)."""
-    import triton
-    from triton.backends.compiler import GPUTarget
+def source_of(module: ModuleType, launch: Mapping[str, Any]) -> Any:
+    """One launch's kernel as Triton's compiler takes it, for contiguous tensors."""
     from triton.compiler import ASTSource
     from triton.experimental.gluon._runtime import GluonASTSource
 
@@ -233,7 +231,15 @@ def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> A
     named = dict(zip(types, function.arg_names, strict=True))
     signature = {named[k]: v for k, v in types.items()}
     attrs = {(position,): [["tt.divisibility", 16]] for position in aligned}
-    source = language(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
+    return language(function, signature, {named[k]: v for k, v in constants.items()}, attrs)
+
+
+def compile_one(module: ModuleType, launch: Mapping[str, Any], target: str) -> Any:
+    """Triton's compiled kernel for one launch (its `asm` holds every stage)."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source = source_of(module, launch)
     schedule = launch["schedule"]
     warps = warps_of(schedule["num_warps"], TARGETS[target][2])
     options = {"num_warps": warps, "num_stages": schedule["num_stages"]}

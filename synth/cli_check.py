@@ -23,6 +23,9 @@ Second = Annotated[
 Timeout = Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="For each query to the second solver.")]
 Controls = Annotated[bool, typer.Option("--controls", help="Also prove again the broken kernels it says were stopped.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Also compile every version again for its targets (Triton).")]
+Read = Annotated[
+    bool, typer.Option("--read-back", help="Also prove every version again from what Triton's front end makes of it.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 when anything is left unconfirmed.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a certificate, a line each.")]
 
@@ -41,6 +44,7 @@ def check(
     timeout: Timeout = 10.0,
     controls: Controls = False,
     compiles: Compile = False,
+    read_back: Read = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> int:
@@ -52,7 +56,7 @@ def check(
     from synth.view_check import show_checks
 
     files = [file for path in certificates for file in files_of(path)]
-    return show_checks(files, How(_solver(second_solver, timeout), controls, compiles), strict, as_json)
+    return show_checks(files, How(_solver(second_solver, timeout), controls, compiles, read_back), strict, as_json)
 
 
 def files_of(path: Path) -> list[Path]:

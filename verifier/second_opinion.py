@@ -67,7 +67,7 @@ def require_query(body: str) -> None:
 
 def reprinted(body: str) -> str:
     """A query as the installed Z3 prints it, so that queries written by two versions of it can be compared."""
-    return script(_loaded(body))
+    return script(_loaded(body).assertions())
 
 
 def z3_answer(body: str) -> Answer:

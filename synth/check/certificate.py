@@ -23,11 +23,13 @@ RECORDS = {
 @dataclass(frozen=True, slots=True)
 class How:
     """What is done besides proving again. `solver`: the second one with its name, None for none; `controls`: prove
-    broken kernels again; `compiles`: ask the compiler again."""
+    broken kernels again; `compiles`: ask the compiler again; `reads`: prove again what Triton's front end makes of each
+    version."""
 
     solver: tuple[str, Solver] | None = None
     controls: bool = False
     compiles: bool = False
+    reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,11 @@ def _lowered(claimed: Any, derived: Derived, how: How) -> Steps:
         if inner is not None:
             narrower.append((name, inner.certificate))
     yield "emitting every version again"
-    yield from lowered_rows(claimed, derived, narrower, how.compiles)
+    versions = yield from lowered_rows(claimed, derived, narrower, how.compiles)
+    if how.reads and versions:
+        from synth.check.reading import read_back
+
+        yield from read_back(versions, claimed, derived)
 
 
 def _inside(name: str, steps: Generator[str | Row, None, Derived | None]) -> Generator[str | Row, None, Derived | None]:

@@ -9,7 +9,7 @@ They decide how many persistent programs are launched, and any number of these i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,19 +29,22 @@ PARTS = ("plan", "contracts", "gradients", "statement", "versions", "left_out", 
 Narrower = tuple[str, Certificate]
 
 
-def lowered_rows(claimed: object, derived: Derived, narrower: Sequence[Narrower], compiles: bool) -> Iterator[Row]:
-    """A row for what is launched, for the versions, and for what the compiler said of them. `narrower`: what was
-    derived again of each certificate for some sizes that it holds, by the id it has there."""
+def lowered_rows(
+    claimed: object, derived: Derived, narrower: Sequence[Narrower], compiles: bool
+) -> Generator[Row, None, Sequence[Version]]:
+    """A row for what is launched, for the versions, and for what the compiler said of them; the versions, where they
+    are the ones that are emitted here. `narrower`: what was derived again of each certificate for some sizes that it
+    holds, by the id it has there."""
     if not isinstance(claimed, dict) or sorted(claimed) != sorted(PARTS):
         keys = tuple(claimed) if isinstance(claimed, dict) else ()
         wrong = sorted({*keys} ^ {*PARTS})
         yield Row("lowered", Standing.REFUSED, f"it holds {', '.join(PARTS)}, no less and no more", tuple(wrong))
-        return
+        return ()
     try:
         expected, missing = _emitted(derived, narrower)
     except (UnsupportedByTriton, NotNarrower) as error:
         yield Row("lowered", Standing.REFUSED, "nothing of the kind can be emitted", (str(error),))
-        return
+        return ()
     own = plain(
         {
             "plan": plan(derived.program, derived.bound),
@@ -62,9 +65,10 @@ def lowered_rows(claimed: object, derived: Derived, narrower: Sequence[Narrower]
     if found:
         why = "its versions are not the ones that are emitted for this candidate"
         yield Row("lowered.versions", Standing.REFUSED, why, shown(found))
-        return
+        return ()
     yield Row("lowered.versions", Standing.DERIVED, f"{len(kept)}: {', '.join(v.name for v in kept)}")
     yield _compiled_again(kept) if compiles else _resources(kept)
+    return kept
 
 
 def _emitted(derived: Derived, narrower: Sequence[Narrower]) -> tuple[list[Version], list[LeftOut]]:

@@ -1,0 +1,193 @@
+"""Triton's intermediate text, read back: what it means is proved again, and a text that means something else is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shipped
+from rounding_cases import case
+
+from ir import program as core
+from ir.loader import bind, parse_spec
+from ir.parser import parse
+from ir.program import DType
+from ir.spec import Bound
+from ir.typing import check
+from lowering.compile import CompileError
+from lowering.emitted import emitted_module
+from lowering.plan import launches_of
+from lowering.triton import emit_program
+from lowering.ttir.again import again, judged
+from lowering.ttir.front import text
+from lowering.ttir.lift import lift
+from lowering.ttir.text import NotLifted
+from lowering.versions import Version
+from synth.cli import main
+from verifier.certificate import Certificate
+from verifier.verdict import Verdict
+
+ATTENTION = "tests/golden/proved/fa2_bottom_right.tile"
+
+
+@cache
+def _square() -> tuple[core.Program, Bound]:
+    bound = bind(parse_spec(shipped.SQUARE), {"sign": "plus"})
+    return check(parse(shipped.SQUARED), bound), bound
+
+
+def _emitted(program: core.Program, bound: Bound) -> str:
+    names = [k.name for k in program.kernels]
+    return emit_program(program, bound, dict.fromkeys(names, 64), "", dict.fromkeys(names, 32))
+
+
+def _texts(program: core.Program, source: str) -> tuple[str, ...]:
+    module = emitted_module(source)
+    return tuple(text(module, launch, "sm_90") for launch in launches_of(program))
+
+
+def _again(program: core.Program, bound: Bound, source: str, found: tuple[str, ...]) -> Any:
+    version = Version("pointers", source, "", launches_of(program))
+    return judged(version, found, program, bound, search=False)
+
+
+@cache
+def _square_text() -> str:
+    program, bound = _square()
+    return _texts(program, _emitted(program, bound))[0]
+
+
+# ---- emitted modules ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [ATTENTION, "specs/decode/packed_chunks.tile", "specs/rmsnorm/rows.tile"])
+def test_what_is_emitted_is_proved_again(path: str) -> None:
+    program, bound = case(path)
+    source = _emitted(program, bound)
+    found = _again(program, bound, source, _texts(program, source))
+    assert found.proved, found.why
+    assert set(found.idealised) <= {"1.4426950216293335 is log2e", "0.6931471824645996 is ln2"}
+
+
+# Each is a mistake that a code generator, or somebody who edits a certificate's module, could make.
+SQUARED = [
+    ("mask=inside, other=0.0", "mask=inside, other=1.0", None),  # never seen: lanes outside are not stored
+    ("(j[None, :] < C)", "(j[None, :] <= C)", "B1"),
+    ("i[:, None] * X_s0 + j[None, :] * X_s1", "j[None, :] * X_s0 + i[:, None] * X_s1", "B1"),
+    ("u_count = (C + 31) // 32", "u_count = C // 32", "the extent of axis u"),
+    ("tl.cast(X_s0, tl.int64)", "tl.cast(X_s0, tl.int32)", "32 bits what is not shown to fit"),
+    ("x * x * scale", "x * x + scale", "E1"),
+    ("x * x * scale", "x * x * 1.0", "E1"),
+    ("x * x * scale, mask=inside", "x * x * scale", "B1"),
+    ("t * 16", "t * 8", "R1"),
+    ("tl.store(", "tl.atomic_add(", "C1"),
+    ("x * x * scale", "tl.flip(x * x * scale, 1)", "line"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "why"), SQUARED, ids=[f"{k}: {c[1]}" for k, c in enumerate(SQUARED)])
+def test_a_module_that_was_changed_is_told(right: str, wrong: str, why: str | None) -> None:
+    program, bound = _square()
+    source = _emitted(program, bound)
+    assert source.count(right) == 1
+    try:
+        source = source.replace(right, wrong)
+        found = _again(program, bound, source, _texts(program, source))
+    except (CompileError, TypeError) as problem:
+        pytest.fail(str(problem))
+    assert found.proved == (why is None)
+    assert why is None or why in found.why
+
+
+ATTENTIONS = [
+    ("acc * alpha[:, None]", "acc", "E1"),
+    ("<=", "<", "E1"),
+    ("tl.exp(m - m_safe)", "tl.exp(m_safe - m)", "E1"),
+    ("l * alpha", "l", "E1"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "why"), ATTENTIONS, ids=[c[1] for c in ATTENTIONS])
+def test_attention_that_was_changed_is_told(right: str, wrong: str, why: str) -> None:
+    program, bound = case(ATTENTION)
+    source = _emitted(program, bound)
+    assert right in source
+    source = source.replace(right, wrong)
+    found = _again(program, bound, source, _texts(program, source))
+    assert not found.proved and why in found.why
+
+
+# ---- texts --------------------------------------------------------------------------------------
+
+TEXTS = [
+    ("arith.addi %13, %12 :", "arith.addi %13, %12 overflow<nsw> :", "overflow"),
+    ("arith.cmpi slt, %15", "arith.cmpi ult, %15", "ult"),
+    ("tt.load %32, %23, %cst :", "tt.load %32, %23 :", "masked lanes undefined"),
+    ("tt.load %32, %23, %cst :", "tt.load %32, %23, %cst evictionPolicy = evict_first :", "evictionPolicy"),
+    ("arith.mulf %40, %41", "arith.remf %40, %41", "arith.remf"),
+    ("get_program_id x", "get_program_id y", "more than one dimension"),
+    ("%11 = arith.muli %5, %c32_i32", "%11 = arith.muli %2, %c32_i32", "Digits"),
+    ("%25 = tt.splat %0", "%25 = tt.splat %1", "Offset"),  # X by a stride of Y
+    ("end = 32 : i32, start = 0 : i32", "end = 33 : i32, start = 1 : i32", "make_range"),
+    ("dense<0.000000e+00>", "dense<0x7FC00000>", "0x7FC00000"),
+    ("    tt.return\n", "    tt.print \"x\" : %42 : tensor<16x32xf32>\n    tt.return\n", "tt.print"),
+    ("    tt.return\n", "    scf.if %23 {\n    }\n    tt.return\n", "a region of scf.if"),
+    ("    tt.return\n  }\n", "    tt.return\n  }\n  tt.func private @other() {\n  }\n", "something follows"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "why"), TEXTS, ids=[c[2] for c in TEXTS])
+def test_a_text_without_a_meaning_here_is_not_lifted(before: str, after: str, why: str) -> None:
+    program, bound = _square()
+    source = _square_text()
+    assert before in source
+    with pytest.raises(NotLifted, match="line|follows"):
+        try:
+            lift(source.replace(before, after), launches_of(program)[0], program.kernels[0], program, bound)
+        except NotLifted as problem:
+            assert why in str(problem)
+            raise
+
+
+SHIFTS = [("(t - 7) // 2 + (7 - t) // 2", True), ("(t - 7) // 2 - (t - 8) // 2", False)]
+
+
+@pytest.mark.parametrize(("shift", "nothing"), SHIFTS)
+def test_tritons_division_rounds_to_zero(shift: str, nothing: bool) -> None:
+    """Rounded down, the first would be -1 for every even t."""
+    program, bound = _square()
+    source = _emitted(program, bound)
+    source = source.replace("    j = u * 32 + ", f"    j = {shift} + u * 32 + ")
+    assert _again(program, bound, source, _texts(program, source)).proved == nothing
+
+
+def test_numbers_are_the_candidates() -> None:
+    from fractions import Fraction
+
+    from lowering.ttir.numbers import Numbers
+
+    numbers = Numbers(frozenset({Fraction(1, 10)}))
+    assert numbers.read("1.000000e-01", DType.F32) == core.Literal(Fraction(1, 10), core.Type(DType.F32))
+    assert numbers.idealised == {"0.10000000149011612 is 1/10"}
+    assert numbers.read("1.100000e-01", DType.F32).value == Fraction(float.fromhex("0x1.c28f5cp-4"))  # type: ignore[union-attr]
+
+
+def test_check_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shipped.square()[0]
+    assert main(["check", str(path), "--read-back", "--json", "--second-solver", "none"]) == 0
+    rows = {r["section"]: r["standing"] for r in json.loads(capsys.readouterr().out)["rows"] if not r["inside"]}
+    names = [v["name"] for v in Certificate.load(path).body["lowered"]["versions"]]
+    assert {rows[f"read back: {name}"] for name in names} == {"confirmed"}
+
+
+def test_a_wrong_module_is_refuted_with_a_counterexample() -> None:
+    program, bound = _square()
+    source = _emitted(program, bound).replace("x * x * scale", "x * x + scale")
+    version = Version("pointers", source, "", launches_of(program))
+    found = again(version, program, bound)
+    assert found.verdict is Verdict.REFUTED and not found.proved
+    assert replace(found, verdict=Verdict.PROVED, why="").proved
