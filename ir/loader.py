@@ -250,6 +250,8 @@ def _shape(
     if wrong := [c for c in choices if c not in allowed]:
         known = [*allowed, *(o.name for o in options)]
         hint = closest(dtype, known) or f"one of {', '.join(allowed)}, or an option of such choices"
+        if wrong[0] in INTEGERS:  # of an output
+            hint = "an output holds floats: what picks an index by value (argmax, top-k, sort) is not in the language"
         of_outputs = "" if allowed is DTYPES else " of outputs"
         raise table.problem("S006", f"`{wrong[0]}` is not a dtype{of_outputs}", "dtype", hint)
     return shape, dtype, choices

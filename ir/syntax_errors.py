@@ -58,6 +58,16 @@ _HINTS = {
     '"': "kernels have no strings",
     "**": "there is no power: write `x * x`, or `exp2(x)`",
 }
+_BY_VALUE = "an index found by value (argmax, top-k, sort) is not in the language"
+_REDUCTIONS = {
+    "min": "write `-max[j < N](-x)`",
+    "mean": "write `sum[j < N](x) / N`",
+    "argmax": _BY_VALUE,
+    "argmin": _BY_VALUE,
+    "topk": _BY_VALUE,
+    "sort": _BY_VALUE,
+    "cumsum": "write `sum[k < N, k <= j](x)`",
+}
 _STATEMENTS = {"while", "if", "def", "import", "from", "return", "else"}
 _PREFIXES = {"tl", "triton", "torch", "math", "np", "libdevice", "language"}
 
@@ -112,6 +122,8 @@ def _hint(token: Token, source: Source, expected: str) -> str:
         if owner in _PREFIXES:
             return f"operations have no prefix: write `{name}`"
         return "a tile has no methods; see the table of operations in docs/language.md"
+    if token == "(" and (match := re.search(r"\b([A-Za-z_]\w*)\[[^][]*<.*\]\s*$", before)):
+        return _REDUCTIONS.get(match[1], f"the reductions are `sum[j < N](x)` and `max[j < N](x)`, not `{match[1]}`")
     if source.text[position : position + 2] in ("+=", "-=", "*=", "/="):
         return "there is no update in place: write `x = x + 1`"
     if token == "[" and re.fullmatch(r"\s*\w+", before):

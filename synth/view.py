@@ -117,8 +117,11 @@ def explanation(result: Result, text: str, name: str) -> list[str]:
     """Lines that say why an obligation does not hold, or what is left to show."""
     if result.counterexample is not None:
         return counterexample(result.counterexample, text, name)
-    lines = excerpt(text, name, result.span)
-    return [*lines, *textwrap.indent(result.residual or "no residual goal was recorded", "  ").splitlines()]
+    from synth.feedback.unproved import helps, readable
+
+    residual = result.residual or "no residual goal was recorded"
+    lines = [*excerpt(text, name, result.span), *textwrap.indent("\n".join(readable(residual)), "  ").splitlines()]
+    return [*lines, *(f"  help: {help}" for help in helps(residual, result.id))]
 
 
 def counterexample(found: Counterexample, text: str, name: str) -> list[str]:

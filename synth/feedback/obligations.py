@@ -89,6 +89,7 @@ ADVICE = {
             "them; a maximum as m' = maximum(m, ...)",
             "carry an un-normalised sum and divide once after the loop",
             "fewer comparisons of reals in one update: at most 3 stay open at once",
+            "a mean or a variance as sums, not as running means (Welford): two passes, or around the row's first value",
         ),
     ),
     "S1": Advice(
@@ -146,7 +147,28 @@ REASONS = (
     ),
     (
         r"argument of exp is not shown",
-        "subtract the running maximum of the very scores inside exp (or a saved log-sum-exp of them), not an estimate",
+        "subtract the running maximum of the very scores inside exp (or a saved log-sum-exp of them), not an estimate; "
+        "write 1 / (1 + exp(-x)) as sigmoid(x); where x is small by nature, say so in the spec (abs_max)",
+    ),
+    (
+        r"lost to underflow: .*sqrt\(",
+        "the mean of squares less the square of the mean may round to 0 or below: sum squares of differences from the "
+        "mean, or from the row's first value, or clamp it with maximum(.., 0.0); and add eps under the root",
+    ),
+    (
+        r"lost to underflow: .*max\{\[ \| [^]]*\] -\d{4,}",
+        "start the running maximum at -inf and mask scores with -inf: below a finite stand-in every weight is 0",
+    ),
+    (
+        r"lost to underflow(?!.*(sqrt\(|max\{\[ \| [^]]*\] -\d{4,}))",
+        "a divisor, or an argument of log, has to be 2^-24 at least as floats compute it: a sum of exponentials less "
+        "their own maximum holds a 1; elsewhere add an epsilon, or clamp it with maximum(x, eps)",
+    ),
+    (r"argument of sqrt", "clamp what is under the root with maximum(x, 0.0), or sum squares of differences"),
+    (
+        r"no store is shown to write every such cell",
+        "let each dimension be one grid axis, loop or tile from 0 up: g * SIZE + r with r in range(SIZE), not a loop "
+        "from g * SIZE on",
     ),
 )
 

@@ -47,12 +47,21 @@ def _open(residual: str, ids: list[str], report: Report, program: Program | None
     yield from (f"           {line}" for line in shown[1:])
     yield from source_lines(text, span)
     state = list(_state(goal, program, text)) if program is not None else []
-    known = [help for pattern, help in REASONS if re.search(pattern, residual)]
+    known = _known(residual)
     if state:
         yield "Facts:"
         yield from (f"  - {fact}" for fact in state)
     yield "What helps here:" if known else "What usually helps:"
-    yield from (f"  - {help}" for help in (*known, *(ADVICE[alone].helps if alone and not known else ())))
+    yield from (f"  - {help}" for help in helps(residual, alone))
+
+
+def helps(residual: str, obligation: str = "") -> tuple[str, ...]:
+    """What helps where the residual goal names its reason, else what usually helps that obligation."""
+    return _known(residual) or (ADVICE[obligation].helps if obligation else ())
+
+
+def _known(residual: str) -> tuple[str, ...]:
+    return tuple(help for pattern, help in REASONS if re.search(pattern, residual))
 
 
 def _whole_line(text: str, number: int) -> Span:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ir.loader import bind, load_spec
+from ir.loader import bind, load_spec, packaged_specs
 from lowering.launch import load
 from synth import __version__
 from synth.cli import main, settings_of
@@ -69,6 +69,16 @@ def test_prove_exits_1_with_the_counterexample(wrong: Path, capsys: pytest.Captu
     assert main(["prove", str(wrong), "--spec", "attention"]) == 1
     printed = capsys.readouterr().out
     assert "expected" in printed and "actual" in printed and "^^^" in printed
+
+
+def test_an_unproved_kernel_exits_2_and_is_told_what_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Right over the reals: the variance as a mean of squares less the square of the mean."""
+    path = tmp_path / "variance.tile"
+    text = (packaged_specs() / "layernorm" / "whole_row.tile").read_text()
+    path.write_text(text.replace("sum(d * d, axis=0) / cast(C, f32)", "sum(x * x, axis=0) / cast(C, f32) - mean*mean"))
+    assert main(["prove", str(path), "--spec", "layernorm", "--set", "WIDEST=1024"]) == 2
+    said = capsys.readouterr().out
+    assert "S1 range: unproved" in said and "help: the mean of squares less the square of the mean" in said
 
 
 def test_ctrl_c_is_said_in_one_line(

@@ -184,6 +184,9 @@ def test_wrong_settings(name: str, value: str, said: str) -> None:
         ("default = 64", "default = 96", "S013", (13, 33), "not one of its choices"),
         ("B = 4,", "B = 0,", "S013", (50, 11), "outside 1 to 65536"),
         ("G == 0", "G = 0", "K003", (32, 19), "equality is written `==`"),
+        ("log(Z[b, h, i])", "argmax[j < N](S[b, h, i, j])", "K003", (39, 31), "found by value"),
+        ("log(Z[b, h, i])", "prod[j < N](S[b, h, i, j])", "K003", (39, 29), "reductions are `sum[j < N](x)`"),
+        ('dtype = "f32" }', 'dtype = "i32" }', "S006", (29, 34), "an output holds floats"),
         ("log(Z[b, h, i])", "log(Z[b, h, i]", "K003", (39, 32), "expected `,` or `)`"),
     ],
 )
