@@ -18,7 +18,7 @@ from enum import Enum
 
 import z3
 
-from verifier.smt import script, solver_in
+from verifier.smt import solver_in
 
 SECONDS = 10.0  # for one query, unless told otherwise; nearly all take milliseconds
 PARTS = frozenset({"set-logic", "set-info", "declare-fun", "assert"})
@@ -65,9 +65,9 @@ def require_query(body: str) -> None:
         raise NoQuery("it does not end in one (check-sat)")
 
 
-def reprinted(body: str) -> str:
-    """A query as the installed Z3 prints it, so that queries written by two versions of it can be compared."""
-    return script(_loaded(body).assertions())
+def asserted(body: str) -> frozenset[str]:
+    """What a query asserts, each as the installed Z3 prints it, so that the queries of two releases can be compared."""
+    return frozenset(assertion.sexpr() for assertion in _loaded(body).assertions())
 
 
 def z3_answer(body: str) -> Answer:

@@ -94,10 +94,13 @@ def _body(certificate: Certificate, how: How) -> Generator[str | Row, None, Deri
     except NotDerived as problem:
         yield problem.row
         return None
-    yield from sections(body, derived)
+    evidence = None
+    for row in sections(body, derived):
+        evidence = row if row.section == "evidence" else evidence
+        yield row
     for name in body.keys() - derived.certificate.body.keys() - set(ADDED):
         yield Row(name, Standing.REFUSED, "no certificate has a section of that name")
-    yield from _asked(body["evidence"], derived, how) if "evidence" in body else ()
+    yield from _asked(body.get("evidence"), derived, how, evidence)
     if "lowered" in body:
         yield from _lowered(body["lowered"], derived, how)
     if "controls" in body:
@@ -108,10 +111,11 @@ def _body(certificate: Certificate, how: How) -> Generator[str | Row, None, Deri
     return derived
 
 
-def _asked(evidence: Any, derived: Derived, how: How) -> Steps:
-    """A second solver on all queries; and Z3 here on those that were not asked here."""
+def _asked(evidence: Any, derived: Derived, how: How, compared: Row | None) -> Steps:
+    """A second solver on all queries; and Z3 here on those it was not asked, where `compared` says there are some."""
     found, own = queries(evidence), {body for _, body in queries(derived.certificate.body["evidence"])}
-    if other := [query for query in found if query[1] not in own]:
+    other = [query for query in found if query[1] not in own]
+    if other and compared is not None and compared.standing is not Standing.DERIVED:
         yield (yield from ask(other, "Z3 (of the queries that are not asked here)", z3_answer))
     if how.solver is None:
         text = f"{len(found)}, put to no second solver: pip install cvc5, or name one with --second-solver"

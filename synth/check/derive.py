@@ -23,7 +23,7 @@ from ir.typing import check
 from synth.check.difference import Difference, differences, plain
 from verifier.certificate import Certificate, issue
 from verifier.prove import prove
-from verifier.second_opinion import NoQuery, reprinted
+from verifier.second_opinion import NoQuery, asserted
 from verifier.verdict import Report, Verdict
 
 NOT_ASKED = {"none": "not asked for"}  # section `rounding` of a certificate that was issued without bounds
@@ -187,16 +187,20 @@ def _hashes(trusted: object) -> dict[str, object]:
 def _provenance(claimed: dict[str, Any], own: dict[str, Any], foreign: str) -> Row:
     """The release that made it: a maker's word, which decides nothing here."""
     versions, trusted = claimed["subject"].get("versions"), claimed.get("trusted")
-    well = isinstance(versions, dict) and versions.keys() == own["subject"]["versions"].keys()
     rows = trusted if isinstance(trusted, list) else [None]
-    well = well and all(isinstance(row, dict) and row.keys() == own["trusted"][0].keys() for row in rows)
-    if not well:
+    if not _typed(versions, own["subject"]["versions"]) or not all(_typed(row, own["trusted"][0]) for row in rows):
         why = "it does not name the versions and the trusted files it was made with"
         return _refused("trusted", why, shown(list(differences(trusted, own["trusted"], "trusted"))))
     if foreign:
         return Row("trusted", Standing.EVIDENCE, f"{foreign}; everything was derived again by what is installed here")
     return _compared("trusted", list(differences(trusted, own["trusted"], "trusted")),
                      f"{len(own['trusted'])} files, the ones installed here", "")  # fmt: skip
+
+
+def _typed(claimed: object, own: dict[str, Any]) -> bool:
+    """Whether a row has the keys of one made here, and values of the same types."""
+    same = isinstance(claimed, dict) and claimed.keys() == own.keys()
+    return same and all(type(claimed[k]) is type(own[k]) for k in own)  # type: ignore[index]
 
 
 def _evidence(claimed: object, own: list[dict[str, Any]], foreign: str) -> Row:
@@ -218,10 +222,10 @@ def _evidence(claimed: object, own: list[dict[str, Any]], foreign: str) -> Row:
     return Row("evidence", Standing.OPEN, f"{text}: {foreign}; the proof was made anew", (", ".join((*more, *less)),))
 
 
-def _unprinted(evidence: Any) -> dict[tuple[str, str], str]:
-    """Items by kind and body, with scripts as the installed Z3 prints them. Raises NoQuery."""
+def _unprinted(evidence: Any) -> dict[object, str]:
+    """The names of items by what they say: queries by what they assert, traces by their text. Raises NoQuery."""
     items = [item for row in evidence for item in row["items"]]
-    return {(i["kind"], reprinted(i["body"]) if i["kind"] == "smt" else i["body"]): i["name"] for i in items}
+    return {asserted(i["body"]) if i["kind"] == "smt" else (i["kind"], i["body"]): i["name"] for i in items}
 
 
 def _untimed(claimed: object, own: list[dict[str, Any]]) -> object:

@@ -9,7 +9,7 @@ They decide how many persistent programs are launched, and any number of these i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -164,9 +164,10 @@ def _left_out(
     return [*found, *(Difference(path, "nothing of it", f"version {name}") for name in absent)]
 
 
-def _strays(narrower: Mapping[str, Any], kept: Sequence[Version]) -> list[Difference]:
-    used = {v.certificate for v in kept}
-    path = "lowered.narrower"
+def _strays(narrower: object, kept: Sequence[Version]) -> list[Difference]:
+    path, used = "lowered.narrower", {v.certificate for v in kept}
+    if not isinstance(narrower, dict):
+        return [Difference(path, narrower, "certificates by id")]
     return [Difference(f"{path}.{i}", "a certificate", "used by no version") for i in narrower if i not in used]
 
 
