@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,7 @@ import shipped
 
 from synth.cli import main
 from verifier.certificate import Certificate, digest
+from verifier.second_opinion import Answer, NoQuery, NoSolver, require_query, solver, z3_answer
 
 Body = dict[str, Any]
 SAT = "(set-logic ALL)\n(declare-fun x () Int)\n(assert (>= x 0))\n(check-sat)\n"
@@ -206,3 +208,156 @@ def test_a_satisfiable_query_is_named_by_the_second_solver(
     _satisfiable_query(forged)
     code, answer = checked(saved(forged, tmp_path / "forged.json"), capsys)
     assert code == 1 and "SAT to B1-" in refusals(answer)["queries"]
+
+
+# ---- another release's certificate -----------------------------------------------------------------------
+
+
+def _of_another_release(body: Body) -> Body:
+    """As if another file of the prover had been installed where it was made."""
+    made = deepcopy(body)
+    made["trusted"][0]["sha256"] = digest("what that file was then")
+    return made
+
+
+def test_another_release_is_said_and_its_queries_compared_by_what_they_assert(
+    honest: Body, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = _of_another_release(honest)
+    item = _first_query(made)
+    item["body"] = item["body"].replace("; expected: unsat", "; printed by another Z3\n")
+    code, answer = checked(saved(made, tmp_path / "old.json"), capsys, "--second-solver", "none")
+    rows = {r["section"]: r for r in answer["rows"] if not r["inside"]}
+    assert (code, rows["trusted"]["standing"], rows["evidence"]["standing"]) == (0, "evidence", "re-derived")
+    assert "1 other trusted files, ir/ast.py first" in rows["trusted"]["text"]
+
+
+def test_a_query_of_another_release_that_is_not_asked_here_is_left_open_and_asked(
+    honest: Body, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = _of_another_release(honest)
+    item = _first_query(made)
+    item["body"] = SAT.replace("(>= x 0)", "(and (> x 0) (< x 0))")
+    path = saved(made, tmp_path / "old.json")
+    code, answer = checked(path, capsys, "--second-solver", "none", "--strict")
+    assert (code, answer["verdict"], answer["complete"]) == (2, "checked", False)
+    (row,) = [r for r in answer["rows"] if r["section"] == "evidence" and not r["inside"]]
+    assert row["standing"] == "not confirmed" and item["name"] in row["details"][0]
+
+    item["body"] = SAT
+    code, answer = checked(saved(made, path), capsys, "--second-solver", "none")
+    assert code == 1 and f"SAT to {item['name']}" in refusals(answer)["queries"]  # Z3's own word, without a second
+
+    made["claim"][6]["statement"] = "all is well"
+    code, answer = checked(saved(made, path), capsys, "--second-solver", "none")
+    assert code == 1 and "check it with that release" in refusals(answer)["claim"]
+
+
+def _first_query(body: Body) -> dict[str, str]:
+    return next(i for row in body["evidence"] for i in row["items"] if i["kind"] == "smt")
+
+
+# ---- the second solver -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (SAT, Answer.SAT),
+        (SAT.replace("(>= x 0)", "(= 1 (* 2 x))"), Answer.UNSAT),
+        # a remainder of an unbounded size, and a quantifier: not by cvc5's first way of looking
+        ("(set-logic ALL)(declare-fun M () Int)(declare-fun t () Int)(declare-fun i () Int)(assert (= (mod M 32) 0))"
+         "(assert (< (* 32 t) M))(assert (<= M (+ (* 32 t) i)))(assert (<= i 31))(check-sat)", Answer.UNSAT),
+        (SAT.replace("x 0", "(f x) 0"), Answer.REFUSED),
+    ],
+)  # fmt: skip
+def test_cvc5_answers(body: str, answer: Answer) -> None:
+    assert solver("cvc5", 8.0)[1](body) is answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "(check-sat)(check-sat)",
+        SAT.replace("(check-sat)", "(reset)(assert false)(check-sat)"),
+        '(set-option :regular-output-channel "kernel.json")' + SAT,
+        '(echo "unsat")',
+        SAT.replace("(check-sat)", ""),
+        SAT + ")",
+        SAT + "|",
+    ],
+)
+def test_only_a_query_is_put_to_a_solver(body: str) -> None:
+    with pytest.raises(NoQuery):
+        require_query(body)
+    for ask in (z3_answer, solver("cvc5")[1]):
+        with pytest.raises(NoQuery):
+            ask(body)
+
+
+def test_any_program_that_reads_a_script_can_be_the_second_solver(tmp_path: Path) -> None:
+    program = tmp_path / "prover"
+    answer = "print('sat' if 'x' in open(sys.argv[-1]).read() else 'unsat')"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{answer}\n")
+    program.chmod(0o755)
+    name, ask = solver(f"{program} --quiet")
+    assert name == f"{program} --quiet"
+    assert ask(SAT) is Answer.SAT
+    assert ask("(assert false)(check-sat)") is Answer.UNSAT
+    with pytest.raises(NoSolver, match="no solver"):
+        solver(str(tmp_path / "not-there"))
+
+
+# ---- the command -------------------------------------------------------------------------------------------
+
+
+def test_a_person_sees_rows_and_a_verdict_for_every_file(
+    honest: Body, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "certificates").mkdir()
+    saved(honest, tmp_path / "certificates" / "honest.json")
+    damaged = tmp_path / "certificates" / "damaged.json"
+    damaged.write_text((tmp_path / "certificates" / "honest.json").read_text().replace("finite", "infinite", 1))
+    (tmp_path / "certificates" / "other.json").write_text('{"format": 3, "format": 3}')
+    assert main(["check", str(tmp_path), "--second-solver", "none"]) == 1  # the gravest of a run folder's three
+    said = capsys.readouterr().out
+    assert "damaged.json: REFUSED: id" in said
+    assert "honest.json: checked: it says what follows from its spec and candidate" in said
+    assert "left unconfirmed: queries, for some sizes: queries" in said
+    assert "no certificate" in said and "the same key twice" in said
+    assert "3 certificates: 1 checked, 1 refused, 1 unreadable" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no-such.json"], "cannot be read"),
+        (["."], "holds no certificates"),
+        (["no-such.json", "--second-solver", "no-such-solver"], "name a program on your PATH"),
+        ([], "CERT"),
+    ],
+)
+def test_what_cannot_be_checked_exits_64(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", *arguments]) == 64
+    output = capsys.readouterr()
+    assert said in output.out + output.err
+
+
+def test_broken_kernels_are_put_to_the_gate_again(
+    honest: Body, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = deepcopy(honest)
+    del body["lowered"]
+    text = honest["subject"]["candidate"]["text"].replace("x * x", "x + x")
+    body["controls"] = [{"mutant": "plus", "verdict": "refuted", "broken": ["E1"], "text": text}]
+    path = saved(body, tmp_path / "one.json")
+    code, answer = checked(path, capsys, "--controls", "--second-solver", "none")
+    (row,) = [r for r in answer["rows"] if r["section"] == "controls"]
+    assert (code, row["standing"]) == (0, "confirmed") and "1 of 1" in row["text"]
+    body["controls"][0]["text"] = honest["subject"]["candidate"]["text"]  # nothing is broken in it
+    code, answer = checked(saved(body, path), capsys, "--controls", "--second-solver", "none")
+    assert code == 1 and "plus: the certificate says refuted ['E1'], the gate proved []" in refusals(answer)["controls"]
