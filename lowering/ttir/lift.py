@@ -32,10 +32,11 @@ from ir.spec import Bound
 from lowering.intervals import UNKNOWN, Interval, interval
 from lowering.ttir import text as ttir
 from lowering.ttir.addresses import STORED, address, index
+from lowering.ttir.boxes import box_store, in_front
 from lowering.ttir.integers import division, floored
 from lowering.ttir.numbers import Numbers
 from lowering.ttir.text import NotLifted, Operation
-from lowering.ttir.values import PARTS, Pointer, Stride, Value, digits, integer
+from lowering.ttir.values import PARTS, Descriptor, Pointer, Stride, Value, digits, integer
 
 DTYPES = {
     "i1": DType.BOOL, "i32": DType.INT, "i64": DType.INT, "f32": DType.F32, "f16": DType.F16, "bf16": DType.BF16,
@@ -118,6 +119,8 @@ class Lift:
     def arguments(self, given: Sequence[tuple[str, ttir.Type]], launch: Mapping[str, Any]) -> None:
         """The launch's arguments are the function's, but for strides that are 1, which are no arguments."""
         wanted = [a for a in launch["args"] if not self._is_unit(a, launch["args"])]
+        given = self._descriptors(given, wanted)
+        wanted = [a for a in wanted if a[0] != "descriptor"]
         if len(wanted) != len(given):
             raise NotLifted(f"the function has {len(given)} arguments, the launch {len(wanted)}")
         for (name, kind), argument in zip(given, wanted, strict=True):
@@ -136,6 +139,18 @@ class Lift:
                     raise NotLifted(f"the argument {argument} is not what the function takes, {kind}")
         for axis in self.kernel.grid:
             self.ranges[axis.name] = (0, None)
+
+    def _descriptors(
+        self, given: Sequence[tuple[str, ttir.Type]], wanted: Sequence[Sequence[Any]]
+    ) -> Sequence[tuple[str, ttir.Type]]:
+        """The arguments without descriptors, which come first, each followed by its tensor's extents and strides."""
+        for _, tensor, dtype, box in (a for a in wanted if a[0] == "descriptor"):
+            name, kind = given[0]
+            if not kind.box or list(kind.shape) != box or STORED.get(kind.element) != DType(dtype):
+                raise NotLifted(f"the descriptor of {tensor} is not what the function takes, {kind}")
+            self.values[name] = Descriptor(tensor, tuple(box))
+            given = given[1 + 2 * len(box) :]
+        return given
 
     def _is_unit(self, argument: Sequence[Any], every: Sequence[Sequence[Any]]) -> bool:
         """Modules are compiled for tensors whose last axis has stride 1."""
@@ -160,6 +175,8 @@ class Lift:
                 self.loop(op)
             case "tt.store" | "tt.atomic_rmw":
                 self.store(op)
+            case "tt.descriptor_store" if isinstance(box := self.values[op.operands[0]], Descriptor):
+                self.statements.append(box_store(self, op, box))
             case "tt.return":
                 return
             case _:
@@ -244,6 +261,8 @@ class Lift:
                 return self.program_id(op)
             case "tt.make_range" if "start = 0 " in op.attributes and f"end = {type_.shape[0]} " in op.attributes:
                 return core.Arange(type_, span)
+            case "tt.reshape":
+                return in_front(op, given[0])
             case "tt.splat" | "tt.broadcast":
                 return core.Broadcast(given[0], type_, span)
             case "tt.expand_dims":

@@ -29,11 +29,13 @@ class NotLifted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A scalar (no shape) or a tile; element: i1, i32, i64, f32, bf16, ..., or a pointer's target with `pointer`."""
+    """A scalar (no shape) or a tile; element: i1, i32, i64, f32, bf16, ..., or a pointer's target with `pointer`; with
+    `box`, the descriptor of a tensor of which boxes of that shape are moved."""
 
     shape: tuple[int, ...]
     element: str
     pointer: bool = False
+    box: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,9 @@ def type_of(text: str) -> Type:
     if found := re.fullmatch(r"tensor<((?:\d+x)+)(.+)>", text):
         inner = type_of(found[2])
         return Type(tuple(int(n) for n in found[1].split("x")[:-1]), inner.element, inner.pointer)
+    if found := re.fullmatch(r"!tt\.tensordesc<(?:tensor<)?(.+?)>*", text):
+        inner = type_of(f"tensor<{found[1]}>")
+        return Type(inner.shape, inner.element, box=True)
     if found := re.fullmatch(r"!tt\.ptr<(\w+)>", text):
         return Type((), found[1], True)
     if not re.fullmatch(r"i\d+|f\d+|bf16|index", text):

@@ -41,8 +41,24 @@ class Digits:
     axes: tuple[core.Axis, ...]
 
 
-Value = core.Expr | Stride | Offset | Pointer | Digits
-PARTS = (Stride, Offset, Pointer, Digits)
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """Of boxes of a tensor, with the tensor's own extents and strides; the launcher makes it."""
+
+    tensor: str
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """A tile with extents of 1 in front, which only a descriptor's store takes."""
+
+    value: core.Expr
+    shape: tuple[int, ...]
+
+
+Value = core.Expr | Stride | Offset | Pointer | Digits | Descriptor | Reshaped
+PARTS = (Stride, Offset, Pointer, Digits, Descriptor, Reshaped)
 
 
 def integer(value: int) -> core.Literal:

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import shipped
@@ -18,11 +17,12 @@ from ir.parser import parse
 from ir.program import DType
 from ir.spec import Bound
 from ir.typing import check
+from lowering.boxes import with_boxes
 from lowering.compile import CompileError
 from lowering.emitted import emitted_module
 from lowering.plan import launches_of
 from lowering.triton import emit_program
-from lowering.ttir.again import again, judged
+from lowering.ttir.again import ReadBack, again, judged
 from lowering.ttir.front import text
 from lowering.ttir.lift import lift
 from lowering.ttir.text import NotLifted
@@ -50,8 +50,10 @@ def _texts(program: core.Program, source: str) -> tuple[str, ...]:
     return tuple(text(module, launch, "sm_90") for launch in launches_of(program))
 
 
-def _again(program: core.Program, bound: Bound, source: str, found: tuple[str, ...]) -> Any:
-    version = Version("pointers", source, "", launches_of(program))
+def _again(
+    program: core.Program, bound: Bound, source: str, found: tuple[str, ...], form: core.Program | None = None
+) -> ReadBack:
+    version = Version("pointers", source, "", launches_of(form or program))
     return judged(version, found, program, bound, search=False)
 
 
@@ -71,6 +73,24 @@ def test_what_is_emitted_is_proved_again(path: str) -> None:
     found = _again(program, bound, source, _texts(program, source))
     assert found.proved, found.why
     assert set(found.idealised) <= {"1.4426950216293335 is log2e", "0.6931471824645996 is ln2"}
+
+
+BOXES = [
+    ("", "", True),
+    ("Q_128x128.load([b, h, ", "Q_128x128.load([b, h, 128 + ", False),
+    ("O_128x128.store([b, h, ", "O_128x128.store([b, g, ", False),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "proved"), BOXES, ids=["as it is", "another corner", "another head"])
+def test_boxes_are_read_back(right: str, wrong: str, proved: bool) -> None:
+    """A box is a load or a store with a mask: what TMA leaves out at the edges is in the proof."""
+    program, bound = case("tests/golden/proved/fa2_large_tiles.tile")
+    form = with_boxes(program, {k.name: 32 for k in program.kernels})
+    source = _emitted(form, bound)
+    assert right in source and ".load([" in source and ".store([" in source
+    source = source.replace(right, wrong)
+    assert _again(program, bound, source, _texts(form, source), form).proved == proved
 
 
 # Each is a mistake that a code generator, or somebody who edits a certificate's module, could make.
