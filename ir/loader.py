@@ -52,7 +52,8 @@ def load_spec(path_or_name: str | Path) -> Spec:
     try:
         if path.stat().st_size > MAX_SOURCE:
             raise SpecProblem("S001", f"the file is larger than {MAX_SOURCE // 1024} KiB", NOWHERE, source)
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as file:  # some editors put a byte order mark first
+            text = file.read(MAX_SOURCE + 1)
     except OSError as error:
         known = sorted(p.stem for p in packaged_specs().glob("*.toml"))
         hint = closest(path.stem, known) or f"give a file, or a packaged spec: {', '.join(known)}"

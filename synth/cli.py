@@ -7,9 +7,11 @@ text that is not accepted, 130 interrupted.
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,9 @@ from typer.exceptions import TyperException
 
 SOME_SIZES = 3
 USAGE_ERROR = 64
+OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
+UNREAD = 141  # what a shell makes of SIGPIPE; 0 would say `proved`
 
 app = typer.Typer(
     name="synth",
@@ -39,13 +43,17 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Errors of the program itself are not caught, those of the machine
-    (no such folder, a full disk) are said in one line."""
+    """Run the command line; returns the exit code. Every error is said in one line, faults of ours too: Python would
+    end with 1 for them, which says `refuted`."""
     from ir.diagnostics import SourceError
     from synth.errors import Unavailable
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to stop
     try:
         code = app(args=arguments, prog_name="synth", standalone_mode=False)
+        sys.stdout.flush()  # a disk that is full, a reader that is gone: now is the time to say so
     except SourceError as error:
         print(error.render(), file=sys.stderr)
         return USAGE_ERROR
@@ -56,17 +64,42 @@ def main(arguments: list[str] | None = None) -> int:
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except BrokenPipeError:  # `synth specs | head`: nobody reads on, and nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as stop:  # which Typer and Rich make of a broken pipe, with 1 for a code
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _unread()
+        raise
     except OSError as error:
+        _discard_output()
         print(f"error: {error}\n  = hint: does it exist, and may you write there?", file=sys.stderr)
         return USAGE_ERROR
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except Exception as error:
+        if os.environ.get("SYNTH_TRACEBACK"):
+            traceback.print_exc()
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        hint = "nothing is proved by this; SYNTH_TRACEBACK=1 synth ... shows where it happened, for a report"
+        print(f"error: a fault of synth itself: {said}\n  = hint: {hint}", file=sys.stderr)
+        return OUR_FAULT
     if code == INTERRUPTED:  # which Typer makes of Ctrl-C
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _unread() -> int:
+    """`synth specs | head`: nobody reads on, and nothing is left to say."""
+    _discard_output()
+    return UNREAD
+
+
+def _discard_output() -> None:
+    """Python flushes standard output at its end, and would complain once more of what cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:
@@ -121,8 +154,11 @@ def writable(path: Path) -> Path:
 
 def read(path: Path) -> str:
     """A kernel file's text; a usage error when it cannot be read."""
+    from ir.parser import MAX_SOURCE
+
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as file:  # some editors put a byte order mark first
+            return file.read(MAX_SOURCE + 1)  # more is refused, so no need to read a device to its end
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}") from error
 

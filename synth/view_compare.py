@@ -11,11 +11,11 @@ from rich.table import Table
 
 from synth.compare import Outcome
 from synth.events import Event
-from synth.view_run import show_run
+from synth.view_run import INTERRUPTED, show_run
 
 
 def watch(arm: str, events: Iterator[tuple[Event, Outcome]], as_json: bool) -> Outcome:
-    """Show one arm's run; what it came to."""
+    """Show one arm's run; what it came to. An arm that is interrupted ends the comparison: KeyboardInterrupt."""
     latest = Outcome(arm)
 
     def noted() -> Iterator[Event]:
@@ -26,7 +26,8 @@ def watch(arm: str, events: Iterator[tuple[Event, Outcome]], as_json: bool) -> O
 
     if not as_json:
         Console(highlight=False).rule(arm)
-    show_run(noted(), as_json)
+    if show_run(noted(), as_json) == INTERRUPTED:
+        raise KeyboardInterrupt
     return latest
 
 

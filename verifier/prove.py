@@ -11,8 +11,10 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ir import program as core
+from ir.diagnostics import SourceError
 from ir.requirements import narrowed, texts
 from ir.spec import Bound
 from verifier import integers, refute
@@ -56,7 +58,13 @@ def prove(
     rounding is bounded, which takes about as long again and is not part of `seconds`.
     """
     with _few_collections():
-        return _prove(program, bound, evidence, search, rounding)
+        try:
+            return _prove(program, bound, evidence, search, rounding)
+        except SourceError:  # what the program requires of sizes cannot be
+            raise
+        except Exception as error:
+            crashed = Finding(False, "", _crash(error))
+            return Report(tuple(_result(name, crashed, 0.0, None, (), False) for name in OBLIGATIONS), 0.0)
 
 
 @contextmanager
@@ -96,7 +104,12 @@ def _prove(program: core.Program, bound: Bound, evidence: bool, search: bool, ro
     seconds["E1"] += spent  # symbolic execution and closed forms serve equivalence above all
     examples = {}
     if search and not all(f.ok for f in findings.values()):
-        examples = refute.search(program, bound, findings, proof)
+        try:
+            examples = refute.search(program, bound, findings, proof)
+        except Exception as error:
+            name = next(n for n, f in findings.items() if not f.ok)
+            failure = f"{findings[name].residual}\nno counterexample was found: {_crash(error)}"
+            findings[name] = replace(findings[name], residual=failure.strip())
     total = time.perf_counter() - begun
     proved = proof is not None and not examples and all(f.ok for f in findings.values())
     if proved and evidence and proof:
@@ -124,7 +137,11 @@ def _analysed(program: core.Program, bound: Bound) -> tuple[Proof | None, str]:
         line = f" (line {problem.span.line})" if problem.span.line else ""
         return None, f"not supported: {problem.message}{line}"
     except Exception as error:  # a crash of the prover closes the gate; the reason is reported
-        return None, f"the prover failed: {type(error).__name__}: {error}"
+        return None, _crash(error)
+
+
+def _crash(error: Exception) -> str:
+    return f"the prover failed: {type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _guarded(check: Callable[[Proof], object], proof: Proof):  # type: ignore[no-untyped-def]
@@ -133,7 +150,7 @@ def _guarded(check: Callable[[Proof], object], proof: Proof):  # type: ignore[no
     except Unsupported as problem:
         return Finding(False, "", f"not supported: {problem.message}", problem.span)
     except Exception as error:
-        return Finding(False, "", f"the prover failed: {type(error).__name__}: {error}")
+        return Finding(False, "", _crash(error))
 
 
 def _result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 from ir.loader import bind, load_spec, packaged_specs
 from lowering.launch import load
 from synth import __version__
-from synth.cli import main, settings_of
+from synth.cli import app, main, settings_of
 from synth.events import Event, Started
+from synth.plan import Place, Plan
 from synth.propose.choices import Choices
 from synth.propose.compose import compose
 from synth.view_run import show_run
@@ -186,6 +188,92 @@ def test_a_type_error_exits_64_with_a_caret(kernel: Path, capsys: pytest.Capture
 def test_settings_are_name_value_pairs() -> None:
     assert settings_of(["causal=true", " D = 128 "]) == {"causal": "true", "D": "128"}
     assert settings_of(None) == {}
+
+
+# ---- when something fails ----------------------------------------------------------------------------
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which `synth` is the command, with what its pipes end with."""
+    bash = ["bash", "-c", f"synth() {{ {sys.executable} -m synth \"$@\"; }}; {line}; exit ${{PIPESTATUS[0]}}"]
+    variables = {**os.environ, **environment}
+    return subprocess.run(bash, capture_output=True, text=True, cwd=ROOT, env=variables, check=False)
+
+
+def test_a_fault_of_ours_is_neither_proved_nor_refuted(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("synth.certify.certify", lambda *_: {}["a bug"])
+    arguments = ["prove", str(kernel), "--spec", "attention"]
+    for more in ([], ["--json"]):
+        assert main([*arguments, *more]) == 70
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("error: a fault of synth itself: KeyError: 'a bug'\n")
+        assert "nothing is proved" in printed.err and "Traceback" not in printed.err
+    monkeypatch.setenv("SYNTH_TRACEBACK", "1")
+    assert main(arguments) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["synth specs | true", "synth --help | true", "synth specs --json | true"])
+def test_output_that_nobody_reads_is_no_verdict(line: str) -> None:
+    done = shell(line)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said_once() -> None:
+    done = shell("synth specs > /dev/full")
+    assert done.returncode == 64 and done.stderr.count("No space left on device") == 1
+
+
+def test_names_that_a_terminal_cannot_show_are_spelt(kernel: Path) -> None:
+    other = kernel.rename(kernel.with_name("kérnel.tile"))
+    done = shell(f"synth fmt '{other}' --check", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1 and "k\\xe9rnel.tile is not formatted" in done.stderr
+
+
+def test_an_interrupt_ends_a_comparison(
+    interruptible: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = []
+
+    def run(plan: Plan, place: Place) -> Iterator[Event]:
+        begun.append(plan.arm)
+        yield Started("attention", (), "sm_90", "CPU", tmp_path)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("synth.pipeline.prove_and_run", run)
+    assert main(["compare", "attention", "--arms", "autotune,guided", "--out", str(tmp_path)]) == 130
+    assert begun == ["autotune"] and capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_byte_order_mark_and_line_ends_change_nothing(
+    kernel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fmt", str(kernel)]) == 0
+    formatted = capsys.readouterr().out
+    kernel.write_bytes(b"\xef\xbb\xbf" + kernel.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["fmt", str(kernel)]) == 0
+    assert capsys.readouterr().out == formatted
+    spec = tmp_path / "spec.toml"
+    source = (packaged_specs() / "attention.toml").read_bytes()
+    spec.write_bytes(b"\xef\xbb\xbf" + source.replace(b"\n", b"\r\n"))
+    assert load_spec(spec).name == "attention"
+
+
+def test_a_device_is_not_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", "/dev/zero", "--spec", "attention"]) == 64
+    assert main(["fmt", "/dev/zero"]) == 64
+    assert main(["prove", "x.tile", "--spec", "/dev/zero"]) == 64
+    assert capsys.readouterr().err.count("larger than 64 KiB") == 3
+
+
+def test_every_command_has_an_example() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        assert name == "bench" or f"synth {name} " in f"{command.epilog} ", name  # bench has its own --help
 
 
 # ---- fmt ---------------------------------------------------------------------------------------------
