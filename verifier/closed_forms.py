@@ -370,7 +370,8 @@ class _Scan:
         return (a[0] if a else number(0)), b
 
     def _potential(self, a: Real) -> Real | None:
-        """phi: the part of `a` that speaks of the state before, or of the counter before."""
+        """phi: the part of `a` that speaks of the state before, or of the counter before; for a factor exp(e) that is
+        the same in every iteration (a decay), exp(-n e)."""
         if len(a.terms) != 1:
             return None
         mono: Monomial = a.terms[0][0]
@@ -378,6 +379,8 @@ class _Scan:
         exponent = None
         if mono.exponent is not None:
             old = reals.total(t for t in mono.exponent.terms if self._is_old(t[0], 1))
+            fixed = reals.total(t for t in mono.exponent.terms if self._is_fixed(t[0]))
+            old = old - fixed * reals.of_int(self.loop.n)
             exponent = old if old.terms else None
         return reals.monomial(TRUE, powers, exponent)
 
@@ -386,6 +389,9 @@ class _Scan:
         if kinds:
             return kinds == {"state"}
         return self.loop.counter in free(part) and k > 0
+
+    def _is_fixed(self, part: Monomial) -> bool:
+        return not states(part) and self.loop.counter not in free(part)
 
     def _after(self, phi: Real, update: Callable[[RealAtom], Real]) -> Real:
         """phi of the next state: counters move on, pivots take their new values."""

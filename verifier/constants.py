@@ -36,12 +36,15 @@ def limits(x: Real) -> tuple[Fraction, Fraction] | None:
 
 
 def constant_limits(a: RealAtom) -> tuple[Fraction, Fraction] | None:
-    """`limits` of an atom: a parameter, the 1 - p of 1/(1 - p), or either rounded to a float."""
+    """`limits` of an atom: a parameter, the 1 - p of 1/(1 - p), or either rounded to a float, which keeps its sign."""
     if a.kind == "param":
         return Fraction(a.args[1]), Fraction(a.args[2])
     if a.kind == "fn" and a.args[0].startswith(ROUNDED):
         ends = limits(a.args[1])
-        return None if ends is None else (ends[0] - abs(ends[0]) / 128 - TINY, ends[1] + abs(ends[1]) / 128 + TINY)
+        if ends is None:
+            return None
+        low, high = ends[0] - abs(ends[0]) / 128 - TINY, ends[1] + abs(ends[1]) / 128 + TINY
+        return low if ends[0] < 0 else max(low, Fraction(0)), high if ends[1] > 0 else min(high, Fraction(0))
     return limits(a.args[0]) if a.kind == "poly" else None
 
 

@@ -20,11 +20,13 @@ from verifier import machine, reals
 from verifier.binders import open_binder, substitute
 from verifier.binders import reads as reads_in
 from verifier.booleans import TRUE, Bool, negate
+from verifier.constants import limits
 from verifier.domains import coefficient
 from verifier.integer_reals import spread
 from verifier.integers import Atom, Int, polynomial
 from verifier.inverse import solve
 from verifier.reals import Member, Monomial, Real, RealAtom, number
+from verifier.signs import never_negative
 from verifier.simplify import Simplifier, open_guard
 from verifier.smt import Context, Translator, background, solver_in
 from verifier.terms import as_int, conditions, free
@@ -39,9 +41,11 @@ def at_most(x: Real, bound: Fraction, context: Context, simplifier: Simplifier, 
     x = simplifier.real(x, context)
     if context.impossible:
         return True
-    value = x.constant
-    if value is not None:
-        return value <= bound
+    ends = limits(x)
+    if ends is not None:
+        return ends[1] <= bound
+    if bound >= 0 and never_negative(-x):
+        return True
     query = _Query(context, simplifier, x)
     query.facts_for(x)
     if query.refutes(query.linear(x) > query.rational(bound)):
@@ -87,6 +91,8 @@ class _Query:
         if found is None:
             found = z3.Real(f"r{len(self.reals)}", self.z3)
             self.reals[key] = found
+            alone = reals.monomial(TRUE, dict(mono.factors), mono.exponent)
+            self.facts += [found >= 0] if never_negative(alone) else []
             self._rounding(mono, found)
             if key == (reals.ln2().terms[0][0].factors, None):
                 self.facts += [found > self.rational(LN2_LOW), found < self.rational(LN2_HIGH)]

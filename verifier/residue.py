@@ -8,6 +8,7 @@ difference, when the normal forms of the two sides differ, and asks again whethe
   logistic    with s(u) = 1 / (1 + exp(-u)): s(-u) = 1 - s(u), tanh(u) = 2 s(2u) - 1,
               1 / (c exp(u) + d exp(v)) = exp(-u) / c * (1 - s(v - u + log(d / c))) for numbers c, d > 0, and
               exp(u) s(u) = exp(u) - s(u), exp(-u) s(u) = 1 - s(u)
+  difference  the sum over D of f less the sum over a part E of D is the sum over D without E
   max-choice  max(x, y) of two members that are always there is x where x > y, else y
   zero-end    [x >= 0] x z = [x > 0] x z for a product x, all of whose factors the term has to positive powers
 """
@@ -15,11 +16,14 @@ difference, when the normal forms of the two sides differ, and asks again whethe
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import permutations
+from typing import Any
 
 from verifier import reals
 from verifier.binders import make_sum, open_binder, reads, substitute
-from verifier.booleans import TRUE, Bool, conj, conjuncts
+from verifier.booleans import TRUE, Bool, conj, conjuncts, disj, equal
 from verifier.domains import coefficient
+from verifier.elimination import bounds
 from verifier.integers import Atom, Int
 from verifier.reals import Monomial, Real, RealAtom, number, of, real_atom
 from verifier.signs import compare
@@ -31,7 +35,8 @@ from verifier.terms import as_int, free, fresh, unbounded_range
 def vanishes(x: Real, context: Context, simplifier: Simplifier) -> bool:
     """Whether x is 0 wherever the context holds, by these identities."""
     rewritten = _rewritten(x)
-    if rewritten is x or simplifier.real(rewritten, context) is not number(0):
+    left = _less(simplifier.real(rewritten, context), context)
+    if left is not number(0) and simplifier.real(left, context) is not number(0):
         return False
     simplifier.trace["residue"] = None
     return True
@@ -91,6 +96,39 @@ def _sum(a: RealAtom, factor: Real) -> Real:
         whole = _open_ended(guard & mono.guard, mono)
         out = out + _placed(new, whole, reals.monomial(TRUE, dict(mono.factors), mono.exponent) * number(c))
     return out
+
+
+# ---- sum-difference --------------------------------------------------------------------------
+
+
+def _less(x: Real, context: Context) -> Real:
+    """x with a sum over a part of another one's domain taken from that one."""
+    terms = list(x.terms)
+    for i, k in permutations(range(len(terms)), 2):
+        found = _taken(terms[i], terms[k], context)
+        if found is not None:
+            return _less(reals.total(t for n, t in enumerate(terms) if n not in (i, k)) + found, context)
+    return x
+
+
+def _taken(first: tuple[Monomial, Any], second: tuple[Monomial, Any], context: Context) -> Real | None:
+    (m, c), (n, d) = first, second
+    only_m, only_n = (set(x.factors) - set(y.factors) for x, y in ((m, n), (n, m)))
+    if c != -d or m.exponent is not n.exponent or m.guard is not n.guard or len(only_m) != 1 or len(only_n) != 1:
+        return None
+    ((a, p),), ((b, q),) = only_m, only_n
+    if not (a.kind == b.kind == "sum" and p == q == 1 and a.args[0] == b.args[0] and a.args[2] is b.args[2]):
+        return None
+    variables, whole, body = a.args
+    if not context.given(m.guard & b.args[1]).entails(whole):
+        return None
+    part = whole & disj(~p for p in conjuncts(b.args[1]) if p not in conjuncts(whole))
+    for v in variables:  # what is left is often one point, between bounds that are one term
+        lows, highs = bounds(v, part) or ((), ())
+        part = conj((part, *(equal(as_int(v), t) for t in lows if t in highs)))
+    rest = reals.monomial(m.guard, {f: k for f, k in m.factors if f is not a}, m.exponent)
+    new, opened = open_binder(variables, part)
+    return rest * make_sum(new, opened.bool(part), opened.real(body)) * number(c)
 
 
 # ---- shift-free ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from verifier.constants import by_constants, limits
 from verifier.elimination import exists
 from verifier.integer_reals import as_integer
 from verifier.integers import lift
-from verifier.reals import Member, Monomial, Real, RealAtom, is_positive_constant, of
+from verifier.reals import ROUNDED, Member, Monomial, Real, RealAtom, is_positive_constant, of
 
 
 def positive_when(x: Real, known: Bool = TRUE) -> Bool | None:
@@ -26,6 +26,12 @@ def positive_when(x: Real, known: Bool = TRUE) -> Bool | None:
             return None
         parts.append(condition)
     return disj(parts)
+
+
+def never_negative(x: Real) -> bool:
+    """Whether x >= 0 by the signs of its terms."""
+    parts = [(limits(q), mono) for q, mono in by_constants(x)]
+    return all(e is not None and e[0] >= 0 and _monomial_positive_when(m, TRUE) is not None for e, m in parts)
 
 
 def _monomial_positive_when(mono: Monomial, known: Bool) -> Bool | None:
@@ -43,9 +49,11 @@ def _monomial_positive_when(mono: Monomial, known: Bool) -> Bool | None:
 
 def _not_negative(atom: RealAtom, known: Bool) -> bool:
     """Whether a comparison says so (what is left of a number where it is not below 0, say), or a member of a maximum
-    that is always there and no negative number."""
+    that is always there and no negative number; rounding keeps the sign."""
     x = of(atom)
     if atom.kind == "max" and any(map(_floor, atom.args[0])):
+        return True
+    if atom.kind == "fn" and atom.args[0].startswith(ROUNDED) and never_negative(atom.args[1]):
         return True
     return any(p in (boolean("real", "gt", x), negate(boolean("real", "gt", -x))) for p in conjuncts(known))
 
