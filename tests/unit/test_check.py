@@ -268,6 +268,10 @@ def _first_query(body: Body) -> dict[str, str]:
         # a remainder of an unbounded size, and a quantifier: not by cvc5's first way of looking
         ("(set-logic ALL)(declare-fun M () Int)(declare-fun t () Int)(declare-fun i () Int)(assert (= (mod M 32) 0))"
          "(assert (< (* 32 t) M))(assert (<= M (+ (* 32 t) i)))(assert (<= i 31))(check-sat)", Answer.UNSAT),
+        # a product of unknowns: in a tile of 32 packed rows, h mod G + G m with m < M is a row below M G
+        ("(set-logic ALL)(declare-fun h () Int)(declare-fun G () Int)(declare-fun m () Int)(declare-fun M () Int)"
+         "(assert (>= (+ (- 1) G) 0))(assert (>= (+ (- 1) M (* (- 1) m)) 0))"
+         "(assert (>= (+ (* 32 (div (+ (mod h G) (* G m)) 32)) (* (- 1) (* M G))) 0))(check-sat)", Answer.UNSAT),
         (SAT.replace("x 0", "(f x) 0"), Answer.REFUSED),
     ],
 )  # fmt: skip
