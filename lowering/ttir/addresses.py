@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ir import program as core
 from ir.program import DType
-from lowering.ttir.boxes import box_load
+from lowering.ttir.boxes import box_load, made
 from lowering.ttir.text import NotLifted, Operation
 from lowering.ttir.values import (
     PARTS,
@@ -62,6 +62,8 @@ def address(state: Lift, op: Operation) -> Value:
             return Pointer(p.tensor, added(p.index, {s.axis: integer(1)}))
         case "tt.load", [Pointer() as p, *_]:
             return load(state, op, p)
+        case "tt.make_tensor_descriptor", [Pointer() as p, *_]:
+            return made(state, op, p)
         case "tt.descriptor_load", [Descriptor() as d, *_]:
             return box_load(state, op, d)
         case "arith.remsi" | "arith.divsi", [Digits() as d, n] if not isinstance(n, PARTS):

@@ -23,7 +23,7 @@ from lowering.versions import Version
 from verifier.prove import prove
 from verifier.verdict import Report, Verdict
 
-ARGUMENTS = {"tensor", "stride", "descriptor", "size", "parameter", "integer"}
+ARGUMENTS = {"tensor", "stride", "box_stride", "descriptor", "size", "parameter", "integer"}
 
 
 @dataclass(frozen=True, slots=True)

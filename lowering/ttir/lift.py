@@ -30,9 +30,10 @@ from ir import program as core
 from ir.program import DType
 from ir.spec import Bound
 from lowering.intervals import UNKNOWN, Interval, interval
+from lowering.plan import expression, walk
 from lowering.ttir import text as ttir
 from lowering.ttir.addresses import STORED, address, index
-from lowering.ttir.boxes import box_store, in_front
+from lowering.ttir.boxes import box_store, in_front, whole
 from lowering.ttir.integers import division, floored
 from lowering.ttir.numbers import Numbers
 from lowering.ttir.text import NotLifted, Operation
@@ -85,6 +86,8 @@ def lift(source: str, launch: Mapping[str, Any], kernel: core.Kernel, program: c
         p.name: (int(p.lower), int(p.upper)) for p in bound.spec.parameters if p.integer
     }
     function = ttir.function(source)
+    if function.name != launch["kernel"] or launch["grid"] != [expression(axis.extent) for axis in kernel.grid]:
+        raise NotLifted(f"the launch is of {launch['kernel']} on a grid of {launch['grid']}, which is another one")
     found = Lift(kernel, program, limits, Numbers(frozenset(e.value for e in _literals(program))))
     found.arguments(function.arguments, launch)
     found.block(function.operations)
@@ -94,8 +97,6 @@ def lift(source: str, launch: Mapping[str, Any], kernel: core.Kernel, program: c
 
 
 def _literals(program: core.Program) -> Iterable[core.Literal]:
-    from lowering.plan import walk
-
     return (e for e in walk(program.kernels) if isinstance(e, core.Literal) and e.type.dtype.is_float)
 
 
@@ -127,7 +128,7 @@ class Lift:
             match argument:
                 case ["tensor", tensor, dtype] if kind.pointer and STORED.get(kind.element) == DType(dtype):
                     self.values[name] = Pointer(tensor, {})
-                case ["stride", tensor, axis] if not kind.pointer:
+                case ["stride" | "box_stride", tensor, axis] if not kind.pointer:
                     self.values[name] = Stride(tensor, axis)
                 case ["size", size] if not kind.pointer:
                     self.values[name] = core.Size(size, core.Type(DType.INT))
@@ -148,15 +149,15 @@ class Lift:
             name, kind = given[0]
             if not kind.box or list(kind.shape) != box or STORED.get(kind.element) != DType(dtype):
                 raise NotLifted(f"the descriptor of {tensor} is not what the function takes, {kind}")
-            self.values[name] = Descriptor(tensor, tuple(box))
+            self.values[name] = whole(self.program.tensor(tensor), tuple(box))
             given = given[1 + 2 * len(box) :]
         return given
 
     def _is_unit(self, argument: Sequence[Any], every: Sequence[Sequence[Any]]) -> bool:
         """Modules are compiled for tensors whose last axis has stride 1."""
-        if argument[0] != "stride":
+        if not argument[0].endswith("stride"):
             return False
-        last = max(a[2] for a in every if a[0] == "stride" and a[1] == argument[1])
+        last = max(a[2] for a in every if a[0].endswith("stride") and a[1] == argument[1])
         if argument[2] == last:
             self.unit[argument[1]] = last
         return bool(argument[2] == last)
@@ -279,8 +280,8 @@ class Lift:
                 said = COMPARED[op.words]
                 return core.Binary(said, given[0], given[1], core.Type(DType.BOOL, type_.shape), span)
             case "arith.select":
-                whole = floored(self, op)
-                return core.Select(given[0], given[1], given[2], type_, span) if whole is None else whole
+                floor = floored(self, op)
+                return core.Select(given[0], given[1], given[2], type_, span) if floor is None else floor
             case "arith.extsi" if given[0].type.dtype is DType.INT:
                 return given[0]
             case "arith.trunci" if given[0].type.dtype is DType.INT and op.types[-1].element == "i32":

@@ -193,10 +193,10 @@ def type_of(text: str) -> Type:
     if found := re.fullmatch(r"tensor<((?:\d+x)+)(.+)>", text):
         inner = type_of(found[2])
         return Type(tuple(int(n) for n in found[1].split("x")[:-1]), inner.element, inner.pointer)
-    if found := re.fullmatch(r"!tt\.tensordesc<(?:tensor<)?(.+?)>*", text):
+    if found := re.fullmatch(r"(?:!tt\.tensordesc)?<tensor<(.+?)>*", text):
         inner = type_of(f"tensor<{found[1]}>")
         return Type(inner.shape, inner.element, box=True)
-    if found := re.fullmatch(r"!tt\.ptr<(\w+)>", text):
+    if found := re.fullmatch(r"(?:!tt\.ptr)?<(\w+)>", text):
         return Type((), found[1], True)
     if not re.fullmatch(r"i\d+|f\d+|bf16|index", text):
         raise NotLifted(f"the type {text}")

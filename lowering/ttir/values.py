@@ -43,10 +43,14 @@ class Digits:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """Of boxes of a tensor, with the tensor's own extents and strides; the launcher makes it."""
+    """Of boxes along some axes of a tensor, with its strides, `extents` cells long from the cell with the index `base`
+    on. The launcher makes those of a whole tensor, with the tensor's own extents."""
 
     tensor: str
     box: tuple[int, ...]
+    axes: tuple[int, ...]
+    extents: tuple[core.Expr, ...]
+    base: Mapping[int, core.Expr]
 
 
 @dataclass(frozen=True, slots=True)

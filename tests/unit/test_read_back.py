@@ -31,6 +31,7 @@ from synth.cli import main
 from verifier.certificate import Certificate
 from verifier.verdict import Verdict
 
+SPECIALISED = core.Schedule(num_warps=4, num_stages=2, warp_specialize=True)
 ATTENTION = "tests/golden/proved/fa2_bottom_right.tile"
 
 
@@ -91,6 +92,24 @@ def test_boxes_are_read_back(right: str, wrong: str, proved: bool) -> None:
     assert right in source and ".load([" in source and ".store([" in source
     source = source.replace(right, wrong)
     assert _again(program, bound, source, _texts(form, source), form).proved == proved
+
+
+MADE = [
+    ("", "", True),
+    ("[M, 128], [Q_s2", "[M + 1, 128], [Q_s2", False),
+    ("[Q_s2, 1]", "[Q_s1, 1]", False),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "proved"), MADE, ids=["as it is", "an extent too large", "another stride"])
+def test_descriptors_that_a_kernel_makes_are_read_back(right: str, wrong: str, proved: bool) -> None:
+    program, bound = case("tests/golden/proved/fa2_large_tiles.tile")
+    asked = replace(program, kernels=tuple(replace(k, schedule=SPECIALISED) for k in program.kernels))
+    form = with_boxes(asked, {k.name: 32 for k in program.kernels}, specialised=True)
+    source = _emitted(form, bound)
+    assert right in source and "tl.make_tensor_descriptor(" in source
+    source = source.replace(right, wrong)
+    assert _again(asked, bound, source, _texts(form, source), form).proved == proved
 
 
 # Each is a mistake that a code generator, or somebody who edits a certificate's module, could make.
