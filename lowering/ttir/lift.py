@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -34,6 +34,7 @@ from lowering.plan import expression, walk
 from lowering.ttir import text as ttir
 from lowering.ttir.addresses import STORED, address, index
 from lowering.ttir.boxes import box_store, in_front, whole
+from lowering.ttir.functions import tanh
 from lowering.ttir.integers import division, floored
 from lowering.ttir.numbers import Numbers
 from lowering.ttir.text import NotLifted, Operation
@@ -91,8 +92,7 @@ def lift(source: str, launch: Mapping[str, Any], kernel: core.Kernel, program: c
     found = Lift(kernel, program, limits, Numbers(frozenset(e.value for e in _literals(program))))
     found.arguments(function.arguments, launch)
     found.block(function.operations)
-    body = tuple(found.statements)
-    lifted = core.Kernel(kernel.name, kernel.grid, core.Schedule(), body)
+    lifted = core.Kernel(kernel.name, kernel.grid, core.Schedule(), _used(found.statements, set()))
     return Lifted(lifted, found.narrow, found.narrow_offsets, tuple(sorted(found.numbers.idealised)))
 
 
@@ -280,8 +280,9 @@ class Lift:
                 said = COMPARED[op.words]
                 return core.Binary(said, given[0], given[1], core.Type(DType.BOOL, type_.shape), span)
             case "arith.select":
-                floor = floored(self, op)
-                return core.Select(given[0], given[1], given[2], type_, span) if floor is None else floor
+                chosen = core.Select(given[0], given[1], given[2], type_, span)
+                known = tanh(self, op, chosen) if type_.dtype.is_float else floored(self, op)
+                return known or chosen
             case "arith.extsi" if given[0].type.dtype is DType.INT:
                 return given[0]
             case "arith.trunci" if given[0].type.dtype is DType.INT and op.types[-1].element == "i32":
@@ -321,6 +322,21 @@ class Lift:
         if op.words != "x":
             raise NotLifted(f"line {op.line}: a grid of more than one dimension")
         return digits(self.kernel.grid)
+
+
+def _used(body: Sequence[core.Statement], names: set[str]) -> tuple[core.Statement, ...]:
+    """Statements without values that nothing uses (what `tanh` is computed by); loads stay. `names`: used later on."""
+    kept: list[core.Statement] = []
+    for s in reversed(body):
+        if isinstance(s, core.For):
+            names |= {e.name for c in s.carries for e in walk((c.init, c.next)) if isinstance(e, core.Var)}
+            s = replace(s, body=_used(s.body, names))
+        nodes = list(walk(s))
+        if isinstance(s, core.Let) and s.name not in names and not any(isinstance(e, core.Load) for e in nodes):
+            continue
+        names |= {e.name for e in nodes if isinstance(e, core.Var)}
+        kept.append(s)
+    return tuple(reversed(kept))
 
 
 def _ending(body: ttir.Block, carried: int) -> tuple[Sequence[Operation], tuple[str, ...]]:
