@@ -186,6 +186,10 @@ def _dim(table: Table, name: str) -> Dim:
 def _option(table: Table, name: str) -> Option:
     table.keys(required=("choices", "default"))
     choices = table.texts("choices")
+    wrong = [c for c in choices if not re.fullmatch(r"[A-Za-z0-9_.+-]+", c)]
+    if wrong:  # choices are written into what is emitted
+        message = f"{wrong[0]!r} is no choice of {name}"
+        raise table.problem("S004", message, "choices", "a choice is made of letters, digits, and _ . + -")
     return Option(name, choices, table.choice("default", choices))
 
 

@@ -135,7 +135,7 @@ TRUSTED = (
     "verifier/obligations/width.py", "verifier/obligations/races.py", "verifier/obligations/coverage.py",
     "verifier/obligations/definedness.py", "verifier/obligations/equivalence.py", "verifier/obligations/range.py",
     "verifier/obligations/nonvacuity.py", "verifier/elimination.py", "verifier/stored.py",
-    "verifier/recipes.py",
+    "verifier/recipes.py", "verifier/decisions.py",
     "verifier/residue.py", "verifier/argument_errors.py", "verifier/cancellation.py",
     "ir/error_formula.py", "ir/float_model.py", "verifier/rounding/cells.py", "verifier/rounding/errors.py",
     "verifier/rounding/extents.py", "verifier/rounding/prune.py", "verifier/rounding/recurrence.py",

@@ -16,7 +16,8 @@ from ir.ast import Span
 from verifier import operations as ops
 from verifier import reals, scan, tiles
 from verifier.binders import Substitution
-from verifier.booleans import TRUE, Bool, choose, conj, disj, ge0, lt, negate
+from verifier.booleans import FALSE, TRUE, Bool, choose, conj, disj, ge0, lt, negate
+from verifier.decisions import Decisions, apart_from_zero
 from verifier.integers import Int, div, lift, maximum, minimum, mod, positive, symbol
 from verifier.machine import Floats, unrounded
 from verifier.operations import Unsupported
@@ -90,6 +91,7 @@ class Instance:
     # Arbitrary numbers: all maxima of floats, what lazy ones move to, and which way they go (`verifier.rounding`).
     cuts: Cuts | None = None
     floats: Floats | None = None  # execute what exponentials are made of as machines do
+    decisions: Decisions = Decisions()
     sites: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Trace:
@@ -160,7 +162,7 @@ class Instance:
                 return tile(shape, lambda lanes: self._recorded(self._unary(e, operand.at(lanes)), e.span))
             case core.Binary():
                 left, right = self.expression(e.left, env), self.expression(e.right, env)
-                if self.cuts and id(e) in self.cuts.undecided:
+                if id(e) in (self.cuts.undecided if self.cuts else self.decisions.undecided):
                     left, right = self._arbitrary(e, left), tiles.with_values(right, lambda _: reals.number(0))
                 premises = self.premises
                 out = tile(shape, lambda lanes: self._binary(e, left.at(lanes), right.at(lanes), premises))
@@ -219,12 +221,14 @@ class Instance:
             return Scalar(out, TRUE, a.owes | b.owes)
         if isinstance(a.value, Bool):
             return Scalar(_bool_binary(e.op, a.bool, b.bool), TRUE, _bool_duties(e.op, a, b))
-        return _real_binary(e.op, a, b, e.span)
+        made = _real_binary(e.op, a, b, e.span)
+        return replace(made, owes=made.owes | apart_from_zero(e, a, b)) if id(e) in self.decisions.zero else made
 
     def _arbitrary(self, e: core.Expr, exact: Tile) -> Tile:
         """In place of a tile of maxima, or of one side of a comparison: finite where it is, and any numbers there."""
         number = self.sites.setdefault(id(e), len(self.sites))  # one place of the program, one name
-        name = f"{self.kernel.name}.cut{number}@{e.span.line}:{e.span.column}"
+        what = "cut" if self.cuts else "rounded"
+        name = f"{self.kernel.name}.{what}{number}@{e.span.line}:{e.span.column}"
         scope = tuple(as_int(s) for s in scan.scope_of(self))
         return tiles.with_values(exact, lambda lanes: reals.of(reals.real_atom("pivot", name, (*lanes, *scope))))
 
@@ -303,8 +307,6 @@ def _literal(e: core.Literal) -> Scalar:
     if e.type.dtype.is_float:
         return ops.literal(e.value)
     if e.type.dtype is core.DType.BOOL:
-        from verifier.booleans import FALSE
-
         return Scalar(TRUE if e.value else FALSE)
     return Scalar(lift(int(e.value)))
 

@@ -203,53 +203,57 @@ class _Constants:
 def along(name: str, lane: Atom, *operands: Real) -> Real:
     """A function of the maps from the lane to each operand. Where these are of cells and parameters, with indices that
     the lane moves by a number, it is given as a cell that has what is left of the indices as its own."""
-    places: list[Int] = []
-    shape = [_shape(x, lane, places) for x in operands]
-    if None not in shape:
-        return reals.read(f"{name} {shape}", tuple(places))
+    found = [_shape(x, lane) for x in operands]
+    if None not in found:
+        known = [f for f in found if f is not None]
+        return reals.read(f"{name} {[shape for shape, _ in known]}", tuple(i for _, places in known for i in places))
     placed = reals.total(t for k, x in enumerate(operands) for t in (x * _operand(k)).terms)
     return _of(name, ordered(as_int(lane), TRUE, placed))
 
 
-Shape = tuple[object, ...]
+Shape = tuple[tuple[object, ...], tuple[Int, ...]]  # what a term is, but for integers; and these, free of the lane
 
 
-def _shape(x: Real, lane: Atom, places: list[Int]) -> Shape | None:
-    """What x is besides the integers, free of the lane, that are put into `places`; with them it determines x."""
-    out: list[object] = []
+def _shape(x: Real, lane: Atom) -> Shape | None:
+    """Both together determine x. Terms and factors stand in the order of what they are, not of when they were made."""
+    out: list[Shape] = []
     for mono, c in x.terms:
-        parts = [(_part(a, lane, places), k) for a, k in mono.factors]
-        guard = _condition(mono.guard, lane, places)
-        if mono.exponent is not None or guard is None or any(part is None for part, _ in parts):
+        parts = [_part(a, k, lane) for a, k in mono.factors]
+        guard = _condition(mono.guard, lane)
+        if mono.exponent is not None or guard is None or None in parts:
             return None
-        out.append((str(c), guard, *parts))
-    return tuple(out)
+        out.append(_joined((str(c),), [guard, *(p for p in parts if p is not None)]))
+    return _joined((), out)
 
 
-def _part(a: RealAtom, lane: Atom, places: list[Int]) -> Shape | None:
+def _joined(head: tuple[object, ...], parts: list[Shape]) -> Shape:
+    parts = sorted(parts, key=lambda part: repr(part[0]))
+    return (*head, *(shape for shape, _ in parts)), tuple(i for _, places in parts for i in places)
+
+
+def _part(a: RealAtom, power: int, lane: Atom) -> Shape | None:
     match a.kind:
         case "read":
             steps = [coefficient(i, lane) for i in a.args[1]]
             if None in steps:
                 return None
-            places += [i - as_int(lane) * k for i, k in zip(a.args[1], steps, strict=True) if k is not None]
-            return (a.args[0], *steps)
+            places = (i - as_int(lane) * k for i, k in zip(a.args[1], steps, strict=True) if k is not None)
+            return (power, a.args[0], *steps), tuple(places)
         case "param":
-            return (a.args[0],)
+            return (power, a.args[0]), ()
         case "fn":
-            inner = _shape(a.args[1], lane, places)
-            return None if inner is None else (a.args[0], inner)
+            inner = _shape(a.args[1], lane)
+            return None if inner is None else ((power, a.args[0], inner[0]), inner[1])
         case _:
             return None
 
 
-def _condition(guard: Bool, lane: Atom, places: list[Int]) -> Shape | None:
+def _condition(guard: Bool, lane: Atom) -> Shape | None:
     if guard is TRUE:
-        return ()
+        return (), ()
     if lane in free(guard) or conditions(guard):
         return None
-    places.append(choose(guard, lift(1), lift(0)))
-    return ("where",)
+    return ("where",), (choose(guard, lift(1), lift(0)),)
 
 
 def ordered(k: Int, domain: Bool, x: Real) -> Real:

@@ -18,6 +18,7 @@ from verifier import reals
 from verifier.booleans import Bool, conj, ge0, lt
 from verifier.cells import CellFacts
 from verifier.contents import Layer, held, layer_of
+from verifier.decisions import Decisions, decisions
 from verifier.execute import Access, Instance, Reader, Trace
 from verifier.floors import Floors
 from verifier.formula import Formula, Sizes, sizes_of
@@ -26,6 +27,7 @@ from verifier.machine import Floats, asked, made_of_floats
 from verifier.operations import Unsupported
 from verifier.places import Cuts, cuts
 from verifier.reals import Real
+from verifier.recipes import Recipes
 from verifier.scan import PivotBound
 from verifier.simplify import Simplifier
 from verifier.smt import Context, Ledger, Prover
@@ -84,9 +86,10 @@ class Proof:
 def in_floats(proof: Proof) -> Proof:
     """The same candidate, executed as machines do where exponentials are made of floats (`verifier.machine`)."""
     again = replace(proof, traces=[], notes=[], layers={}, closed={}, identities=[], pivot_bounds={}, contents={})
-    names = asked(proof.program)
+    names, recipes = asked(proof.program), Recipes(proof.program, proof.bound)
     for kernel in proof.program.kernels:
-        _execute(again, kernel, _float_reader(again, kernel), Floats(kernel, names))
+        decided = replace(decisions(kernel, recipes), undecided=frozenset())  # floats compare as they do
+        _execute(again, kernel, _float_reader(again, kernel), decided, Floats(kernel, names))
     return again
 
 
@@ -98,19 +101,28 @@ def analyse(program: core.Program, bound: Bound, cut: bool = False) -> Proof:
     ledger = Ledger(CellFacts(formula.tables))
     context = Context(Prover(ledger), sizes.premises)
     proof = Proof(bound, program, sizes, formula, context, Simplifier(), ledger, Floors(program, bound))
+    recipes = Recipes(program, bound)
     for kernel in program.kernels:
         names = list(_loop_names(kernel.body))
         if len(set(names)) != len(names):  # loop states and counters are told apart by name alone
             raise Unsupported(f"kernel {kernel.name} uses one name for two loops", kernel.span)
-        _execute(proof, kernel, _reader(proof), arbitrary=cuts(kernel) if cut else None)
+        decided = Decisions() if cut else decisions(kernel, recipes)
+        _execute(proof, kernel, _reader(proof), decided, arbitrary=cuts(kernel) if cut else None)
     return proof
 
 
 def _execute(
-    proof: Proof, kernel: core.Kernel, reader: Reader, floats: Floats | None = None, arbitrary: Cuts | None = None
+    proof: Proof,
+    kernel: core.Kernel,
+    reader: Reader,
+    decided: Decisions,
+    floats: Floats | None = None,
+    arbitrary: Cuts | None = None,
 ) -> None:
-    sizes, parameters = proof.sizes.values, proof.formula.parameters
-    run = Instance(kernel, sizes, parameters, reader, proof.context, proof.simplifier, floats=floats, cuts=arbitrary)
+    run = Instance(
+        kernel, proof.sizes.values, proof.formula.parameters, reader, proof.context, proof.simplifier,
+        floats=floats, cuts=arbitrary, decisions=decided,
+    )  # fmt: skip
     trace = run.run()
     proof.traces.append(trace)
     proof.notes += run.notes

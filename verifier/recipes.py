@@ -8,7 +8,7 @@ the same is a question of terms again, of the execution in floats (`verifier.mac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 
 from ir import program as core
@@ -134,6 +134,8 @@ class Recipes:
                 yield kernel, e.right
             if e.span == span and isinstance(e, core.Unary) and e.op in ("log", "log2"):
                 yield kernel, e.operand
+            if e.span == span and isinstance(e, core.Binary) and e.op in COMPARISONS and e.left.type.dtype.is_float:
+                yield from ((kernel, x) for x in (e.left, e.right))
 
     def _clamped(self, kernel: str, e: core.Expr) -> bool:
         """Whether e is a cell of memory as it is where that is not negative, else a number that is not negative."""
@@ -245,6 +247,15 @@ class Recipes:
                     if any(_source(x) in watched for _, x in made) and not all(self._exact(at, x) for at, x in made):
                         return e.span
         return None
+
+    def as_they_are(self, kernel: str, sides: Sequence[core.Expr]) -> bool:
+        """Whether all of these are numbers of memory, parameters or literals, or chosen among such."""
+        return all(self._exact(at, x) for at, x in self.made_of([(kernel, e) for e in sides], functions=True))
+
+    def of_weights(self, kernel: str, sides: Sequence[core.Expr]) -> bool:
+        """Whether some of these are made of exponentials by arithmetic and choices."""
+        made = self.made_of([(kernel, e) for e in sides])
+        return any(isinstance(x, core.Unary) and x.op in ("exp", "exp2") for _, x in made)
 
     def _exact(self, kernel: str, e: core.Expr) -> bool:
         """Whether e is a number of memory, a parameter or a literal, or gives one of its operands as it is."""

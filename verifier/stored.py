@@ -1,29 +1,10 @@
-"""Is the argument of an exponential one stored number less another, or a maximum of others, as they are in memory?
-
-What was computed once and stored is one float, whoever loads it and however often. `stored_difference` says that
-both sides of a subtraction come out of loads through nothing that rounds: choices, maxima and minima, and changes of
-shape. If the one side is a maximum that has the other among its members, then the float difference is at most 0, as
-the real one is: a float subtraction rounds monotonically and is exact at 0. Names may be bound more than once;
-every value a name is bound to anywhere in the kernel counts.
-"""
+"""What the typed program says where: the values of names, expressions, stores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ir import program as core
-from ir.ast import Span
-
-
-def stored_difference(kernel: core.Kernel, span: Span) -> bool:
-    """Whether every exp at this place of the kernel is of such a difference."""
-    values = values_of_names(kernel.body)
-    found = [e for e in expressions(kernel.body) if isinstance(e, core.Unary) and e.span == span]
-    arguments = [shape_aside(e.operand) for e in found if e.op == "exp"]
-    return bool(arguments) and all(
-        isinstance(x, core.Binary) and x.op == "sub" and _moved(values, x.left) and _moved(values, x.right)
-        for x in arguments
-    )
 
 
 def values_of_names(body: tuple[core.Statement, ...]) -> dict[str, list[core.Expr]]:
@@ -85,29 +66,3 @@ def shape_aside(e: core.Expr) -> core.Expr:
     while isinstance(e, (core.Broadcast, core.Expand, core.Transpose)):
         e = e.operand
     return e
-
-
-def _moved(values: dict[str, list[core.Expr]], e: core.Expr) -> bool:
-    """Whether a value comes out of loads, literals and -inf through nothing that rounds."""
-    seen: set[str] = set()
-    todo = [e]
-    while todo:
-        match shape_aside(todo.pop()):
-            case core.Var(name=name):
-                if name not in values:
-                    return False
-                todo += [] if name in seen else values[name]
-                seen.add(name)
-            case core.Load(other=other):
-                todo += [] if other is None else [other]
-            case core.Select(then=then, otherwise=otherwise):
-                todo += [then, otherwise]
-            case core.Binary(op="max" | "min", left=left, right=right):
-                todo += [left, right]
-            case core.Reduce(op="max" | "min", operand=operand) | core.Unary(op="neg", operand=operand):
-                todo.append(operand)
-            case core.Literal() | core.Constant():
-                pass
-            case _:
-                return False
-    return True

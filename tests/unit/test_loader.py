@@ -147,6 +147,7 @@ def test_wrong_settings(name: str, value: str, said: str) -> None:
         ("N = 1024 }", "N = 1.5 }", "S004", (50, 44), "is an integer"),
         ("max_stride = 1099511627776", 'max_stride = "1"', "S004", (43, 1), "is an integer"),
         ('"none", "bottom_right", "top_left"', "", "S004", (16, 12), "not empty"),
+        ('"top_left"]', '"a\\"\\"\\"\\nimport os"]', "S004", (16, 12), "a choice is made of letters"),
         ("scale = {", "D = {", "S005", (20, 1), "`D` is already a size"),
         ("scale = {", "dot = {", "S005", (20, 1), "a word of the language"),
         ("scale = {", "carry = {", "S005", (20, 1), "a word of the language"),
