@@ -9,11 +9,12 @@ PACKAGES := ir verifier lowering synth
 run: $(READY)
 	$(BIN)/synth prove-and-run specs/attention.toml
 
+# three workers for two cores: tests wait for servers, browsers and processes of their own
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-thorough: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -45,11 +46,12 @@ certificates: $(READY)
 	$(BIN)/python benchmarks/certify.py
 
 # torch and triton belong together, so both versions are exact. torch goes first: where a CPU build of that
-# version is on offer pip prefers it, and the rest then takes torch as it is.
+# version is on offer pip prefers it, and the rest then takes torch as it is. Python compiles what it imports when it
+# does; compiling everything in advance takes longer than the rest of this.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
 clean:

@@ -201,11 +201,11 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_an_error_and_soon(name: str) -> None:
     text, code = HOSTILE[name]
-    start = time.perf_counter()
+    start = time.process_time()
     error = problem(text)
     assert error.code == code
     assert len(error.render()) < 2_000, "an excerpt is cut, whatever the length of the line"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_limits_are_where_the_page_says() -> None:

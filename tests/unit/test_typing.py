@@ -66,10 +66,10 @@ def test_the_example_of_the_page_checks_against_the_attention_spec() -> None:
 def test_parsing_and_typing_a_kernel_takes_less_than_50_ms() -> None:
     text = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     program(text)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(5):
         program(text)
-    assert (time.perf_counter() - start) / 5 < 0.05
+    assert (time.process_time() - start) / 5 < 0.05
 
 
 # ---- dtypes
