@@ -219,7 +219,9 @@ def _evidence(claimed: object, own: list[dict[str, Any]], foreign: str) -> Row:
     if not more and not less:
         return Row("evidence", Standing.DERIVED, f"{text}, but for how they are printed")
     text = f"{len(more)} of its {len(said)} queries and traces are not made here, {len(less)} are made here only"
-    return Row("evidence", Standing.OPEN, f"{text}: {foreign}; the proof was made anew", (", ".join((*more, *less)),))
+    sides = (("in it only", more), ("made here only", less))
+    details = tuple(f"{side}: {', '.join(names)}" for side, names in sides if names)
+    return Row("evidence", Standing.OPEN, f"{text}: {foreign}; the proof was made anew", details)
 
 
 def _unprinted(evidence: Any) -> dict[object, str]:
