@@ -326,7 +326,11 @@ def _reduce(w: Writer, e: Reduce) -> Piece:
     half = e.type.dtype in (DType.F16, DType.BF16)
     if half:  # Triton promotes bf16 and not f16; say f32 for both, and round once at the end
         x = x.method(".to(tl.float32)")
-    text = f"tl.{e.op}({x.text}, axis={e.axis})"
+    inner = x.text
+    if e.op == "sum" and e.axis == 1 and len(e.operand.type.shape) == 3 and e.type.dtype is DType.F32:
+        # Of sum(a[:, :, None] * b[None, :, :], axis=1) Triton makes a TF32 dot, of 10 bits; not of a sum with 0.
+        inner = f"{x.within(SUM)} + 0.0"
+    text = f"tl.{e.op}({inner}, axis={e.axis})"
     return Piece(text + (f".to({w.dtype(e.type.dtype)})" if half else ""), shape=e.type.shape)
 
 

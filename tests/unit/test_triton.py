@@ -87,6 +87,14 @@ def test_float32_products_are_not_rounded_to_tf32() -> None:
     assert "input_precision" not in emitted(documented(), dtype="bf16")
 
 
+def test_a_sum_of_products_is_not_made_a_tf32_dot() -> None:
+    """Triton's combine pass takes sum(a[:, :, None] * b[None, :, :], axis=1) for a dot that keeps 10 bits."""
+    before = "acc = dot(cast(p, V.dtype), v, acc * alpha[:, None])"
+    added = "acc = acc * alpha[:, None] + sum(p[:, :, None] * cast(v, f32)[None, :, :], axis=1)"
+    text = documented().replace(before, added)
+    assert "axis=1)" in emitted(text) and "+ 0.0, axis=1)" in emitted(text)
+
+
 def test_a_quotient_of_halves_is_rounded_to_a_half() -> None:
     text = documented().replace(" s = dot(q, trans(k))", " s = dot(q / full([BM, D], 3.0, bf16), trans(k))")
     assert "tl.dot((q / 3.0).to(tl.bfloat16), tl.trans(k))" in emitted(text)  # Triton's own is f32: no dot takes that
