@@ -379,8 +379,8 @@ class _Scan:
         exponent = None
         if mono.exponent is not None:
             old = reals.total(t for t in mono.exponent.terms if self._is_old(t[0], 1))
-            fixed = reals.total(t for t in mono.exponent.terms if self._is_fixed(t[0]))
-            old = old - fixed * reals.of_int(self.loop.n)
+            fixed = (t for t in mono.exponent.terms if not states(t[0]) and self.loop.counter not in free(t[0]))
+            old = old - reals.total(fixed) * reals.of_int(self.loop.n)
             exponent = old if old.terms else None
         return reals.monomial(TRUE, powers, exponent)
 
@@ -389,9 +389,6 @@ class _Scan:
         if kinds:
             return kinds == {"state"}
         return self.loop.counter in free(part) and k > 0
-
-    def _is_fixed(self, part: Monomial) -> bool:
-        return not states(part) and self.loop.counter not in free(part)
 
     def _after(self, phi: Real, update: Callable[[RealAtom], Real]) -> Real:
         """phi of the next state: counters move on, pivots take their new values."""

@@ -283,14 +283,13 @@ def _choice(x: Real) -> tuple[Bool, Real, Real] | None:
         other = set(conjuncts(negate(condition)))
         rest = [(m, k) for m, k in x.terms if m.guard is not condition]
         if condition is not TRUE and rest and all(other <= set(conjuncts(m.guard)) for m, _ in rest):
-            a = total((_guarded_by(m, TRUE), k) for m, k in x.terms if m.guard is condition)
-            b = total((_guarded_by(m, conj(p for p in conjuncts(m.guard) if p not in other)), k) for m, k in rest)
+            a, b = number(0), number(0)
+            for m, k in x.terms:
+                left = conj(p for p in conjuncts(m.guard) if m.guard is not condition and p not in other)
+                part = monomial(left, dict(m.factors), m.exponent) * number(k)
+                a, b = (a + part, b) if m.guard is condition else (a, b + part)
             return condition, a, b
     return None
-
-
-def _guarded_by(m: Monomial, guard: Bool) -> Monomial:
-    return interned(("mono", guard, m.factors, m.exponent), lambda s: Monomial(guard, m.factors, m.exponent, s))
 
 
 def primitive(x: Real) -> tuple[Real, Real]:
