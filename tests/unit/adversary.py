@@ -21,9 +21,16 @@ model = SimpleNamespace(**{name: getattr(stated, name) for name in dir(stated) i
 STRATEGIES = ("up", "down", "random", "by place", "by kind")
 
 
+ADDED = core.Cast(core.Literal(0, core.Type(DType.F32)), core.Type(DType.F32))  # type: ignore[arg-type]
+
+
 class Adversary(Machine):
     strategy = "random"
     random = np.random.default_rng(0)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.memory._rounded = lambda x, dtype: self.moved(x, ADDED, model.UNIT[dtype])  # type: ignore[attr-defined]
 
     def side(self, shape: tuple[int, ...], e: Any) -> Any:
         match self.strategy:

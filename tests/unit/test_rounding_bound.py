@@ -109,6 +109,39 @@ def test_a_bound_that_forgets_something_is_passed(
     assert max(share for _, _, share in worst(program, bound, found, sizes, generator, scale)) > 1.0
 
 
+# Each with an argument that is nearly exact, then one as far off as bf16 makes it; the last adds 40 numbers up.
+FUNCTION = "kernel point(i < R):\n    x = cast(load(X[i, arange(1)]), f32)\n    store(Y[i + arange(1)], {})\n"
+COARSE = "cast(cast({}, bf16), f32)"
+ADDS = """\
+kernel zero(i < R):
+    store(Y[i + arange(1)], zeros([1], f32))
+
+kernel add(i < R, j < C):
+    x = cast(load(X[i, j + arange(1)]), f32)
+    atomic_add(Y[i + arange(1)], x * x)
+"""
+RULES = [
+    ("tanh(X[i, 0])", FUNCTION.format("tanh(x)"), 1, 1.0, 0.99),
+    ("tanh(X[i, 0] * X[i, 0])", FUNCTION.format(f"tanh({COARSE.format('x * x')})"), 1, 0.3, 0.9),
+    ("sigmoid(X[i, 0])", FUNCTION.format("sigmoid(x)"), 1, 1.0, 0.99),
+    ("sigmoid(X[i, 0] * X[i, 0])", FUNCTION.format(f"sigmoid({COARSE.format('x * x')})"), 1, 0.3, 0.9),
+    ("sqrt(1.0 + X[i, 0] * X[i, 0])", FUNCTION.format("sqrt(1.0 + x * x)"), 1, 1e-3, 0.85),
+    ("sqrt(1.0 + X[i, 0] * X[i, 0])", FUNCTION.format(f"sqrt({COARSE.format('1.0 + x * x')})"), 1, 1e-3, 0.9),
+    ("sum[j < C](X[i, j] * X[i, j])", ADDS, 40, 1.0, 0.5),
+]
+
+
+@pytest.mark.parametrize(("formula", "text", "columns", "scale", "least"), RULES, ids=range(len(RULES)))
+def test_each_rule_allows_what_can_happen_and_little_more(
+    formula: str, text: str, columns: int, scale: float, least: float
+) -> None:
+    spec = SPEC.replace("sum[j < C](X[i, j] * X[i, j])", formula).replace('"f32", abs_max', '"bf16", abs_max')
+    program, bound = of(spec, text)
+    found = dict(cells.bounds(analysed(program, bound)))
+    shares = [share for _, _, share in worst(program, bound, found, {"R": 3, "C": columns}, "uniform", scale)]
+    assert least <= max(shares) <= 1.0
+
+
 # Each would have a bound if one side condition were left out: what floats choose would be taken for what reals choose.
 CHOICES = [
     ("acc = acc + where(x > 0.5, x * x, x * x)", "a choice by comparing rounded values"),
