@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import count
@@ -202,3 +202,22 @@ def twice(wanted: Statement, occurrence: int = 0) -> Change:
 
 def instead(wanted: Statement, new: Statement, occurrence: int = 0) -> Change:
     return nth(wanted, occurrence, lambda s: (new,))
+
+
+WRITE = Write("W", var("w", HALF))
+SYNCHRONISES = (WaitEmpty, Copy, Write, WaitFull, Release, IssueDot, WaitDots)
+
+
+def neighbours(statements: Body) -> Iterator[tuple[str, Body]]:
+    """The statements with one that synchronises dropped, doubled, or moved past what follows it."""
+    for at, s in enumerate(statements):
+        before, after = statements[:at], statements[at + 1 :]
+        if isinstance(s, SYNCHRONISES):
+            yield f"drop {s}", (*before, *after)
+            if not isinstance(s, IssueDot):  # a name assigned twice is malformed
+                yield f"double {s}", (*before, s, s, *after)
+            if after:
+                yield f"swap {s} and {after[0]}", (*before, after[0], s, *after[1:])
+        if isinstance(s, Loop | If):
+            for what, body in neighbours(s.body):
+                yield what, (*before, replace(s, body=body), *after)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_hopper_schedule import typed
+from hopper_kernels import typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret

@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_hopper_schedule import typed
+from hopper_kernels import emitted, typed
 
 from lowering.boxes import with_boxes
 from lowering.compile import Resources, compile_kernels
 from lowering.hopper.flatten import NotForHopper
 from lowering.hopper.gluon import Emitted, emit_program
-
-
-def emitted(path: str, metas: dict[str, int], **settings: str | int) -> Emitted:
-    program, bound = typed(path, metas, **settings)
-    widths = {k.name: 32 for k in program.kernels}
-    return emit_program(program, with_boxes(program, widths, copied=True), bound, widths)
 
 
 @pytest.fixture(scope="module")

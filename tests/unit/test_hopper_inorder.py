@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from hopper_cases import consumer, dropped
-from test_hopper_schedule import ROOT, typed
+from hopper_kernels import ROOT, typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from hopper_cases import (
     HALF,
     INT,
     STORE,
+    WRITE,
     ZEROS,
     Body,
     T,
@@ -25,6 +26,7 @@ from hopper_cases import (
     let,
     loop,
     meeting,
+    neighbours,
     number,
     pipelined,
     plain,
@@ -34,7 +36,7 @@ from hopper_cases import (
     twice,
     var,
 )
-from test_hopper_schedule import asynchronous, typed
+from hopper_kernels import asynchronous, typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
@@ -42,9 +44,7 @@ from ir.program import Binary, Cast, DType, Size, Type
 from lowering.accesses import BoxLoad
 from lowering.hopper.async_program import (
     AsyncKernel,
-    Copy,
     If,
-    IssueDot,
     Loop,
     Release,
     Tile,
@@ -141,7 +141,7 @@ K_DONE, V_DONE = Release("K"), Release("V")
 COPY_K, COPY_V = fill("K", N)[1], fill("V", N)[1]
 MEETING_DOT = dot("acc_next", Tile("K", transposed=True), "W", var("acc"))
 NEXT = dot("s_more", Tile("Q"), "K")
-W_FULL, W_EMPTY, W_DONE, WRITE = WaitFull("W"), WaitEmpty("W"), Release("W"), Write("W", var("w", HALF))
+W_FULL, W_EMPTY, W_DONE = WaitFull("W"), WaitEmpty("W"), Release("W")
 BOX = BoxLoad("O", (number(0),), None, None, HALF)
 
 # number: what is wrong, the program, the rules that may be named
@@ -324,23 +324,7 @@ def test_each_use_has_one_source() -> None:
 
 # ---- every small change of a scheduled kernel ------------------------------------------------
 
-SYNCHRONISES = (WaitEmpty, Copy, Write, WaitFull, Release, IssueDot, WaitDots)
 SIZES = {"B": 1, "H": 1, "G": 1, "M": 40, "N": 300}  # five tiles of keys in rings of two and three slots
-
-
-def neighbours(statements: Body) -> Iterator[tuple[str, Body]]:
-    """The statements with one that synchronises dropped, doubled, or moved past what follows it."""
-    for at, s in enumerate(statements):
-        before, after = statements[:at], statements[at + 1 :]
-        if isinstance(s, SYNCHRONISES):
-            yield f"drop {s}", (*before, *after)
-            if not isinstance(s, IssueDot):  # a name assigned twice is malformed
-                yield f"double {s}", (*before, s, s, *after)
-            if after:
-                yield f"swap {s} and {after[0]}", (*before, after[0], s, *after[1:])
-        if isinstance(s, Loop | If):
-            for what, body in neighbours(s.body):
-                yield what, (*before, replace(s, body=body), *after)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from hopper_cases import meeting, pipelined, plain
-from test_hopper_gluon import emitted
+from hopper_kernels import emitted
 
 from ir.program import Statement as CoreStatement
 from lowering.compile import CompileError, compile_kernels

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from hopper_kernels import asynchronous, typed
 
 from ir.inputs import generate
 from ir.interpret import Mode, interpret
-from ir.loader import bind, load_spec
-from ir.parser import parse
-from ir.program import Program, Var
-from ir.spec import Bound
-from ir.typing import check
+from ir.program import Var
 from lowering.boxes import with_boxes
 from lowering.hopper.async_program import (
     AsyncKernel,
@@ -33,26 +28,6 @@ from lowering.hopper.protocol import Verified, verify
 from lowering.hopper.schedule import SHARED, schedule
 from lowering.hopper.simulate import adversaries, simulate
 from lowering.plan import walk
-
-ROOT = Path(__file__).parents[2]
-
-
-def typed(path: str, metas: dict[str, int] | None = None, **settings: str | int) -> tuple[Program, Bound]:
-    text = (ROOT / path).read_text()
-    for name, value in (metas or {}).items():
-        before = next(line for line in text.splitlines() if line.startswith(f"meta {name} "))
-        text = text.replace(before, f"meta {name} = {value}")
-    line = next(line for line in text.splitlines() if line.startswith("# spec:")).split()
-    found = dict(part.split("=") for part in line[3:])
-    options = {k: int(v) if str(v).isdigit() else v for k, v in {**found, **settings}.items()}
-    bound = bind(load_spec(line[2]), options)
-    return check(parse(text), bound), bound
-
-
-def asynchronous(program: Program) -> dict[str, AsyncKernel]:
-    boxed = with_boxes(program, {k.name: 32 for k in program.kernels}, copied=True)
-    return {k.name: schedule(k) for k in boxed.kernels}
-
 
 TILES = {"BM": 64, "BN": 64}
 

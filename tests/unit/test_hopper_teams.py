@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import pytest
-from hopper_cases import consumer, dropped, meeting, plain
-from test_hopper_protocol import WRITE, neighbours
+from hopper_cases import WRITE, consumer, dropped, meeting, neighbours, plain
 
 from lowering.hopper import async_program as ap
 from lowering.hopper.protocol import verify

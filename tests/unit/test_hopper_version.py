@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from hopper_kernels import ROOT
 from lowering_cases import attention, certificate_for
 from lowering_cases import typed as typed_text
-from test_hopper_schedule import ROOT
 
 from ir.inputs import generate
 from lowering import crosscheck as crosschecking
