@@ -23,12 +23,12 @@ def read_back(
     for version in versions:
         yield f"proving version {version.name} again from Triton's intermediate text"
         found = again(version, program_of(version, lowered, derived.program, derived.bound), derived.bound)
-        name = f"read back: {version.name}"
         if found.proved:
-            text = "every obligation is proved of what Triton's front end makes of it"
-            yield Row(name, Standing.CONFIRMED, text, found.idealised)
+            text = f"{version.name}: every obligation is proved of what Triton's front end makes of it"
+            yield Row("read back", Standing.CONFIRMED, text, found.idealised)
         elif found.verdict is Verdict.REFUTED:
-            yield Row(name, Standing.REFUSED, "what Triton's front end makes of it is wrong", (found.why,))
+            text = f"{version.name}: what Triton's front end makes of it is wrong"
+            yield Row("read back", Standing.REFUSED, text, (found.why,))
         else:
-            text = "not put to the gate" if found.verdict is None else "the gate does not prove it"
-            yield Row(name, Standing.OPEN, text, (found.why,))
+            said = "not put to the gate" if found.verdict is None else "the gate does not prove it"
+            yield Row("read back", Standing.OPEN, f"{version.name}: {said}", (found.why,))
