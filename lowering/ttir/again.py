@@ -65,7 +65,7 @@ def judged(
     lifted = replace(program, kernels=tuple(k.kernel for k in kernels))
     report = prove(lifted, narrowed(bound, program), evidence=False, search=search)
     idealised = tuple(dict.fromkeys(x for k in kernels for x in k.idealised))
-    return ReadBack(version.name, report.verdict, _why(report) or _overflow(report, kernels), idealised)
+    return ReadBack(version.name, report.verdict, _why(report) or overflow(report, kernels), idealised)
 
 
 def _lifted(version: Version, found: Sequence[str], program: Program, bound: Bound) -> list[Lifted]:
@@ -85,7 +85,7 @@ def _why(report: Report) -> str:
     return "; ".join(f"{r.id}: {r.residual or r.verdict.value}" for r in open_)
 
 
-def _overflow(report: Report, kernels: list[Lifted]) -> str:
+def overflow(report: Report, kernels: list[Lifted]) -> str:
     """32-bit arithmetic where B2 did not show 32 bits to be enough for that kernel."""
     widths, indices = dict(report.widths), dict(report.index_widths)
     for k in kernels:

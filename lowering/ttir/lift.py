@@ -293,7 +293,7 @@ class Lift:
                 return core.Cast(given[0], type_, span)
             case "tt.reduce":
                 return core.Reduce(_folded(op), given[0], op.attribute("axis"), type_, span)
-            case "tt.dot" if op.words in _precisions(given[0].type.dtype):
+            case "tt.dot" if op.words in precisions(given[0].type.dtype):
                 acc = None if _is_zero(given[2]) else given[2]
                 return core.Dot(given[0], given[1], acc, type_, span)
             case _ if name in BINARY:
@@ -349,7 +349,7 @@ def _ending(body: ttir.Block, carried: int) -> tuple[Sequence[Operation], tuple[
     return body.operations, ()
 
 
-def _precisions(dtype: DType) -> tuple[str, ...]:
+def precisions(dtype: DType) -> tuple[str, ...]:
     """How a dot may say it multiplies: what is shorter than tf32 is multiplied exactly either way."""
     ieee = ("", "inputPrecision = ieee")
     return ieee if dtype is DType.F32 else (*ieee, "inputPrecision = tf32")

@@ -21,17 +21,19 @@ from lowering.boxes import with_boxes
 from lowering.compile import CompileError
 from lowering.emitted import emitted_module
 from lowering.plan import launches_of, walk
+from lowering.spelling import HELPERS
 from lowering.triton import emit_program
-from lowering.ttir.again import ReadBack, again, judged
+from lowering.ttir.again import ReadBack, again, judged, overflow
 from lowering.ttir.front import text
-from lowering.ttir.lift import lift
+from lowering.ttir.lift import Lifted, lift, precisions
 from lowering.ttir.text import NotLifted
 from lowering.versions import Version
 from synth.cli import main
 from verifier.certificate import Certificate
-from verifier.verdict import Verdict
+from verifier.verdict import Report, Verdict
 
 SPECIALISED = core.Schedule(num_warps=4, num_stages=2, warp_specialize=True)
+HALVES = "_floordiv(t - 7, 2) + _floordiv(8 - t, 2)"
 ATTENTION = "tests/golden/proved/fa2_bottom_right.tile"
 
 
@@ -229,6 +231,51 @@ def test_tritons_division_rounds_to_zero(shift: str, nothing: bool) -> None:
     source = _emitted(program, bound)
     source = source.replace("    j = u * 32 + ", f"    j = {shift} + u * 32 + ")
     assert _again(program, bound, source, _texts(program, source)).proved == nothing
+
+
+FLOORS = [
+    ("q - 1", "q - 1", True),
+    ("q - 1", "q - 2", False),
+    ("(r < 0) !=", "(r > 0) !=", False),
+    ("a - q * b", "a + q * b", False),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "floor"), FLOORS)
+def test_a_division_is_a_floor_by_all_of_what_corrects_it(right: str, wrong: str, floor: bool) -> None:
+    """floor(y / 2) + floor((1 - y) / 2) is 0 for every y."""
+    program, bound = _square()
+    assert right in HELPERS["_floordiv"]
+    source = _emitted(program, bound).replace("    j = u * 32 + ", f"    j = {HALVES} + u * 32 + ")
+    head, kernel, rest = source.partition("\n@triton.jit(do_not")
+    source = head + HELPERS["_floordiv"].replace(right, wrong) + kernel + rest
+    assert _again(program, bound, source, _texts(program, source)).proved == floor
+
+
+def test_a_launch_on_another_grid_is_not_this_kernel() -> None:
+    program, bound = _square()
+    (launch,) = launches_of(program)
+    for other in ({"grid": launch["grid"][::-1]}, {"kernel": "another"}, {"args": launch["args"][:-1]}):
+        with pytest.raises(NotLifted, match="another one|arguments"):
+            lift(_square_text(), {**launch, **other}, program.kernels[0], program, bound)
+
+
+NARROW = [(True, False, True), (False, True, True), (False, False, False)]
+
+
+@pytest.mark.parametrize(("narrow", "offsets", "why"), NARROW)
+def test_thirty_two_bits_have_to_be_enough_where_they_are_used(narrow: bool, offsets: bool, why: bool) -> None:
+    kernel = _square()[0].kernels[0]
+    wide = Report((), 0.0, ((kernel.name, 64),), ((kernel.name, 64),))
+    assert bool(overflow(wide, [Lifted(kernel, narrow, offsets, ())])) == why
+    fits = Report((), 0.0, ((kernel.name, 32),), ((kernel.name, 32),))
+    assert not overflow(fits, [Lifted(kernel, narrow, offsets, ())])
+    assert overflow(Report((), 0.0), [Lifted(kernel, True, True, ())])  # a kernel that the gate says nothing of
+
+
+def test_f32_is_not_multiplied_in_tf32() -> None:
+    tf32 = "inputPrecision = tf32"
+    assert tf32 in precisions(DType.BF16) and tf32 in precisions(DType.F16) and tf32 not in precisions(DType.F32)
 
 
 def test_numbers_are_the_candidates() -> None:
