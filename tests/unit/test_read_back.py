@@ -238,6 +238,7 @@ FLOORS = [
     ("q - 1", "q - 2", False),
     ("(r < 0) !=", "(r > 0) !=", False),
     ("a - q * b", "a + q * b", False),
+    ("a - q * b", "(a + b) - q * b", False),
 ]
 
 

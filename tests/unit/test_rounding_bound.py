@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,16 @@ def test_no_machine_gets_past_the_bound(
     assert shares.keys() == found.keys()
     for output, least in reached.items():
         assert shares[output] >= least, "the bound says much more than it needs to"
+
+
+def test_what_cancels_is_off_by_more_than_a_share_of_itself() -> None:
+    """The sum of as many 1 as -1 is 0, and no machine needs to find that."""
+    spec, kernel = SPEC.replace("X[i, j] * X[i, j]", "X[i, j]"), RIGHT.replace("x * x", "x")
+    program, bound = of(spec, kernel)
+    found = dict(cells.bounds(analysed(program, bound)))
+    x = np.where(np.arange(256) % 2, -1.0, 1.0).reshape(1, 256)
+    shares = [share for *_, share in worst(program, bound, found, {"R": 1, "C": 256}, "normal", given={"X": x})]
+    assert 0.0 < max(shares) <= 1.0
 
 
 def _forgotten(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
