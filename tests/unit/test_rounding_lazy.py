@@ -8,13 +8,16 @@ from rounding_cases import ROOT, analysed, bounded, worst
 
 from ir import program as core
 from ir.error_formula import evaluate as value_of
+from ir.error_formula import number
 from ir.loader import bind, load_spec
 from ir.parser import parse
 from ir.typing import check
 from synth.rounding import Inputs
-from verifier.places import cuts
+from verifier.places import cuts, lanes_of, unfolded
 from verifier.rounding import cells
-from verifier.rounding.errors import Unbounded
+from verifier.rounding.errors import Error, Unbounded, exactly
+from verifier.rounding.shapes import Order
+from verifier.stored import expressions, values_of_names
 
 LAZY = "tests/golden/proved/lazy_rescale.tile"
 CHOICE = "where(top > m + 8.0, top, m)"
@@ -61,6 +64,21 @@ def test_a_lazy_maximum_is_told_by_what_it_compares(choice: str, moves_to: str) 
     found = cuts(check(parse(_text(choice)), ATTENTION).kernels[0])
     values = [x.value.name.split("_")[0] for x in found.lazy.values() if isinstance(x.value, core.Var)]
     assert (values, len(found.undecided)) == (([moves_to], 1) if moves_to else ([], 0))
+
+
+def test_a_weight_may_be_as_large_as_the_slack_lets_it() -> None:
+    """With nothing wrong in scores, p is at most e^8, and what was summed is scaled by at most 1."""
+    kernel = check(parse(_text(CHOICE)), ATTENTION).kernels[0]
+    named = {name: values[0] for name, values in values_of_names(kernel.body).items() if len(values) == 1}
+
+    def error(e: core.Expr) -> Error:
+        e, _ = unfolded(e, lanes_of(e), named)
+        literal = isinstance(e, core.Literal)
+        return exactly(number(float(e.value) if literal else 1.0), e, positive=literal)
+
+    order = Order(named, error, cuts(kernel).lazy)
+    found = [order.gap(e.operand) for e in expressions(kernel.body) if isinstance(e, core.Unary) and e.op == "exp"]
+    assert [None if g is None else value_of(g, {}) for g in found] == [pytest.approx(8.0), 0.0]
 
 
 @pytest.mark.parametrize(
