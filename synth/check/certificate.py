@@ -103,6 +103,8 @@ def _body(certificate: Certificate, how: How) -> Generator[str | Row, None, Deri
     yield from _asked(body.get("evidence"), derived, how, evidence)
     if "lowered" in body:
         yield from _lowered(body["lowered"], derived, how)
+    elif how.reads:
+        yield Row("read back", Standing.OPEN, "it holds no emitted version")
     if "controls" in body:
         yield from _controls(body["controls"], derived, how)
     for name, text in RECORDS.items():
@@ -133,7 +135,7 @@ def _lowered(claimed: Any, derived: Derived, how: How) -> Steps:
         if not isinstance(body, dict) or Certificate(body).id != name:
             yield Row("id", Standing.REFUSED, "its content does not match its id", inside=name)
             continue
-        inner = yield from _inside(name, _body(Certificate(body), how))
+        inner = yield from _inside(name, _body(Certificate(body), replace(how, reads=False)))
         if inner is not None:
             narrower.append((name, inner.certificate))
     yield "emitting every version again"

@@ -298,6 +298,15 @@ def test_check_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [r["text"].partition(":")[0] for r in rows] == names and {r["standing"] for r in rows} == {"confirmed"}
 
 
+def test_a_certificate_without_a_version_is_not_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = Certificate.load(shipped.square()[0]).body
+    path = tmp_path / "bare.json"
+    Certificate({k: v for k, v in body.items() if k != "lowered"}).save(path)
+    assert main(["check", str(path), "--read-back", "--strict", "--json", "--second-solver", "cvc5"]) == 2
+    rows = {r["section"]: r["standing"] for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["read back"] == "not confirmed"
+
+
 def test_a_wrong_module_is_refuted_with_a_counterexample() -> None:
     program, bound = _square()
     source = _emitted(program, bound).replace("x * x * scale", "x * x + scale")
